@@ -1,0 +1,151 @@
+"""Every error that a caller may see, as one tree.
+
+    WhisperServerError                   500 server_error
+    |-- InvalidRequest                   400 invalid_request_error
+    |   |-- UnknownLanguage              400 param language
+    |   |-- InvalidAudio                 400 param file
+    |   |   |-- AudioTooLong             400
+    |-- Unauthorized                     401 invalid_api_key
+    |-- Forbidden                        403 a Host or Origin that nobody configured
+    |-- RouteNotFound                    404
+    |-- ModelNotFound                    404 model_not_found
+    |-- MethodNotAllowed                 405
+    |-- PayloadTooLarge                  413 as the hosted API words it
+    |-- Unavailable                      503 try again later
+    |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
+    |   |-- ShuttingDown                 503
+    |   |-- DeviceOutOfMemory            503
+    |-- EngineFailure                    500 a retry cannot help
+    ConfigError                          ends the start; never seen by a client
+
+Class attributes carry what the OpenAI error object and the HTTP status line need; services raise
+these, and only `api/errors.py` turns them into JSON. Messages are for the person who reads them:
+what was wrong, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class WhisperServerError(Exception):
+    """Base of everything below; also the answer to a fault of our own."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    param: str | None = None
+    retry_after_s: int | None = None
+    retry_helps: bool = True
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if param is not None:
+            self.param = param
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(WhisperServerError):
+    """A value of the request is wrong."""
+
+    status = 400
+    type = "invalid_request_error"
+    retry_helps = False
+
+
+class UnknownLanguage(InvalidRequest):
+    """A language that Whisper does not know."""
+
+    param = "language"
+
+
+class InvalidAudio(InvalidRequest):
+    """The bytes are no audio that we can read."""
+
+    param = "file"
+
+
+class AudioTooLong(InvalidAudio):
+    """The audio goes on for longer than the configured limit."""
+
+
+class Unauthorized(WhisperServerError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    retry_helps = False
+
+
+class Forbidden(WhisperServerError):
+    """The Host or Origin header names nobody whom the operator configured."""
+
+    status = 403
+    type = "invalid_request_error"
+    retry_helps = False
+
+
+class RouteNotFound(WhisperServerError):
+    """No such path."""
+
+    status = 404
+    type = "invalid_request_error"
+    retry_helps = False
+
+
+class ModelNotFound(WhisperServerError):
+    """A model name that nobody configured."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+    param = "model"
+    retry_helps = False
+
+
+class MethodNotAllowed(WhisperServerError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    type = "invalid_request_error"
+    retry_helps = False
+
+
+class PayloadTooLarge(WhisperServerError):
+    """The request body or the file is over the size limit."""
+
+    status = 413
+    retry_helps = False
+
+
+class Unavailable(WhisperServerError):
+    """Nothing is wrong with the request; the server cannot serve it now."""
+
+    status = 503
+    retry_after_s = 5
+
+
+class ModelUnavailable(Unavailable):
+    """A configured model cannot be had: the hub does not answer, or its files are broken."""
+
+    code = "model_unavailable"
+    param = "model"
+
+
+class ShuttingDown(Unavailable):
+    """The server is on its way out and takes no new work."""
+
+
+class DeviceOutOfMemory(Unavailable):
+    """The device has no memory for this batch; nothing of it was decoded."""
+
+
+class EngineFailure(WhisperServerError):
+    """The engine failed on this input; the same input would fail again."""
+
+    retry_helps = False
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message is one line that names it."""

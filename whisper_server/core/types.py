@@ -1,0 +1,203 @@
+"""The values that flow down the line: Span -> Window -> Decoded -> Segment -> Transcript.
+
+Owns their shapes, units and clocks. File time counts from the first sample of the file, window time
+from the first sample of a window; no field is in both. NumPy is imported for type checkers only,
+because the server answers /health before it needs numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Samples: TypeAlias = NDArray[np.float32]
+    Mel: TypeAlias = NDArray[np.float32]
+
+# The constants of openai/whisper's audio.py, derived from one another.
+SAMPLE_RATE = 16_000  # samples per second that every model expects
+HOP_SAMPLES = 160  # samples from one mel frame to the next: 10 ms
+FFT_SAMPLES = 400  # samples under one mel frame: 25 ms
+WINDOW_S = 30.0  # seconds that the encoder sees at once
+WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE)  # 480,000
+WINDOW_FRAMES = WINDOW_SAMPLES // HOP_SAMPLES  # 3,000
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP_SAMPLES  # 100
+SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, one encoder position
+
+Task = Literal["transcribe", "translate"]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What a container says of itself, before anything is decoded."""
+
+    format: str  # what the bytes are: "m4a", "mp3", "wav", "webm", ...; never from the name
+    container: str  # libav's demuxer: "mov,mp4,m4a,3gp,3g2,mj2"
+    codec: str  # libav's decoder: "aac"
+    sample_rate_hz: int  # of the source, not of the 16 kHz that models get
+    channels: int  # of the source
+    size_bytes: int | None  # None where the source has no known size
+    header_duration_s: float | None  # a claim of the header: never trusted, None where absent
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLevels:
+    """How loud and how long the source is, measured before normalisation."""
+
+    duration_s: float
+    peak_dbfs: float  # -inf for digital silence
+    rms_dbfs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of speech with its samples; spans of one file never overlap and run forward."""
+
+    start_s: float  # file time of samples[0]
+    samples: Samples  # float32 [n], 16 kHz mono, 0 < n <= WINDOW_SAMPLES
+
+    @property
+    def end_s(self) -> float:
+        """File time just after the last sample."""
+        return self.start_s + len(self.samples) / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a span lies in a window: what turns window time back into file time."""
+
+    window_start_s: float  # window time
+    file_start_s: float  # file time of the same sample
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most 30 s of one file's speech, ready for the encoder."""
+
+    mel: Mel  # float32 [n_mels, WINDOW_FRAMES], 10 ms per frame; silence after duration_s
+    duration_s: float  # real audio in the window, 0 < duration_s <= 30
+    places: tuple[Placed, ...]  # one per span, in order; silence between spans is left out
+
+    @property
+    def start_s(self) -> float:
+        """File time of the window's first sample."""
+        return self.places[0].file_start_s
+
+    @property
+    def n_frames(self) -> int:
+        """Mel frames that hold real audio."""
+        return min(WINDOW_FRAMES, max(1, round(self.duration_s * FRAMES_PER_SECOND)))
+
+    def file_time(self, window_time_s: float, *, is_end: bool = False) -> float:
+        """Turn window time into file time, exactly.
+
+        A time on the seam of two spans is the end of the left one for `is_end`, else the start of
+        the right one. Times outside the window are clamped to it.
+        """
+        place = self.places[0]
+        for candidate in self.places[1:]:
+            starts_later = candidate.window_start_s - window_time_s
+            if starts_later > 0 or (is_end and starts_later > -1e-6):
+                break
+            place = candidate
+        offset_s = min(max(window_time_s - place.window_start_s, 0.0), place.duration_s)
+        return place.file_start_s + offset_s
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """What windows must share to be decoded in one batch; the prompt may differ and is not here.
+
+    The defaults are those of "Robust Speech Recognition via Large-Scale Weak Supervision"
+    (Radford et al., 2022), section 4.5 (long-form transcription).
+    """
+
+    task: Task = "transcribe"
+    beam_size: int = 5
+    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    compression_ratio_threshold: float = 2.4
+    logprob_threshold: float = -1.0
+    no_speech_threshold: float = 0.6
+    word_timestamps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WindowJob:
+    """One window on its way to the device."""
+
+    window: Window
+    language: str | None  # a code such as "en"; None: detect it on this window
+    prompt: str = ""  # text that comes before the window, "" for none
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTime:
+    """When one text token was spoken, in window time."""
+
+    token: int
+    start_s: float
+    end_s: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What the model said of one window."""
+
+    tokens: tuple[int, ...]  # text and timestamp tokens, no prompt and no end token
+    language: str  # code, given or detected
+    language_probability: float  # 1.0 where the language was given
+    temperature: float  # of the attempt that was kept
+    avg_logprob: float
+    compression_ratio: float  # of the text, as zlib sees it
+    no_speech_prob: float
+    is_silence: bool  # the no-speech rule holds: the text is not to be shown
+    token_times: tuple[TokenTime, ...] = ()  # with word_timestamps: one per text token, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word in file time."""
+
+    text: str  # without spaces around it
+    start_s: float
+    end_s: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A phrase in file time, between two timestamp tokens."""
+
+    start_s: float
+    end_s: float
+    text: str  # as the model wrote it: leading space kept
+    tokens: tuple[int, ...]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+    language: str
+    seek_frames: int  # file time of the window's start, in frames of 10 ms
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A whole file, ready to be rendered."""
+
+    task: Task
+    language: str  # code; of the request, or as detected; "" where there was no speech to detect it on
+    duration_s: float  # of the file
+    segments: tuple[Segment, ...] = field(default=())
+
+    @property
+    def text(self) -> str:
+        """The segments joined, without the space that the first one starts with."""
+        return "".join(segment.text for segment in self.segments).strip()
