@@ -1,0 +1,195 @@
+"""Settings: every value an operator can set, from the environment, `.env` and flags (flags win).
+
+Owns names, defaults, bounds and the sentence that explains each; the settings table of the docs and
+the flags of the scripts are made from this class. There is no module-level instance: an entry point
+reads the settings once and hands them down.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from whisper_server.core.errors import ConfigError
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+def default_cache_dir() -> Path:
+    """Return the folder for downloads and converted models, by the platform's own custom."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base or "~/.cache").expanduser() / "whisper-server"
+
+
+class Settings(BaseSettings):
+    """What the operator decided; frozen, so that nobody decides again."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True
+    )
+
+    host: str = Field("127.0.0.1", alias="WHISPER_SERVER_HOST", description="Address to listen on.")
+    port: int = Field(
+        8089,
+        alias="WHISPER_SERVER_PORT",
+        ge=0,
+        le=65535,
+        description="Port to listen on; 0 takes a free one.",
+    )
+    max_audio_file_size_mb: int = Field(
+        25, alias="MAX_AUDIO_FILE_SIZE_MB", ge=1, le=4096, description="Largest audio file, in MiB."
+    )
+    max_audio_seconds: int = Field(
+        4 * 3600, alias="MAX_AUDIO_SECONDS", ge=1, description="Longest audio, in seconds of playing time."
+    )
+    allowed_origins: CommaList = Field(
+        ("http://localhost:3000",),
+        alias="ALLOWED_ORIGINS",
+        description="Web pages whose scripts may call the server, comma-separated; `*` for all.",
+    )
+    allowed_hosts: CommaList = Field(
+        (),
+        alias="ALLOWED_HOSTS",
+        description="Names the server is reached by, comma-separated, `*.example.org` or `*` for all. "
+        "localhost, IP addresses and the name it listens on are always allowed.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", alias="LOG_LEVEL", description="How much is logged."
+    )
+    api_key: str = Field(
+        "", alias="WHISPER_API_KEY", repr=False, description="Bearer key that clients must send; empty: none."
+    )
+
+    model: str = Field(
+        "whisper-1",
+        alias="WHISPER_MODEL",
+        description="Model for requests that name none: a name, or a model folder (its name is then the folder's).",
+    )
+    models: CommaList = Field(
+        (),
+        alias="WHISPER_MODELS",
+        description="Models added by the operator: `name=folder-or-repository`, comma-separated.",
+    )
+    preload: CommaList = Field(
+        (), alias="WHISPER_PRELOAD", description="Models to load at start, comma-separated names."
+    )
+    max_models: int = Field(
+        2,
+        alias="WHISPER_MAX_MODELS",
+        ge=1,
+        le=64,
+        description="Models kept in memory; the least recently used one goes.",
+    )
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        alias="WHISPER_CACHE_DIR",
+        description="Folder for downloaded and converted models.",
+    )
+    offline: bool = Field(False, alias="WHISPER_OFFLINE", description="Never open a socket to the model hub.")
+
+    engine: Literal["ctranslate2", "fake"] = Field(
+        "ctranslate2",
+        alias="WHISPER_ENGINE",
+        description="Inference engine; `fake` answers without a model, for tests.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", alias="WHISPER_DEVICE", description="Where the model runs."
+    )
+    compute_type: str = Field(
+        "auto",
+        alias="WHISPER_COMPUTE_TYPE",
+        description="Number format of the computation: auto, int8, int8_float16, float16, bfloat16, float32, ...",
+    )
+    threads: int = Field(
+        0, alias="WHISPER_THREADS", ge=0, le=1024, description="CPU threads for the model; 0: all cores."
+    )
+    beam_size: int = Field(
+        5, alias="WHISPER_BEAM_SIZE", ge=1, le=16, description="Beams of the search; 1 is greedy and faster."
+    )
+    decode_workers: int = Field(
+        2,
+        alias="WHISPER_DECODE_WORKERS",
+        ge=1,
+        le=64,
+        description="Threads that read audio and compute spectrograms.",
+    )
+    shutdown_grace_s: float = Field(
+        20.0,
+        alias="WHISPER_SHUTDOWN_GRACE_S",
+        ge=0,
+        description="Seconds that running work gets to finish after SIGTERM.",
+    )
+
+    @field_validator("allowed_origins", "allowed_hosts", "models", "preload", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("device", "engine", "compute_type", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("models")
+    @classmethod
+    def _have_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            name, separator, target = entry.partition("=")
+            if not (separator and name.strip() and target.strip()):
+                raise ValueError(f"{entry!r} is not of the form name=folder-or-repository")
+        return value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _expand_home(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @property
+    def max_audio_bytes(self) -> int:
+        """Largest audio file in bytes."""
+        return self.max_audio_file_size_mb * 1024 * 1024
+
+    @property
+    def operator_models(self) -> dict[str, str]:
+        """Name -> folder or repository, as the operator wrote them."""
+        pairs = (entry.partition("=") for entry in self.models)
+        return {name.strip(): target.strip() for name, _, target in pairs}
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings; `overrides` (field name -> value, from flags) win over the environment.
+
+    Raises:
+        ConfigError: one line that names the variable, its value and what is wrong with it.
+    """
+    aliases = {name: field.alias or name for name, field in Settings.model_fields.items()}
+    given = {aliases[name]: value for name, value in (overrides or {}).items()}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = str(first["loc"][0]) if first["loc"] else "settings"
+        variable = aliases.get(variable, variable)
+        reason = first["msg"].removeprefix("Value error, ")
+        shown = "" if variable == "WHISPER_API_KEY" else f" (got {str(first['input'])[:80]!r})"
+        raise ConfigError(f"{variable}: {reason}{shown}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f".env cannot be read: {error}") from error

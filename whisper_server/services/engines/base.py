@@ -1,0 +1,120 @@
+"""What an inference library must be able to do; everything else is ours and shared by all engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What was loaded, as `/health` and the log show it."""
+
+    engine: str  # "ctranslate2"
+    device: str  # "cpu", "cuda"
+    compute_type: str  # "int8", "float16": what the device really runs
+    n_mels: int  # 80, or 128 from large-v3 on
+    is_multilingual: bool
+    max_batch: int  # windows that one call gains from
+    memory_bytes: int  # weights in memory, near enough to budget with
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of one attempt are chosen."""
+
+    beam_size: int  # at temperature 0; 1 is greedy
+    temperature: float  # 0: search; above: sample
+    best_of: int = 5  # candidates where tokens are sampled
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One decoded token sequence."""
+
+    tokens: tuple[int, ...]  # without prompt and end token
+    avg_logprob: float  # sum of log-probabilities / (tokens + 1), as in openai/whisper
+    no_speech_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """When each text token was spoken: monotonic, in window time."""
+
+    start_s: tuple[float, ...]  # one per text token, plus one: token i ends where i + 1 starts
+    probabilities: tuple[float, ...]  # one per text token
+
+
+class Encoded(Protocol):
+    """A batch of encoder output, wherever the engine keeps it."""
+
+    def select(self, rows: Sequence[int]) -> Encoded:
+        """Return these rows, in this order."""
+        ...
+
+
+class Engine(Protocol):
+    """One loaded model. Calls block, come from one thread at a time, and never pad, trim or reorder
+    by batch: row i of a result belongs to row i of the input, and a neighbour may delay it but never
+    change it beyond float rounding.
+
+    Every method raises `DeviceOutOfMemory` where the device has no memory for the batch (nothing was
+    decoded, a smaller batch may do) and `EngineFailure` for what else the library reports.
+    """
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was loaded."""
+        ...
+
+    def encode(self, mels: NDArray[np.float32]) -> Encoded:
+        """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
+        ...
+
+    def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
+        """Return, per row, language code -> probability, over all languages the model knows."""
+        ...
+
+    def generate(
+        self, encoded: Encoded, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Hypothesis]:
+        """Decode each row after its prompt (which ends with the start-of-transcript sequence)."""
+        ...
+
+    def align(
+        self,
+        encoded: Encoded,
+        start_sequences: Sequence[Sequence[int]],
+        text_tokens: Sequence[Sequence[int]],
+        n_frames: Sequence[int],
+    ) -> list[Alignment]:
+        """Align text tokens with the audio by cross-attention; n_frames of mel hold real audio."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; the engine is not used afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """How an engine is to be loaded, as settings say it; "auto" leaves the choice to the engine."""
+
+    engine: str = "ctranslate2"
+    device: str = "auto"
+    compute_type: str = "auto"
+    threads: int = 0  # CPU threads of one device call; 0: all cores
+
+
+class EngineFactory(Protocol):
+    """Loads the model in `folder`; blocks, and imports its library only now."""
+
+    def __call__(self, folder: Path, spec: EngineSpec) -> Engine:
+        """Load; raises `ModelUnavailable` where the folder is not a model this engine can read."""
+        ...
