@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         description="Port to listen on; 0 takes a free one.",
     )
     max_audio_file_size_mb: int = Field(
-        25, alias="MAX_AUDIO_FILE_SIZE_MB", ge=1, le=4096, description="Largest audio file, in MiB."
+        25, alias="MAX_AUDIO_FILE_SIZE_MB", ge=1, le=1024 * 1024, description="Largest audio file, in MiB."
     )
     max_audio_seconds: int = Field(
         4 * 3600, alias="MAX_AUDIO_SECONDS", ge=1, description="Longest audio, in seconds of playing time."
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     model: str = Field(
         "whisper-1",
         alias="WHISPER_MODEL",
-        description="Model for requests that name none: a name, or a model folder (its name is then the folder's).",
+        description="Model for requests that name none: a name, or a model folder (named after the folder).",
     )
     models: CommaList = Field(
         (),
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     compute_type: str = Field(
         "auto",
         alias="WHISPER_COMPUTE_TYPE",
-        description="Number format of the computation: auto, int8, int8_float16, float16, bfloat16, float32, ...",
+        description="Number format of the computation: auto, int8, int8_float16, float16, bfloat16, float32.",
     )
     threads: int = Field(
         0, alias="WHISPER_THREADS", ge=0, le=1024, description="CPU threads for the model; 0: all cores."

@@ -1,0 +1,158 @@
+"""Settings: where they come from, who wins, and what a wrong one says."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from whisper_server import __version__
+from whisper_server.api.flags import parse_flags
+from whisper_server.api.server import read_settings
+from whisper_server.core.config import Settings, default_cache_dir, load_settings
+from whisper_server.core.errors import ConfigError
+from whisper_server.core.logging import LineFormatter, one_line
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8089)
+    assert settings.max_audio_bytes == 25 * 1024 * 1024 == 26_214_400
+    assert settings.allowed_origins == ("http://localhost:3000",)
+    assert settings.allowed_hosts == ()
+    assert settings.log_level == "INFO"
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("WHISPER_SERVER_PORT=1001\nLOG_LEVEL=error\nWHISPER_SERVER_HOST=::1\n")
+    monkeypatch.setenv("WHISPER_SERVER_PORT", "1002")
+    monkeypatch.setenv("LOG_LEVEL", "warning")
+    settings = load_settings({"port": "1003"})
+    assert (settings.port, settings.log_level, settings.host) == (1003, "WARNING", "::1")
+
+
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_ORIGINS", "http://a.example, https://b.example ,")
+    monkeypatch.setenv("WHISPER_MODELS", "mine=./folder,theirs=owner/name")
+    settings = load_settings()
+    assert settings.allowed_origins == ("http://a.example", "https://b.example")
+    assert settings.operator_models == {"mine": "./folder", "theirs": "owner/name"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WHISPER_SERVER_PORT", "abc"),
+        ("WHISPER_SERVER_PORT", "65536"),
+        ("MAX_AUDIO_FILE_SIZE_MB", "0"),
+        ("MAX_AUDIO_SECONDS", "-1"),
+        ("LOG_LEVEL", "loud"),
+        ("WHISPER_ENGINE", "steam"),
+        ("WHISPER_MODELS", "no-target"),
+        ("WHISPER_MAX_MODELS", "0"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    message = str(caught.value)
+    assert message.startswith(f"{variable}: ")
+    assert "\n" not in message
+    assert value.lower() in message.lower()
+
+
+def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_API_KEY", "secret")
+    assert "secret" not in repr(load_settings())
+
+
+def test_every_setting_has_a_flag_a_variable_and_an_explanation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in text
+        assert f"[{field.alias}" in text
+        assert (field.description or "?").split()[0] in text
+    assert "[WHISPER_SERVER_PORT, default 8089]" in text
+
+
+def test_flags_given_and_not_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_flags([]) == {}
+    assert parse_flags(["--max-audio-seconds", "7", "--offline"]) == {
+        "max_audio_seconds": "7",
+        "offline": True,
+    }
+    assert parse_flags(["--no-offline"]) == {"offline": False}
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(["--prot", "1"])
+    assert caught.value.code == 2
+
+
+def test_the_model_of_the_command_line_is_loaded_at_the_start(tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    assert read_settings([]).preload == ()
+    assert read_settings(["--model", str(folder), "--preload", "whisper-1"]).preload == (
+        "whisper-1",
+        "my-model",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable"),
+    [(["--preload", "nobody"], "WHISPER_PRELOAD"), (["--model", "nobody"], "WHISPER_MODEL")],
+)
+def test_a_model_that_nobody_configured_ends_the_start(flags: list[str], variable: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable}: .*nobody"):
+        read_settings(flags)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_the_cache_has_the_platforms_place(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("LOCALAPPDATA", "/local")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    folder = default_cache_dir()
+    assert folder.name == "whisper-server"
+    expected = {
+        "linux": Path("/xdg"),
+        "win32": Path("/local"),
+        "darwin": Path("~/Library/Caches").expanduser(),
+    }
+    assert folder.parent == expected[platform]
+
+
+def test_log_records_are_one_line_each() -> None:
+    record = logging.LogRecord("name", logging.INFO, "", 1, "a\r\nb %s", ("\x1b[31m\u202e",), None)
+    line = LineFormatter().format(record)
+    assert line.endswith("INFO name a\\r\\nb \\x1b[31m\\u202e")
+    assert one_line("Größe 5\u2028") == "Größe 5\\u2028"
+
+
+def test_tracebacks_cannot_forge_a_line() -> None:
+    try:
+        int("x\n2026-01-01 INFO forged")
+    except ValueError as error:
+        record = logging.LogRecord(
+            "n", logging.ERROR, "", 1, "m", (), (type(error), error, error.__traceback__)
+        )
+    _, *rest = LineFormatter().format(record).split("\n")
+    assert rest
+    assert all(line.startswith("    ") for line in rest)
