@@ -1,0 +1,206 @@
+"""Makes audio files of every format, and broken ones, for tests; nothing is written to disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+SAMPLES = Path(__file__).parents[2] / "models" / "nano-whisper" / "samples"
+
+
+def encode(
+    samples: np.ndarray,
+    rate: int = 16_000,
+    container: str = "wav",
+    codec: str = "pcm_s16le",
+    channels: int = 1,
+    *,
+    options: dict[str, str] | None = None,
+) -> bytes:
+    """Encode float32 [n] (the same in every channel) or [channels, n], -1..1, given at `rate`."""
+    if samples.ndim == 1:
+        samples = np.tile(samples, (channels, 1))
+    out = io.BytesIO()
+    with av.open(out, "w", format=container, options=options or {}) as file:
+        stream = file.add_stream(codec, rate=rate)
+        layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(samples)]
+        stream.layout = layout
+        wanted = stream.codec_context.codec.audio_formats
+        fmt = wanted[0].name if wanted else "fltp"
+        convert = av.AudioResampler(format=fmt, layout=layout, rate=rate)
+        size = stream.codec_context.frame_size or 4096
+        fifo = av.AudioFifo()
+
+        def send(frame: av.AudioFrame | None, *, last: bool = False) -> None:
+            nonlocal size
+            size = stream.codec_context.frame_size or size
+            fifo.write(frame) if frame is not None else None
+            while (part := fifo.read(size, partial=last)) is not None:
+                file.mux(stream.encode(part))
+                size = stream.codec_context.frame_size or size
+
+        stream.codec_context.open()
+        for at in range(0, samples.shape[1], 1 << 16):
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(samples[:, at : at + (1 << 16)], dtype=np.float32), "fltp", layout
+            )
+            frame.sample_rate = rate
+            frame.pts = at
+            for converted in convert.resample(frame):
+                send(converted)
+        for converted in convert.resample(None):
+            send(converted)
+        send(None, last=True)
+        file.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def video(*, container: str = "mp4", codec: str = "mpeg4", sound: np.ndarray | None = None) -> bytes:
+    """A second of grey film, with or without sound (16 kHz mono)."""
+    out = io.BytesIO()
+    with av.open(out, "w", format=container) as file:
+        film = file.add_stream(codec, rate=10)
+        film.width = film.height = 64
+        film.pix_fmt = "yuv420p"
+        track = file.add_stream("aac", rate=16_000, layout="mono") if sound is not None else None
+        for at in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24")
+            frame.pts = at
+            file.mux(film.encode(frame))
+        file.mux(film.encode(None))
+        if track is not None:
+            for at in range(0, len(sound) - 1023, 1024):
+                part = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], "fltp", "mono")
+                part.sample_rate, part.pts = 16_000, at
+                file.mux(track.encode(part))
+            file.mux(track.encode(None))
+    return out.getvalue()
+
+
+def wav_bytes(
+    data: bytes,
+    *,
+    rate: int = 16_000,
+    channels: int = 1,
+    bits: int = 16,
+    tag: int = 1,
+    data_size: int | None = None,
+    block_align: int | None = None,
+) -> bytes:
+    """A WAV file field by field, so that every field may lie."""
+    align = channels * bits // 8 if block_align is None else block_align
+    fields = (tag, channels, rate, rate * align, align, bits)
+    fmt = struct.pack("<HHIIHH", *(f & (0xFFFFFFFF if i in (2, 3) else 0xFFFF) for i, f in enumerate(fields)))
+    size = (len(data) if data_size is None else data_size) & 0xFFFFFFFF
+    body = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", size) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def tone(seconds: float, rate: int = 16_000, hz: float = 440.0, amplitude: float = 0.5) -> np.ndarray:
+    at = np.arange(int(seconds * rate)) / rate
+    return (amplitude * np.sin(2 * np.pi * hz * at)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Clip:
+    path: Path
+    text: str
+    words: tuple[tuple[str, float, float], ...]
+
+    def samples(self) -> np.ndarray:
+        """float32 [n], 16 kHz mono, as libav decodes it and without our own code."""
+        with av.open(str(self.path)) as file:
+            parts = [frame.to_ndarray()[0] for frame in file.decode(audio=0)]
+        return np.concatenate(parts).astype(np.float32) / 32768
+
+
+def clips() -> list[Clip]:
+    entries = json.loads((SAMPLES / "clips.json").read_text(encoding="utf-8"))
+    return [
+        Clip(SAMPLES / entry["file"], entry["text"], tuple((w, a, b) for w, a, b in entry["words"]))
+        for entry in entries
+    ]
+
+
+def noises(seconds: float, seed: int = 7) -> dict[str, np.ndarray]:
+    """What is not speech: digital zero, white and pink noise loud and soft, hum, a tone."""
+    rng = np.random.default_rng(seed)
+    n = int(seconds * 16_000)
+    at = np.arange(n) / 16_000
+    white = rng.standard_normal(n)
+    spectrum = np.fft.rfft(rng.standard_normal(n))
+    pink = np.fft.irfft(spectrum / np.sqrt(np.arange(len(spectrum)) + 1), n)
+    pink /= np.abs(pink).max()
+    hum = sum(np.sin(2 * np.pi * 50 * k * at) / k for k in (1, 2, 3))
+    kinds = {
+        "zero": np.zeros(n),
+        "white": 0.9 * white / np.abs(white).max(),
+        "soft white": 1e-3 * white,
+        "pink": 0.9 * pink,
+        "soft pink": 1e-2 * pink,
+        "hum": 0.4 * hum,
+        "tone": 0.5 * np.sin(2 * np.pi * 440 * at),
+    }
+    return {name: kind.astype(np.float32) for name, kind in kinds.items()}
+
+
+M3U8 = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{url}\n#EXT-X-ENDLIST\n"
+CONCAT = "ffconcat version 1.0\nfile '{url}'\n"
+DASH = (
+    '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT10S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period>'
+    '<AdaptationSet mimeType="audio/mp4"><Representation id="1" bandwidth="1"><BaseURL>{url}</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>"
+)
+SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio {port} RTP/AVP 0\n"
+SCRIPTS = {"m3u8": M3U8, "concat": CONCAT, "dash": DASH}
+
+NOT_MEDIA = {
+    "text": b"Dear Sir or Madam, " * 50,
+    "json": b'{"a": [1, 2, 3]}' * 20,
+    "html": b"<!doctype html><html><body>hello</body></html>" * 10,
+    "srt": b"1\n00:00:00,000 --> 00:00:02,000\nhello\n\n" * 10,
+    "vtt": b"WEBVTT\n\n00:00.000 --> 00:02.000\nhello\n\n" * 5,
+    "ffmetadata": b";FFMETADATA1\ntitle=x\n",
+    "png": bytes.fromhex(
+        "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d"
+        "49444154789c63f8cfc0f01f00050001ff89993d1d0000000049454e44ae426082"
+    ),
+    "gif": b"GIF89a\x01\x00\x01\x00\x00\x00\x00;",
+    "zip": b"PK\x03\x04" + bytes(26) + b"file.txt" + bytes(200),
+    "pdf": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n" * 10,
+    "zeros": bytes(4096),
+    "one byte": b"x",
+    "random": bytes(np.random.default_rng(1).integers(0, 256, 5000, dtype=np.uint8)),
+}
+
+
+def with_dref(m4a: bytes, url: str) -> bytes:
+    """Make an M4A whose samples lie in another file: its data reference says where."""
+    old = b"\x00\x00\x00\x0curl \x00\x00\x00\x01"
+    assert m4a.count(old) == 1
+    # An `alis` entry, the kind that libav follows: fields of a Mac alias by width, then 2: the full path.
+    path = url.encode()
+    path += bytes(len(path) % 2)
+    alias = bytes(10) + b"\x03abc" + bytes(24) + bytes(12) + b"\x01x" + bytes(62) + bytes(36)
+    alias += struct.pack(">HH", 2, len(path)) + path + b"\xff\xff\x00\x00"
+    entry = b"alis" + bytes(4) + alias
+    return _replaced_in_box(m4a, old, struct.pack(">I", len(entry) + 4) + entry)
+
+
+def _replaced_in_box(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Replace bytes of an MP4 whose moov is the last box, and mend the sizes of the boxes around."""
+    at, growth = data.index(old), len(new) - len(old)
+    mended = bytearray(data)
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        start = data.rindex(name, 0, at) - 4
+        mended[start : start + 4] = struct.pack(
+            ">I", struct.unpack(">I", data[start : start + 4])[0] + growth
+        )
+    return bytes(mended[:at]) + new + bytes(mended[at + len(old) :])

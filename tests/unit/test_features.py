@@ -1,0 +1,64 @@
+"""The log-mel spectrogram equals the reference, to float rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from faster_whisper.feature_extractor import FeatureExtractor
+
+from tests.unit.audio_files import clips, tone
+from whisper_server.core.types import WINDOW_FRAMES, WINDOW_SAMPLES
+from whisper_server.services.features import log_mel, mel_filters
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return np.resize(np.concatenate([clip.samples() for clip in clips()[:12]]), WINDOW_SAMPLES)
+
+
+def reference(samples: np.ndarray, n_mels: int) -> np.ndarray:
+    padded = np.pad(samples, (0, WINDOW_SAMPLES - len(samples)))
+    return FeatureExtractor(feature_size=n_mels)(padded, padding=0)[:, :WINDOW_FRAMES]
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+@pytest.mark.parametrize(
+    "n_samples", [1, 159, 160, 199, 200, 201, 400, 16_000, 99_999, 479_799, 479_800, 479_999, 480_000]
+)
+def test_equals_reference_at_every_boundary(speech: np.ndarray, n_mels: int, n_samples: int) -> None:
+    part = speech[20_000 : 20_000 + n_samples] if n_samples < 400_000 else speech[:n_samples]
+    mel = log_mel(part, n_mels)
+    assert mel.shape == (n_mels, WINDOW_FRAMES)
+    assert mel.dtype == np.float32
+    np.testing.assert_allclose(mel, reference(part, n_mels), atol=1e-5)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_every_clip_equals_reference(n_mels: int) -> None:
+    for clip in clips()[::6]:
+        samples = clip.samples()
+        np.testing.assert_allclose(log_mel(samples, n_mels), reference(samples, n_mels), atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [np.zeros(5000, np.float32), tone(1.0), np.full(3000, 0.5, np.float32)])
+def test_silence_tone_and_constant(samples: np.ndarray) -> None:
+    np.testing.assert_allclose(log_mel(samples, 80), reference(samples, 80), atol=1e-5)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_filters_equal_the_published_ones(n_mels: int) -> None:
+    np.testing.assert_allclose(
+        mel_filters(n_mels), FeatureExtractor.get_mel_filters(16_000, 400, n_mels), atol=1e-8
+    )
+
+
+def test_filters_are_shared_and_read_only() -> None:
+    assert mel_filters(80) is mel_filters(80)
+    with pytest.raises(ValueError, match="read-only"):
+        mel_filters(80)[0, 0] = 1
+
+
+@pytest.mark.parametrize("n_samples", [0, WINDOW_SAMPLES + 1])
+def test_refuses_what_is_no_window(n_samples: int) -> None:
+    with pytest.raises(ValueError, match="samples"):
+        log_mel(np.zeros(n_samples, np.float32), 80)

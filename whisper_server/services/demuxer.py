@@ -1,0 +1,110 @@
+"""What libav may see and do: formats, external references, threads; and the names of what it finds.
+
+Owns the translation of libav's terms and errors into ours. Must not know of samples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whisper_server.core.errors import InvalidAudio
+from whisper_server.core.types import AudioInfo
+from whisper_server.services.mp4_tables import check_mp4_tables
+
+if TYPE_CHECKING:
+    import av
+    from av.audio.stream import AudioStream as LibavStream
+    from av.container import InputContainer
+
+    from whisper_server.services.nameless import NamelessFile
+
+# Formats with a header of their own that people record, export and send. Left out is whatever names other
+# files or addresses (such as hls, dash, concat, sdp, rtsp), scripts and subtitles, pictures, devices, raw
+# samples without a header (they would make audio of any bytes), and the formats of games and set-top boxes.
+DEMUXERS = "aac,aiff,amr,asf,au,avi,caf,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,w64,wav"
+
+NOT_AUDIO = (  # as the hosted API words it
+    "Invalid file format. Supported formats: "
+    "['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']"
+)
+NO_SOUND = "The file has no audio track."
+
+
+def open_container(file: NamelessFile) -> InputContainer:
+    """Let libav find out what the bytes are; it can open nothing else, whatever they say.
+
+    Raises:
+        InvalidAudio: none of the formats on the list, or a header that claims the absurd.
+    """
+    check_mp4_tables(file)
+    import av  # noqa: PLC0415  (with the first file, not when the server starts)
+
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none", "enable_drefs": "0"}
+    try:
+        # A title in a legacy encoding is no reason to refuse the file, hence "replace".
+        container = av.open(
+            file, mode="r", container_options=options, metadata_errors="replace", io_open=_refuse
+        )
+    except libav_errors() as error:
+        file.check()
+        raise InvalidAudio(NOT_AUDIO) from error
+    return container
+
+
+def _refuse(_url: str, _flags: int, _options: object) -> None:
+    """Answer libav's wish to open another file: the second lock, behind the whitelists."""
+    raise PermissionError("a media file must not open another one")
+
+
+def libav_errors() -> tuple[type[Exception], ...]:
+    """Return what PyAV raises for bad input: libav's errors, and its own where a value does not fit."""
+    from av.error import FFmpegError  # noqa: PLC0415
+
+    return (FFmpegError, ValueError, OverflowError, MemoryError, PermissionError)
+
+
+def audio_track(container: InputContainer) -> LibavStream:
+    """Return the first audio track that libav can decode.
+
+    Raises:
+        InvalidAudio: there is none.
+    """
+    tracks = container.streams.audio
+    for track in tracks:
+        if track.codec_context is not None:
+            track.codec_context.thread_count = 1  # the caller's pool bounds the CPU
+            return track
+    raise InvalidAudio("The audio is in a codec that cannot be decoded here." if tracks else NO_SOUND)
+
+
+def describe(file: NamelessFile, container: InputContainer, track: LibavStream) -> AudioInfo:
+    """Return what the header says, unchecked."""
+    codec = track.codec_context
+    seconds = container.duration / 1_000_000 if container.duration else 0.0  # libav counts microseconds
+    return AudioInfo(
+        format=_format(file.head, container, codec.name),
+        container=container.format.name,
+        codec=codec.name,
+        sample_rate_hz=codec.sample_rate,
+        channels=codec.layout.nb_channels,
+        size_bytes=file.size_bytes,
+        header_duration_s=seconds if seconds > 0 else None,
+    )
+
+
+def _format(head: bytes, container: InputContainer, codec: str) -> str:
+    """Name the format as its users do, from what is in the file."""
+    demuxer = container.format.name
+    if demuxer.startswith("mov"):
+        has_video = any(not _is_cover(stream.codec_context) for stream in container.streams.video)
+        return "mp4" if has_video else "m4a"
+    if demuxer.startswith("matroska"):
+        return "webm" if b"webm" in head else "mkv"
+    if demuxer == "ogg":
+        return "opus" if "opus" in codec else "ogg"
+    return {"asf": "wma", "mpegts": "ts"}.get(demuxer, demuxer)
+
+
+def _is_cover(codec: av.CodecContext | None) -> bool:
+    """Tell a picture on the sleeve from a film: music players embed JPEG and PNG, cameras do not."""
+    return codec is not None and codec.name in {"mjpeg", "png", "bmp"}

@@ -1,0 +1,128 @@
+"""Decoded frames of any rate, format and layout -> float32 mono at 16 kHz, by libswresample.
+
+Must not know where the frames come from. Libav's filter graph is used directly, because
+`av.AudioResampler` starts a pool of threads per file and cannot be told how to mix channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whisper_server.core.errors import InvalidAudio
+from whisper_server.core.types import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import av
+    from av.filter import Graph
+
+    from whisper_server.core.types import Samples
+
+# Outside of these a header is forged or broken: at 1 Hz one packet would swell to hours of output.
+MIN_RATE_HZ = 2_000
+MAX_RATE_HZ = 768_000
+MAX_CHANNELS = 64  # of libswresample
+QUEUED_SAMPLES = 1 << 18  # samples x channels pushed between two pulls: 1 MB of float, 5 s at 48 kHz mono
+PULLED_SAMPLES = SAMPLE_RATE  # 1 s per array, not the 20 ms of a codec's frame
+
+
+def check_source(rate_hz: int, channels: int) -> None:
+    """Refuse what no recording has.
+
+    Raises:
+        InvalidAudio: the sample rate or the number of channels is absurd.
+    """
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise InvalidAudio(
+            f"Unsupported sample rate: {rate_hz} Hz (supported: {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz)."
+        )
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise InvalidAudio(f"Unsupported number of channels: {channels} (supported: 1 to {MAX_CHANNELS}).")
+
+
+class Resampler:
+    """Converts the frames of one stream; a change of their format in mid-stream is no problem.
+
+    Libav errors pass through: the caller knows whether they are the end of the file.
+    """
+
+    def __init__(self) -> None:
+        self._graph: Graph | None = None
+        self._source: tuple[int, str, str] | None = None
+        self._queued = 0
+
+    def push(self, frame: av.AudioFrame) -> Iterator[Samples]:
+        """Take a frame; yield float32 [n] where enough has come together.
+
+        Raises:
+            InvalidAudio: the frame's sample rate or number of channels is absurd.
+        """
+        source = (frame.sample_rate, frame.format.name, frame.layout.name)
+        if self._graph is None or source != self._source:
+            yield from self.flush()
+            check_source(frame.sample_rate, frame.layout.nb_channels)
+            self._graph, self._source = _graph(frame), source
+        # Times are not looked at: a file that starts late, or with a gap, does not become silence.
+        frame.pts = None
+        self._graph.push(frame)
+        self._queued += frame.samples * frame.layout.nb_channels
+        if self._queued >= QUEUED_SAMPLES:
+            yield from self._pull(self._graph)
+
+    def flush(self) -> Iterator[Samples]:
+        """Yield what is left; the next frame starts afresh."""
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph.push(None)
+            yield from self._pull(graph)
+
+    def _pull(self, graph: Graph) -> Iterator[Samples]:
+        self._queued = 0
+        while True:
+            try:
+                frame = graph.pull()
+            except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
+                return
+            samples = frame.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+            if not np.isfinite(samples).all():
+                samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+            yield samples
+
+
+def _graph(frame: av.AudioFrame) -> Graph:
+    """Build abuffer -> [pan ->] aresample -> aformat -> abuffersink for frames like this one."""
+    from av.filter import Graph  # noqa: PLC0415  (PyAV is loaded with the first file)
+
+    graph = Graph()
+    if hasattr(graph, "threads"):  # older PyAV keeps a pool of idle threads per file instead
+        graph.threads = 1  # before the first filter: the caller's pool bounds the CPU
+    n_channels = frame.layout.nb_channels
+    source = {
+        "sample_rate": str(frame.sample_rate),
+        "sample_fmt": frame.format.name,
+        "channel_layout": frame.layout.name,
+        "time_base": f"1/{frame.sample_rate}",
+    }
+    chain = [graph.add("abuffer", **source)]
+    if not _has_positions(frame.layout.name):
+        # Nobody knows which channel is the centre: all count the same ("<" makes the sum 1).
+        terms = "+".join(f"c{channel}" for channel in range(n_channels))
+        chain.append(graph.add("pan", f"mono|c0<{terms}"))
+    # rematrix_maxval=1: the gains of a downmix add up to 1, so it never clips (float would allow 1.4).
+    chain.append(graph.add("aresample", f"{SAMPLE_RATE}:rematrix_maxval=1.0"))
+    formats = {"sample_fmts": "fltp", "sample_rates": str(SAMPLE_RATE), "channel_layouts": "mono"}
+    chain.append(graph.add("aformat", **formats))
+    chain.append(graph.add("abuffersink"))
+    for left, right in pairwise(chain):
+        left.link_to(right)
+    graph.configure()
+    graph.set_audio_frame_size(PULLED_SAMPLES)
+    return graph
+
+
+def _has_positions(layout_name: str) -> bool:
+    """Tell whether libav knows where the channels are: "stereo", "5.1(side)", not "9 channels"."""
+    return "channels" not in layout_name and not layout_name.startswith("ambisonic")
