@@ -1,0 +1,52 @@
+"""From a repository's name to words: download, convert, load, transcribe; and without the hub ever after."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.conftest import MakeSettings, Sample, client_of
+from tests.integration.test_hub import Hub, stand_in  # noqa: F401  (a fixture)
+
+
+async def transcribe(client: httpx.AsyncClient, speech: Sample, model: str) -> httpx.Response:
+    return await client.post(
+        "/v1/audio/transcriptions", files={"file": speech.data}, data={"model": model}, timeout=60
+    )
+
+
+async def test_first_use_downloads_and_later_ones_need_no_hub(
+    stand_in: Hub,  # noqa: F811
+    settings: MakeSettings,
+    speech: Sample,
+) -> None:
+    fields = {"engine": "ctranslate2", "models": "theirs=someone/nano,again=someone/nano", "threads": 1}
+    async with client_of(settings(**fields)) as client:
+        for name in ("theirs", "again"):
+            reply = await transcribe(client, speech, name)
+            assert (reply.status_code, reply.json()["text"]) == (200, speech.text)
+        models = (await client.get("/health")).json()["models"]
+        assert len(models) == 1  # two names of one repository are one model
+    assert "model.safetensors" in stand_in.fetched()
+    assert "pytorch_model.bin" not in stand_in.fetched()
+
+    seen = len(stand_in.seen)
+    stand_in.refuse = 500
+    async with client_of(settings(**fields)) as client:
+        assert (await transcribe(client, speech, "theirs")).json()["text"] == speech.text
+    assert len(stand_in.seen) == seen
+
+
+@pytest.mark.parametrize("offline", [False, True])
+async def test_no_hub_is_a_503_that_names_the_model(
+    monkeypatch: pytest.MonkeyPatch, settings: MakeSettings, speech: Sample, offline: bool
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens
+    async with client_of(settings(engine="ctranslate2", offline=offline)) as client:
+        reply = await transcribe(client, speech, "whisper-1")
+        error = reply.json()["error"]
+        assert reply.status_code == 503
+        assert error["code"] == "model_unavailable"
+        assert "whisper-tiny" in error["message"]
+        assert int(reply.headers["retry-after"]) > 0
+        assert (await client.get("/health")).json()["models"] == []

@@ -1,0 +1,232 @@
+"""Reads a Hugging Face Whisper folder without torch: config, tokenizer, and weights as NumPy arrays.
+
+The safetensors format is read here and not by its library, which has no NumPy type for bfloat16: eight
+bytes of little-endian header length, a JSON header, then the tensors (format specification of
+huggingface/safetensors). Files are mapped, so memory holds the tensors that are in use and no more.
+Pickled weights are never opened: reading one can run code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import mmap
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whisper_server.core.errors import ModelUnavailable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tensor = NDArray[np.floating[Any]]
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+_LANGUAGE_FENCE = ("<|startoftranscript|>", "<|translate|>")  # languages lie between, in every vocabulary
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Where one tensor lies."""
+
+    data: memoryview
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """The tensors of a folder by their names in transformers' WhisperModel, "encoder.conv1.weight"."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the headers.
+
+        Raises:
+            ModelUnavailable: a file is missing, cut short or not safetensors.
+        """
+        self._folder = folder
+        self._tensors: dict[str, _Stored] = {}
+        for path in weight_files(folder):
+            self._tensors.update(_tensors_in(path))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a copy: float32, or float16 where it is stored so; bfloat16 is widened without loss.
+
+        Raises:
+            ModelUnavailable: the checkpoint has no such tensor.
+        """
+        import numpy as np  # noqa: PLC0415  (only when a model is converted)
+
+        stored = self._tensors.get(name)
+        if stored is None:
+            raise broken(self._folder, f"the weights lack {name}")
+        if stored.dtype == "BF16":  # the upper half of a float32
+            halves = np.frombuffer(stored.data, dtype="<u2").astype(np.uint32)
+            wide: Tensor = (halves << 16).view(np.float32).reshape(stored.shape)
+            return wide
+        kind = np.float32 if stored.dtype == "F32" else np.float16
+        tensor: Tensor = np.frombuffer(stored.data, dtype=kind).reshape(stored.shape).copy()
+        return tensor
+
+
+def broken(folder: Path, reason: str) -> ModelUnavailable:
+    """Return the error for a model folder that cannot be used."""
+    return ModelUnavailable(f"The model folder {folder.name!r} cannot be used: {reason}.")
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Return the object in a file of the folder, {} where the file is missing.
+
+    Raises:
+        ModelUnavailable: the file is no JSON object.
+    """
+    try:
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(folder, f"{name} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise broken(folder, f"{name} holds no object")
+    return value
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a Whisper model in Hugging Face format.
+
+    Raises:
+        ModelUnavailable: it is another kind of model, or asks for code of its own.
+    """
+    config = read_json(folder, "config.json")
+    if not config:
+        raise broken(folder, "it has no config.json; a Whisper model in safetensors or CTranslate2 is needed")
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        if "auto_map" in read_json(folder, name):
+            raise broken(folder, f"{name} asks for code from the model folder, which is never run")
+    if config.get("model_type") != "whisper":
+        raise broken(folder, f"its model_type is {str(config.get('model_type'))[:40]!r}, not 'whisper'")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that make up the model.
+
+    Raises:
+        ModelUnavailable: there are none, or the index names a file outside the folder.
+    """
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    shards = read_json(folder, INDEX_FILE).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        found = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED) or "no weights"
+        reason = f"it has {found}; weights must be safetensors ({SINGLE_FILE}) or CTranslate2, never pickled"
+        raise broken(folder, reason)
+    names = sorted({str(name) for name in shards.values()})
+    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if missing:
+        raise broken(folder, f"{INDEX_FILE} names files that are not there: {missing[:3]}")
+    return [folder / name for name in names]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the folder's `tokenizers.Tokenizer`, built from vocab.json and merges.txt where it must be.
+
+    Raises:
+        ModelUnavailable: the files for it are missing or broken.
+    """
+    import tokenizers  # noqa: PLC0415  (only when a model is converted)
+
+    has_json = (folder / "tokenizer.json").is_file()
+    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
+    if missing and not has_json:
+        raise broken(folder, f"to have a tokenizer it needs tokenizer.json or else {' and '.join(missing)}")
+    try:
+        tokenizer = (
+            tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            if has_json
+            else _build_tokenizer(folder)
+        )
+    except ModelUnavailable:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise broken(folder, f"the tokenizer cannot be read: {error}") from error
+    if (
+        tokenizer.token_to_id("<|startoftranscript|>") is None
+        or tokenizer.token_to_id("<|translate|>") is None
+    ):
+        raise broken(folder, "the tokenizer lacks Whisper's special tokens (added_tokens.json holds them)")
+    return tokenizer
+
+
+def language_ids(tokenizer: Any) -> list[int]:
+    """Return the language tokens: those between the start of the transcript and the tasks."""
+    start, end = map(tokenizer.token_to_id, _LANGUAGE_FENCE)
+    return list(range(start + 1, end))
+
+
+def vocabulary(tokenizer: Any, size: int) -> list[str]:
+    """Return `size` tokens in order, with the timestamp tokens that many tokenizers leave out."""
+    ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    tokens = sorted(ids, key=ids.__getitem__)[:size]
+    return tokens + [f"<|{step * 0.02:.2f}|>" for step in range(size - len(tokens))]
+
+
+def _build_tokenizer(folder: Path) -> Any:
+    """Build GPT-2's byte-level BPE, which Whisper uses, with the folder's special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
+
+    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    decoder = read_json(folder, "tokenizer_config.json").get("added_tokens_decoder", {})
+    ids = {entry["content"]: int(number) for number, entry in decoder.items()}
+    ids.update(read_json(folder, "added_tokens.json"))
+    for is_time, run in itertools.groupby(sorted(ids, key=ids.__getitem__), _TIMESTAMP.fullmatch):
+        tokens = [AddedToken(token, normalized=False, special=not is_time) for token in run]
+        (tokenizer.add_tokens if is_time else tokenizer.add_special_tokens)(tokens)
+    moved = [token for token, number in ids.items() if tokenizer.token_to_id(token) != number]
+    if moved:
+        raise broken(folder, f"vocab.json and added_tokens.json do not fit together: {moved[:3]}")
+    return tokenizer
+
+
+def _tensors_in(path: Path) -> dict[str, _Stored]:
+    """Return the tensors of one file, name -> place."""
+    try:
+        with path.open("rb") as file:
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        (header_bytes,) = struct.unpack_from("<Q", view)
+        body = view[8 + header_bytes :]  # empty where the length is a lie, and then nothing fits into it
+        header = dict(json.loads(bytes(view[8 : 8 + min(header_bytes, MAX_HEADER_BYTES)])))
+        header.pop("__metadata__", None)
+        return {_plain_name(name): _stored(name, entry, body) for name, entry in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+        raise broken(path.parent, f"{path.name} cannot be read as safetensors: {error}") from error
+
+
+def _stored(name: str, entry: dict[str, Any], body: memoryview) -> _Stored:
+    start, end = entry["data_offsets"]
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if dtype not in _ITEM_BYTES:
+        raise ValueError(f"{name} is {dtype}, not F32, F16 or BF16")
+    if not 0 <= start <= end <= len(body) or end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"{name} does not fit into the file")
+    return _Stored(body[start:end], dtype, shape)
+
+
+def _plain_name(name: str) -> str:
+    """Drop the prefix that WhisperForConditionalGeneration puts before WhisperModel's names."""
+    return name.removeprefix("model.")

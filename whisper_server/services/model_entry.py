@@ -1,0 +1,102 @@
+"""One model of the manager: its entry in the table, the lease on it, and what /health shows of it.
+
+Owns no lock over the table: `model_manager` guards every field of an entry with its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Generic, Literal, Protocol, TypeVar
+
+from whisper_server.core.errors import WhisperServerError
+from whisper_server.services.catalog import ModelSource
+
+
+class LoadedModel(Protocol):
+    """What the manager needs of a model."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the weights take."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; blocks, is called once, and nobody uses the model afterwards."""
+        ...
+
+
+M = TypeVar("M", bound=LoadedModel)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One model for /health."""
+
+    name: str  # canonical
+    state: Literal["loading", "ready", "unloading"]
+    leases: int  # users and waiters
+    memory_bytes: int  # 0 while it loads
+
+
+@dataclass(eq=False, slots=True)
+class Entry(Generic[M]):
+    """A model that is loading, ready, or leaving."""
+
+    source: ModelSource
+    answer: Future[M] = field(default_factory=Future)  # what those who wait get; answered once
+    model: M | None = None
+    leases: int = 0
+    leaving: bool = False
+    loading: bool = True
+
+    def __post_init__(self) -> None:
+        # Running futures cannot be cancelled: a waiter that goes away must not end the others' wait.
+        self.answer.set_running_or_notify_cancel()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nobody holds it, waits for it or loads it; where it is leaving, it is being closed."""
+        return self.leases == 0 and not self.loading
+
+    def state(self) -> ModelState:
+        """Return what /health shows."""
+        state: Literal["loading", "ready", "unloading"] = "loading" if self.loading else "ready"
+        memory_bytes = self.model.memory_bytes if self.model is not None else 0
+        return ModelState(self.source.name, "unloading" if self.leaving else state, self.leases, memory_bytes)
+
+    def resolve(self, outcome: M | WhisperServerError) -> None:
+        """Answer everybody who waits; a second answer (load and shutdown may race) is dropped."""
+        with suppress(InvalidStateError):
+            if isinstance(outcome, WhisperServerError):
+                self.answer.set_exception(outcome)
+            else:
+                self.answer.set_result(outcome)
+
+
+class Lease(Generic[M]):
+    """The right to use a model until released; a context manager."""
+
+    def __init__(self, model: M, release: Callable[[], None]) -> None:
+        self.model = model
+        self._release: Callable[[], None] | None = release
+        self._lock = threading.Lock()
+
+    def release(self) -> None:
+        """Give the right back; a second time does nothing."""
+        with self._lock:
+            release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def __enter__(self) -> Lease[M]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
