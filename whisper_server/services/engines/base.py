@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from whisper_server.services.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class Engine(Protocol):
         """What was loaded."""
         ...
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own vocabulary."""
+        ...
+
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
         """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
         ...
@@ -110,11 +116,3 @@ class EngineSpec:
     device: str = "auto"
     compute_type: str = "auto"
     threads: int = 0  # CPU threads of one device call; 0: all cores
-
-
-class EngineFactory(Protocol):
-    """Loads the model in `folder`; blocks, and imports its library only now."""
-
-    def __call__(self, folder: Path, spec: EngineSpec) -> Engine:
-        """Load; raises `ModelUnavailable` where the folder is not a model this engine can read."""
-        ...

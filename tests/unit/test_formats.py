@@ -1,0 +1,89 @@
+"""Every response format, to the byte, against golden files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.types import Segment, Transcript, Word
+from whisper_server.services.formats import FORMATS, render
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def segment(start_s: float, end_s: float, text: str, words: tuple[Word, ...] = ()) -> Segment:
+    return Segment(start_s, end_s, text, (50364, 11, 50400), 0.0, -0.25, 1.1, 0.01, "fr", 0, words)
+
+
+TALK = Transcript(
+    task="transcribe",
+    language="fr",
+    duration_s=3725.5,
+    segments=(
+        segment(0.0, 1.28, " fenêtre rouge"),
+        segment(59.9996, 61.0, " a --> b\n c"),
+        segment(3661.5, 3725.2, " café."),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("srt", "talk.srt"), ("vtt", "talk.vtt"), ("text", "talk.txt"), ("json", "talk.json"),
+     ("verbose_json", "talk.verbose.json")],
+)  # fmt: skip
+def test_golden(name: str, file: str) -> None:
+    body, media_type = render(TALK, name)
+    assert body == (GOLDEN / file).read_text(encoding="utf-8")
+    is_json = name in {"json", "verbose_json"}
+    assert media_type == ("application/json" if is_json else "text/plain; charset=utf-8")
+
+
+def test_verbose_json_has_all_ten_segment_fields_and_the_english_language_name() -> None:
+    body = json.loads(render(TALK, "verbose_json")[0])
+    assert body["language"] == "french"
+    assert body["duration"] == 3725.5
+    assert body["usage"] == {"type": "duration", "seconds": 3726}
+    assert set(body["segments"][0]) == {
+        "id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob", "compression_ratio",
+        "no_speech_prob",
+    }  # fmt: skip
+    assert [s["id"] for s in body["segments"]] == [0, 1, 2]
+    assert "words" not in body
+
+
+def test_words_are_top_level() -> None:
+    words = (Word("fenêtre", 0.1, 0.5, 0.9), Word("rouge", 0.5, 1.0, 0.9))
+    talk = Transcript("transcribe", "fr", 2.0, (segment(0.0, 1.28, " fenêtre rouge", words),))
+    assert json.loads(render(talk, "verbose_json")[0])["words"] == [
+        {"word": "fenêtre", "start": 0.1, "end": 0.5},
+        {"word": "rouge", "start": 0.5, "end": 1.0},
+    ]
+
+
+def test_silence_in_every_format() -> None:
+    silence = Transcript("transcribe", "", 4.0)
+    assert render(silence, "text")[0] == "\n"
+    assert render(silence, "srt")[0] == ""
+    assert render(silence, "vtt")[0] == "WEBVTT\n\n"
+    assert json.loads(render(silence, "json")[0]) == {"text": "", "usage": {"type": "duration", "seconds": 4}}
+    verbose = json.loads(render(silence, "verbose_json")[0])
+    assert (verbose["text"], verbose["segments"], verbose["language"]) == ("", [], "english")
+
+
+def test_unknown_format_lists_the_known_ones() -> None:
+    with pytest.raises(InvalidRequest, match="json, text, srt, verbose_json, vtt") as caught:
+        render(TALK, "yaml" * 1000)
+    assert caught.value.param == "response_format"
+    assert len(caught.value.message) < 200
+
+
+def test_text_is_the_same_in_every_format() -> None:
+    for name in FORMATS:
+        body = render(TALK, name)[0]
+        if name in {"json", "verbose_json"}:
+            assert json.loads(body)["text"] == TALK.text
+    assert render(TALK, "text")[0] == TALK.text + "\n"

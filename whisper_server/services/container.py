@@ -1,0 +1,52 @@
+"""Everything that lives as long as the process, opened and closed in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from whisper_server.services.audio_processor import AudioProcessor
+from whisper_server.services.catalog import Catalog
+from whisper_server.services.loader import ModelLoader, WhisperModel
+from whisper_server.services.model_manager import ModelManager
+from whisper_server.services.pool import WorkPool
+from whisper_server.services.transcriber import Transcriber
+
+if TYPE_CHECKING:
+    from whisper_server.core.config import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What routes and the command line work with."""
+
+    settings: Settings
+    catalog: Catalog
+    audio: AudioProcessor
+    models: ModelManager[WhisperModel]
+    pool: WorkPool
+    transcriber: Transcriber
+
+
+@contextlib.asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Make the services, and close them whatever happens: work first, then models."""
+    catalog = Catalog(settings)
+    audio = AudioProcessor(max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds)
+    pool = WorkPool(settings.decode_workers)
+    models: ModelManager[WhisperModel] = ModelManager(
+        catalog, ModelLoader(settings), max_models=settings.max_models
+    )
+    transcriber = Transcriber(audio, catalog, models, pool, beam_size=settings.beam_size)
+    try:
+        yield Services(settings, catalog, audio, models, pool, transcriber)
+    finally:
+        await asyncio.to_thread(_close, pool, models, settings.shutdown_grace_s)
+
+
+def _close(pool: WorkPool, models: ModelManager[WhisperModel], grace_s: float) -> None:
+    pool.close()
+    models.close(grace_s)

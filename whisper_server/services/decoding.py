@@ -1,0 +1,157 @@
+"""Windows of one batch -> Decoded: language, prompt, temperature fallback, word times; for all engines.
+
+The rules and thresholds are those of "Robust Speech Recognition via Large-Scale Weak Supervision"
+(Radford et al., 2022), section 4.5, as openai/whisper's `decode_with_fallback` has them. Runs on the
+scheduler's thread; knows nothing of requests, files or queues.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from whisper_server.core.errors import EngineFailure
+from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
+from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, Sampling
+
+
+def compression_ratio(text: str) -> float:
+    """Return how many times smaller zlib makes the text: repetition shows as a high ratio."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def is_silence(no_speech_prob: float, avg_logprob: float, options: DecodeOptions) -> bool:
+    """Tell whether the model heard nobody speak: likely no speech, and unsure of what it wrote."""
+    return no_speech_prob > options.no_speech_threshold and avg_logprob < options.logprob_threshold
+
+
+def needs_fallback(attempt: Decoded, options: DecodeOptions) -> bool:
+    """Tell whether to try again at the next temperature: stuck in a loop, or unsure of its words."""
+    if attempt.is_silence:
+        return False
+    return (
+        attempt.compression_ratio > options.compression_ratio_threshold
+        or attempt.avg_logprob < options.logprob_threshold
+    )
+
+
+class WindowDecoder:
+    """Decodes batches of windows with one loaded engine; blocks, one call at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tokenizer = engine.tokenizer
+
+    def decode(self, jobs: Sequence[WindowJob], options: DecodeOptions) -> list[Decoded]:
+        """Decode jobs that share `options`; result i belongs to job i.
+
+        Raises:
+            DeviceOutOfMemory: nothing was decoded; a smaller batch may do.
+            EngineFailure: one of the windows cannot be decoded.
+            InvalidRequest: the model does not know a language or cannot translate.
+        """
+        encoded = self._engine.encode(np.stack([job.window.mel for job in jobs]))
+        languages = self._languages(encoded, jobs)
+        starts = [self._tokenizer.start_sequence(code, options.task) for code, _ in languages]
+        prompts = [self._tokenizer.prompt(start, job.prompt) for start, job in zip(starts, jobs, strict=True)]
+        decoded = self._with_fallback(encoded, prompts, languages, options)
+        if options.word_timestamps:
+            decoded = self._with_token_times(encoded, starts, jobs, decoded)
+        return decoded
+
+    def _languages(self, encoded: Encoded, jobs: Sequence[WindowJob]) -> list[tuple[str, float]]:
+        """Return (code, probability) per job, detecting those that do not say."""
+        found: list[tuple[str, float]] = [(job.language or "en", 1.0) for job in jobs]
+        unknown = [row for row, job in enumerate(jobs) if job.language is None]
+        if unknown and self._tokenizer.is_multilingual:
+            for row, scores in zip(
+                unknown, self._engine.detect_language(encoded.select(unknown)), strict=True
+            ):
+                known = {code: scores[code] for code in self._tokenizer.languages if code in scores}
+                found[row] = max(known.items(), key=lambda item: item[1], default=("en", 0.0))
+        return found
+
+    def _with_fallback(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        languages: Sequence[tuple[str, float]],
+        options: DecodeOptions,
+    ) -> list[Decoded]:
+        """Decode at rising temperatures until each row is good enough, or keep its best attempt."""
+        kept: dict[int, Decoded] = {}
+        pending = list(range(len(prompts)))
+        for temperature in options.temperatures:
+            sampling = Sampling(beam_size=options.beam_size, temperature=temperature)
+            hypotheses = self._engine.generate(
+                encoded.select(pending), [prompts[row] for row in pending], sampling
+            )
+            if len(hypotheses) != len(pending):
+                raise EngineFailure(f"The engine gave {len(hypotheses)} results for {len(pending)} windows.")
+            attempts = {
+                row: self._attempt(hypothesis, languages[row], temperature, options)
+                for row, hypothesis in zip(pending, hypotheses, strict=True)
+            }
+            for row, attempt in attempts.items():
+                kept[row] = _better(kept.get(row), attempt, options)
+            pending = [row for row in pending if needs_fallback(attempts[row], options)]
+            if not pending:
+                break
+        return [kept[row] for row in range(len(prompts))]
+
+    def _attempt(
+        self, hypothesis: Hypothesis, language: tuple[str, float], temperature: float, options: DecodeOptions
+    ) -> Decoded:
+        text = self._tokenizer.text(hypothesis.tokens).strip()
+        return Decoded(
+            tokens=hypothesis.tokens,
+            language=language[0],
+            language_probability=language[1],
+            temperature=temperature,
+            avg_logprob=hypothesis.avg_logprob,
+            compression_ratio=compression_ratio(text),
+            no_speech_prob=hypothesis.no_speech_prob,
+            is_silence=is_silence(hypothesis.no_speech_prob, hypothesis.avg_logprob, options),
+        )
+
+    def _with_token_times(
+        self,
+        encoded: Encoded,
+        starts: Sequence[Sequence[int]],
+        jobs: Sequence[WindowJob],
+        decoded: Sequence[Decoded],
+    ) -> list[Decoded]:
+        """Add when each text token was spoken, for the rows that have any."""
+        texts = [self._tokenizer.text_tokens(row.tokens) for row in decoded]
+        rows = [row for row, text in enumerate(texts) if text and not decoded[row].is_silence]
+        results = list(decoded)
+        if not rows:
+            return results
+        alignments = self._engine.align(
+            encoded.select(rows),
+            [starts[row] for row in rows],
+            [texts[row] for row in rows],
+            [jobs[row].window.n_frames for row in rows],
+        )
+        for row, alignment in zip(rows, alignments, strict=True):
+            times = zip(
+                texts[row], alignment.start_s, alignment.start_s[1:], alignment.probabilities, strict=False
+            )
+            results[row] = replace(decoded[row], token_times=tuple(TokenTime(*time) for time in times))
+        return results
+
+
+def _better(kept: Decoded | None, attempt: Decoded, options: DecodeOptions) -> Decoded:
+    """Return the attempt to show where none was good enough: the surest one that does not loop."""
+    if kept is None or not needs_fallback(attempt, options):
+        return attempt
+
+    def rank(candidate: Decoded) -> tuple[bool, float]:
+        loops = candidate.compression_ratio > options.compression_ratio_threshold
+        return (not loops, candidate.avg_logprob)
+
+    return max(kept, attempt, key=rank)

@@ -1,0 +1,155 @@
+"""Prompt in; text and timestamps out. Wraps one tokenizer.json and knows Whisper's special tokens."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisper_server.core.errors import InvalidRequest, ModelUnavailable
+from whisper_server.core.languages import NAMES
+from whisper_server.core.types import SECONDS_PER_TIMESTAMP, Task
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as RawTokenizer
+
+MAX_TEXT_POSITIONS = 448  # the decoder's context, in tokens; the same for every published size
+MAX_PROMPT_TOKENS = MAX_TEXT_POSITIONS // 2 - 1  # 223: openai/whisper keeps the last ones
+_NO_SPACE_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+_SPECIAL = re.compile(r"<\|[^|]*\|>")
+
+
+@dataclass(frozen=True, slots=True)
+class WordTokens:
+    """One word and the run of text tokens that spells it."""
+
+    text: str  # with the space it was written with
+    tokens: tuple[int, ...]
+
+
+class Tokenizer:
+    """The vocabulary of one model; immutable and safe to share between threads."""
+
+    def __init__(self, raw: RawTokenizer, *, is_multilingual: bool) -> None:
+        self._raw = raw
+        self.is_multilingual = is_multilingual
+        self.end = self._id("<|endoftext|>")
+        self.start = self._id("<|startoftranscript|>")
+        self.start_of_prompt = self._id("<|startofprev|>")
+        self.no_timestamps = self._id("<|notimestamps|>")
+        self.first_timestamp = self.no_timestamps + 1
+        self._tasks: dict[Task, int] = {}
+        self._languages: dict[str, int] = {}
+        if is_multilingual:
+            self._tasks = {"transcribe": self._id("<|transcribe|>"), "translate": self._id("<|translate|>")}
+            ids = ((code, raw.token_to_id(f"<|{code}|>")) for code in NAMES)
+            self._languages = {code: token for code, token in ids if token is not None}
+
+    @classmethod
+    def from_file(cls, path: Path, *, is_multilingual: bool) -> Tokenizer:
+        """Read a `tokenizer.json`; raises `ModelUnavailable` where it is missing or no Whisper vocabulary."""
+        from tokenizers import Tokenizer as RawTokenizer  # noqa: PLC0415  (only when a model is loaded)
+
+        if not path.is_file():
+            raise ModelUnavailable(f"The model folder {path.parent.name!r} has no {path.name}; add it.")
+        try:
+            raw = RawTokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelUnavailable(f"The {path.name} of {path.parent.name!r} cannot be read.") from error
+        return cls(raw, is_multilingual=is_multilingual)
+
+    def _id(self, token: str) -> int:
+        found: int | None = self._raw.token_to_id(token)
+        if found is None:
+            raise ModelUnavailable(
+                f"The model's tokenizer.json has no token {token}; it is no Whisper vocabulary."
+            )
+        return found
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages this model knows; only English for an English-only one."""
+        return tuple(self._languages) or ("en",)
+
+    def start_sequence(self, language: str, task: Task) -> list[int]:
+        """Return start-of-transcript, language and task; timestamps stay on.
+
+        Raises:
+            InvalidRequest: this model does not know the language, or cannot translate.
+        """
+        if not self.is_multilingual:
+            if language != "en":
+                raise InvalidRequest(f"This model knows English only, not {language!r}.", param="language")
+            if task == "translate":
+                raise InvalidRequest("This model knows English only and cannot translate.", param="model")
+            return [self.start]
+        if language not in self._languages:
+            raise InvalidRequest(f"This model does not know the language {language!r}.", param="language")
+        return [self.start, self._languages[language], self._tasks[task]]
+
+    def prompt(self, start_sequence: Sequence[int], text: str) -> list[int]:
+        """Return the tokens before the first one to decode: prompt text, if any, and start sequence."""
+        # Special tokens written out in the request are text of a stranger: they are taken out.
+        stripped = _SPECIAL.sub(" ", text).strip()
+        if not stripped:
+            return list(start_sequence)
+        tokens = self.encode(" " + stripped)
+        return [self.start_of_prompt, *tokens[-MAX_PROMPT_TOKENS:], *start_sequence]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of plain text."""
+        ids: list[int] = self._raw.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def is_timestamp(self, token: int) -> bool:
+        """Tell a timestamp token from all others."""
+        return token >= self.first_timestamp
+
+    def seconds(self, token: int) -> float:
+        """Return the window time that a timestamp token means."""
+        return (token - self.first_timestamp) * SECONDS_PER_TIMESTAMP
+
+    def text_tokens(self, tokens: Sequence[int]) -> list[int]:
+        """Drop timestamps and other special tokens."""
+        return [token for token in tokens if token < self.end]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of the tokens as the model wrote it, leading space kept."""
+        decoded: str = self._raw.decode(self.text_tokens(tokens), skip_special_tokens=False)
+        return decoded
+
+    def split_words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
+        """Split text tokens into words, as openai/whisper's `split_to_word_tokens` does.
+
+        Languages that write without spaces are split at characters, the others at spaces, with
+        punctuation kept apart.
+        """
+        characters = self._split_characters(tokens)
+        if language in _NO_SPACE_LANGUAGES:
+            return characters
+        words: list[WordTokens] = []
+        for piece in characters:
+            is_punctuation = all(unicodedata.category(c).startswith("P") for c in piece.text.strip())
+            if not words or piece.text.startswith(" ") or (is_punctuation and piece.text.strip()):
+                words.append(piece)
+            else:
+                last = words[-1]
+                words[-1] = WordTokens(last.text + piece.text, last.tokens + piece.tokens)
+        return words
+
+    def _split_characters(self, tokens: Sequence[int]) -> list[WordTokens]:
+        """Group tokens so that every group is whole characters: one may span several tokens."""
+        groups: list[WordTokens] = []
+        run: list[int] = []
+        for token in self.text_tokens(tokens):
+            run.append(token)
+            text = self.text(run)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                groups.append(WordTokens(text, tuple(run)))
+                run = []
+        if run:
+            groups.append(WordTokens(self.text(run), tuple(run)))
+        return groups
