@@ -1,0 +1,75 @@
+"""What the documents show is what happens: the README's commands run, the settings table is the code's."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, StartServer
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(marker: str) -> str:
+    """Return the shell lines of the code block after a comment."""
+    found = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)```", README, re.DOTALL)
+    assert found, f"README.md has no block {marker!r}"
+    return found[1]
+
+
+def test_the_settings_table_is_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["table"]()
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == made
+
+
+def test_the_first_command_prints_what_the_readme_says(tmp_path: Path) -> None:
+    line = next(line for line in block("first command").splitlines() if "whisper_server.py" in line)
+    arguments = line.strip().removeprefix("python ").removesuffix("&&").split()
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "WHISPER_CACHE_DIR": str(tmp_path)},
+        check=True,
+    )
+    assert f"It prints `{done.stdout.strip()}`" in README
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_examples_transcribe(
+    start_server: StartServer, nano_cache: Path, samples: dict[str, object]
+) -> None:
+    server = start_server(
+        "--model",
+        str(ROOT / "models" / "nano-whisper"),
+        WHISPER_ENGINE="ctranslate2",
+        WHISPER_CACHE_DIR=str(nano_cache),
+    )
+    script = block("curl").replace("http://127.0.0.1:8089", server.url).replace("curl ", "curl -sS ")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.count(samples["fr-plain-009.flac"].text) == 2  # type: ignore[attr-defined]
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_names_every_route() -> None:
+    from whisper_server.api.app import create_app
+    from whisper_server.core.config import Settings
+
+    paths = create_app(Settings(_env_file=None)).openapi()["paths"]
+    missing = [path for path in paths if path.partition("{")[0].rstrip("/") not in README]
+    assert missing == []

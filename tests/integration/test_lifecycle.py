@@ -1,0 +1,175 @@
+"""A real process: its start, its settings, its signals and its end."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import NANO, Sample, Server, StartServer, server_command, server_environment
+
+URL = "/v1/audio/transcriptions"
+HEAVY = {
+    "numpy",
+    "av",
+    "ctranslate2",
+    "onnxruntime",
+    "tokenizers",
+    "huggingface_hub",
+    "fastapi",
+    "starlette",
+    "faster_whisper",
+}
+
+
+def run(*flags: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a server that is expected to end by itself."""
+    return subprocess.run(
+        server_command(*flags),
+        cwd=cwd,
+        env=server_environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_health_from_the_first_moment(server: Server) -> None:
+    body = httpx.get(f"{server.url}/health").json()
+    assert body["status"] == "ok"
+    assert body["models"] == []
+    assert httpx.get(f"{server.url}/v1/models").json()["object"] == "list"  # waits for the application
+    body = httpx.get(f"{server.url}/health").json()
+    assert body["models"] == []  # nothing was asked for, so nothing was loaded
+    assert httpx.get(f"{server.url}/ready").status_code == 200
+
+
+def test_nothing_heavy_is_imported_before_the_port_is_bound(start_server: StartServer) -> None:
+    server = start_server(python_options=("-X", "importtime"))
+    before = {line.rpartition("|")[2].strip().partition(".")[0] for line in server.lines}
+    assert "uvicorn" in before
+    assert not before & HEAVY
+    assert httpx.get(f"{server.url}/v1/models").status_code == 200
+    assert server.stop() == 0
+
+
+def test_flags_win_over_the_environment(start_server: StartServer, speech: Sample) -> None:
+    server = start_server("--max-audio-seconds", "1", MAX_AUDIO_SECONDS="100", WHISPER_API_KEY="key")
+    assert httpx.get(f"{server.url}/v1/models").status_code == 401
+    response = httpx.post(
+        f"{server.url}{URL}", files={"file": speech.data}, headers={"authorization": "Bearer key"}
+    )
+    assert "1 seconds" in response.json()["error"]["message"]
+
+
+def test_a_model_named_by_a_flag_is_loaded_and_used(
+    start_server: StartServer, speech: Sample, nano_cache: Path
+) -> None:
+    server = start_server(
+        "--model", str(NANO), "--cache-dir", str(nano_cache), "--engine", "ctranslate2", "--offline"
+    )
+    response = httpx.post(f"{server.url}{URL}", files={"file": speech.data}, timeout=60)
+    assert response.json()["text"] == speech.text
+    models = httpx.get(f"{server.url}/health").json()["models"]
+    assert [(model["name"], model["state"]) for model in models] == [("nano-whisper", "ready")]
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "message"),
+    [
+        (("--port", "x"), {}, "WHISPER_SERVER_PORT: "),
+        ((), {"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
+        (("--model", "nobody"), {}, "WHISPER_MODEL: "),
+        ((), {"WHISPER_MODELS": "a=b"}, "WHISPER_MODELS: "),
+        ((), {"WHISPER_PRELOAD": "nobody"}, "WHISPER_PRELOAD: "),
+    ],
+)
+def test_a_bad_setting_ends_the_start(
+    tmp_path: Path, flags: tuple[str, ...], variables: dict[str, str], message: str
+) -> None:
+    ended = run(*flags, cwd=tmp_path, **variables)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: {message}")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_taken_port_ends_the_start(server: Server, tmp_path: Path) -> None:
+    ended = run("--port", str(server.address[1]), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"error: cannot listen on 127\.0\.0\.1:\d+: .*in use.*\n", ended.stderr)
+
+
+def test_a_host_that_is_not_ours_ends_the_start(tmp_path: Path) -> None:
+    ended = run("--host", "192.0.2.1", "--port", "0", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: cannot listen on 192.0.2.1:0: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_it_can_listen_on_a_name(start_server: StartServer) -> None:
+    server = start_server("--host", "localhost")
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(server: Server, speech: Sample, number: signal.Signals) -> None:
+    assert httpx.post(f"{server.url}{URL}", files={"file": speech.data}).status_code == 200
+    assert psutil.Process(server.process.pid).children(recursive=True) == []
+    server.process.send_signal(number)
+    assert server.process.wait(timeout=60) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.url}/health")
+
+
+def test_a_signal_right_after_the_start(start_server: StartServer) -> None:
+    server = start_server()
+    assert server.stop() in {0, -signal.SIGTERM}  # -15: before the handlers were there
+
+
+def upload_begun(server: Server) -> socket.socket:
+    """Begin an upload and return once the server is reading it: it has asked for the body."""
+    connection = socket.create_connection(server.address, timeout=60)
+    connection.sendall(
+        f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Content-Length: 2\r\nExpect: 100-continue\r\n\r\n".encode()
+    )
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+    return connection
+
+
+def reply_of(connection: socket.socket) -> tuple[str, dict[str, str]]:
+    received = b""
+    while data := connection.recv(1 << 16):
+        received += data
+    top, _, body = received.partition(b"\r\n\r\n")
+    return top.split(b"\r\n")[0].decode(), json.loads(body)["error"]
+
+
+def test_running_work_ends_within_the_grace_period(server: Server) -> None:
+    with upload_begun(server) as connection:
+        server.process.terminate()
+        connection.sendall(b"{}")
+        status, error = reply_of(connection)
+        assert status == "HTTP/1.1 400 Bad Request"
+        assert error["param"] == "audio"
+    assert server.process.wait(timeout=60) == 0
+
+
+def test_work_that_goes_on_after_the_grace_period_gets_a_503(start_server: StartServer) -> None:
+    server = start_server("--shutdown-grace-s", "0")
+    with upload_begun(server) as connection:
+        server.process.terminate()
+        status, error = reply_of(connection)
+        assert status == "HTTP/1.1 503 Service Unavailable"
+        assert "shutting down" in error["message"]
+    assert server.process.wait(timeout=60) == 0
+    assert not [line for line in server.lines if "Traceback" in line]

@@ -1,0 +1,102 @@
+"""The web application: routes, middleware and the lifespan that opens the services."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from functools import partial
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from whisper_server import __version__
+from whisper_server.api.access import AccessMiddleware
+from whisper_server.api.auth import AuthMiddleware
+from whisper_server.api.handlers import install_handlers
+from whisper_server.api.middleware import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
+from whisper_server.api.models import ErrorBody
+from whisper_server.api.requests import body_limit
+from whisper_server.api.routes import router
+from whisper_server.core.config import Settings
+from whisper_server.core.errors import WhisperServerError
+from whisper_server.core.validators import too_large
+from whisper_server.services.container import Services, open_services
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, *, services: Services | None = None) -> FastAPI:
+    """Make the application; it opens its own services unless it is lent some.
+
+    Raises:
+        ConfigError: when its lifespan starts, a setting names something that is not there.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        lent = contextlib.nullcontext(services) if services else open_services(settings)
+        async with lent as opened:
+            app.state.services = opened
+            app.state.preloading = asyncio.create_task(_preload(opened, settings))
+            try:
+                yield
+            finally:
+                app.state.preloading.cancel()
+                await asyncio.wait({app.state.preloading})
+
+    app = FastAPI(
+        title="whisper-server",
+        version=__version__,
+        description="Speech to text on your own machine, with OpenAI's audio API.",
+        lifespan=lifespan,
+        middleware=_middleware(settings),
+        responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.include_router(router)
+    install_handlers(app)
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """Return the middleware, outermost first.
+
+    CORS lies around the errors, so that a page may read them, and before the key, which a preflight
+    does not carry. The body is counted last, when it is clear that the request is welcome.
+    """
+    return [
+        Middleware(RequestLogMiddleware),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("x-request-id", "retry-after"),
+            allow_private_network=True,  # only to the origins above
+        ),
+        Middleware(ErrorMiddleware),
+        Middleware(
+            AccessMiddleware,
+            own_host=settings.host,
+            allowed_hosts=settings.allowed_hosts,
+            allowed_origins=settings.allowed_origins,
+        ),
+        Middleware(AuthMiddleware, api_key=settings.api_key),
+        Middleware(
+            BodyLimitMiddleware,
+            limit_of=partial(body_limit, max_audio_bytes=settings.max_audio_bytes),
+            too_large=partial(too_large, settings.max_audio_bytes),
+        ),
+    ]
+
+
+async def _preload(services: Services, settings: Settings) -> None:
+    """Load the models of WHISPER_PRELOAD; one that fails is tried again by its first request."""
+    for name in settings.preload:
+        with contextlib.suppress(WhisperServerError):  # the manager has logged it
+            async with services.models.lease(name):
+                log.info("model %s is preloaded", name)

@@ -1,0 +1,29 @@
+"""The types of ASGI, and the few header questions that pure ASGI code asks; standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """Return every value of a header, in order; `name` in lower case."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return the first value of a header, None where there is none."""
+    return next(iter(header_values(scope, name)), None)
+
+
+def log_fields(scope: Scope) -> dict[str, Any]:
+    """Return what a request's log line tells beyond the usual; a route adds to it."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    fields: dict[str, Any] = state.setdefault("log_fields", {})
+    return fields

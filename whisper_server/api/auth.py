@@ -1,0 +1,32 @@
+"""The API key, where the operator set one."""
+
+from __future__ import annotations
+
+import hmac
+
+from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header
+from whisper_server.core.errors import Unauthorized
+
+OPEN_PATHS = frozenset({"/health", "/ready"})  # probes have no key
+
+
+class AuthMiddleware:
+    """Asks for `Authorization: Bearer <key>` on every path but the probes'; no key set: passes on."""
+
+    def __init__(self, app: ASGIApp, *, api_key: str) -> None:
+        self._app = app
+        self._api_key = api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the key before anything of the body is read."""
+        if self._api_key and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            self._check(header(scope, b"authorization"))
+        await self._app(scope, receive, send)
+
+    def _check(self, value: str | None) -> None:
+        scheme, _, key = (value or "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized("This server asks for an API key. Send it as 'Authorization: Bearer <key>'.")
+        # In constant time: a comparison that stops at the first difference tells how much was right.
+        if not hmac.compare_digest(key.strip().encode("latin-1"), self._api_key):
+            raise Unauthorized("Incorrect API key provided. Use the key that WHISPER_API_KEY holds.")

@@ -1,0 +1,64 @@
+"""core.errors -> OpenAI's error object; nobody else knows its JSON.
+
+Standard library and core only: the front needs it before the web framework is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from whisper_server.core.errors import Unauthorized, WhisperServerError
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# The official clients repeat these and every 5xx by themselves, unless they are told not to.
+_RETRIED_BY_CLIENTS = frozenset({408, 409, 429})
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """An error, ready for the wire."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def error_object(error: WhisperServerError) -> dict[str, Any]:
+    """Return OpenAI's error object."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def error_reply(error: WhisperServerError) -> ErrorReply:
+    """Return status, headers and body for an error."""
+    headers = {"content-type": "application/json"}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if not error.retry_helps and (error.status >= 500 or error.status in _RETRIED_BY_CLIENTS):
+        headers["x-should-retry"] = "false"
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
+    if error.status == 413:
+        headers["connection"] = "close"  # the rest of the body is not read
+    # Lone surrogates come in through JSON escapes; they are no UTF-8 and must not fail here.
+    body = json.dumps(error_object(error), ensure_ascii=False).encode("utf-8", "replace")
+    headers["content-length"] = str(len(body))
+    return ErrorReply(error.status, headers, body)
+
+
+async def send_error(send: Send, error: WhisperServerError, *, more_body: bool = False) -> None:
+    """Send an error as a whole ASGI reply; with `more_body` the caller still has to end it."""
+    reply = error_reply(error)
+    headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in reply.headers.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": more_body})

@@ -1,0 +1,26 @@
+"""What /health says; one function, because the front answers it before the app is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from whisper_server import __version__
+
+if TYPE_CHECKING:
+    from whisper_server.services.model_manager import ModelState
+
+_STARTED_AT = time.monotonic()  # a process starts once; imported first of all
+
+
+def health_body(models: Iterable[ModelState] = ()) -> dict[str, Any]:
+    """Return the body of /health; `models` are those in memory or on their way."""
+    return {
+        "status": "ok",
+        "version": __version__,
+        "uptime_s": round(time.monotonic() - _STARTED_AT, 3),
+        "models": [
+            {"name": model.name, "state": model.state, "memory_bytes": model.memory_bytes} for model in models
+        ],
+    }

@@ -1,0 +1,159 @@
+"""The shapes of requests and replies on the wire; they make the OpenAPI document right."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class TranscriptionFields(BaseModel):
+    """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
+    language: str = Field("", description="Code or English name; absent or `auto`: detect it.")
+    prompt: str = Field("", description="Text that the audio continues, or words that occur in it.")
+    temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
+    response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
+    timestamp_granularities: tuple[str, ...] = Field(
+        (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
+    )
+    stream: bool = Field(False, description="Only false.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_absent(cls, data: Any) -> Any:
+        """Treat null and empty as absent, as clients send them, and one granularity as a list of one."""
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value not in (None, "")}
+        if isinstance(one := given.get("timestamp_granularities"), str):
+            given["timestamp_granularities"] = (one,)
+        return given
+
+
+class FormBody(TranscriptionFields):
+    """POST /v1/audio/transcriptions as multipart/form-data."""
+
+    file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
+
+
+class AudioOptions(BaseModel):
+    """Where older clients put the audio."""
+
+    data: str
+
+
+class JsonBody(TranscriptionFields):
+    """POST /v1/audio/transcriptions as application/json; the audio is in one of the three fields."""
+
+    audio: str | None = Field(None, description="The file's bytes as base64, or as a data: URL.")
+    audio_options: AudioOptions | None = Field(None, description="Older clients.")
+    messages: list[dict[str, Any]] | None = Field(
+        None, description="Older clients: parts of type input_audio or audio in `content`."
+    )
+
+
+class JsonReply(BaseModel):
+    """The reply to a JSON request for response_format json."""
+
+    text: str
+    processing_time: float = Field(description="Seconds that the request took.")
+    model: str = Field(description="The name that was asked for.")
+    format: str = Field(description="What the bytes were: m4a, mp3, wav, ...")
+
+
+class Usage(BaseModel):
+    """The length of the audio in whole seconds."""
+
+    type: Literal["duration"]
+    seconds: int
+
+
+class FormReply(BaseModel):
+    """The reply to a form for response_format json."""
+
+    text: str
+    usage: Usage
+
+
+class AudioInfoReply(BaseModel):
+    """What the audio is."""
+
+    size_bytes: int
+    format: str
+    container: str
+    codec: str
+    duration_s: float
+    sample_rate_hz: int
+    channels: int
+    peak_dbfs: float | None = Field(description="null for digital silence.")
+    rms_dbfs: float | None = Field(description="null for digital silence.")
+    speech_s: float = Field(description="Seconds in which somebody speaks, with a little air around them.")
+
+
+class ModelHealth(BaseModel):
+    """One model in memory or on its way."""
+
+    name: str
+    state: Literal["loading", "ready", "unloading"]
+    memory_bytes: int
+
+
+class HealthReply(BaseModel):
+    """The server lives."""
+
+    status: Literal["ok"]
+    version: str
+    uptime_s: float
+    models: list[ModelHealth]
+
+
+class ReadyReply(BaseModel):
+    """The server takes work."""
+
+    status: Literal["ready"]
+
+
+class ModelObject(BaseModel):
+    """One model, as OpenAI describes it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """The models there are."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class RootReply(BaseModel):
+    """What this is."""
+
+    name: str
+    version: str
+    docs: str
+    transcriptions: str
+    models: str
+    health: str
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error object."""
+
+    error: ErrorDetail

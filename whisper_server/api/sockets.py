@@ -1,0 +1,53 @@
+"""The listening sockets, bound before the server is imported: a taken port is known at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import ExitStack
+
+_BACKLOG = 512  # connections that wait while the server starts
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return one listening socket per address of `host`, all on the same port; 0 takes a free one.
+
+    Raises:
+        OSError: the port is taken, or the host is none of this machine's addresses.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    unavailable: OSError | None = None
+    with ExitStack() as opened:
+        sockets: list[socket.socket] = []
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                listening = opened.enter_context(socket.socket(family, kind, protocol))
+                _bind(listening, (address[0], port, *address[2:]))
+            except OSError as error:
+                # `localhost` often has an IPv6 address that the machine does not: one is enough.
+                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                    raise
+                unavailable = error
+                continue
+            port = listening.getsockname()[1]
+            sockets.append(listening)
+        if not sockets:
+            raise unavailable or OSError(errno.EADDRNOTAVAIL, "no such address")
+        opened.pop_all()
+        return sockets
+
+
+def _bind(listening: socket.socket, address: tuple[object, ...]) -> None:
+    if os.name == "posix":  # elsewhere it would let two servers share a port
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if listening.family == socket.AF_INET6:
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listening.bind(address)
+    listening.listen(_BACKLOG)
+
+
+def url_of(listening: socket.socket) -> str:
+    """Return the address that a client uses."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
