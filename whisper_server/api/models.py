@@ -91,7 +91,7 @@ class AudioInfoReply(BaseModel):
     channels: int
     peak_dbfs: float | None = Field(description="null for digital silence.")
     rms_dbfs: float | None = Field(description="null for digital silence.")
-    speech_s: float = Field(description="Seconds in which somebody speaks, with a little air around them.")
+    speech_s: float = Field(description="Seconds in which somebody speaks.")
 
 
 class ModelHealth(BaseModel):

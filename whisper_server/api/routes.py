@@ -164,7 +164,7 @@ async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
 def _speech_seconds(stream: AudioStream) -> Generator[float, None, None]:
     """Yield how long each stretch of speech is; runs on the pool and closes the stream."""
     with stream:
-        for span in vad.spans(stream.blocks()):
+        for span in vad.spans(stream.blocks(), vad.TIGHT):
             yield span.end_s - span.start_s
 
 
