@@ -1,8 +1,6 @@
 """Start the server: `python whisper_api_server.py --port 8089`."""
 
-import sys
-
-from whisper_server.api.server import main
+from whisper_server.api.server import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -11,16 +11,19 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from whisper_server import __version__
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
+from whisper_server.core.process import ensure_streams, leave
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -39,6 +42,7 @@ AUDIO_SUFFIXES = frozenset(
         *("mp3", "mp4", "mpeg", "mpga", "oga", "ogg", "opus", "wav", "webm", "wma"),
     )
 )
+_STDIN_IN_MEMORY_BYTES = 64 << 20
 # The limits protect a server from strangers; a person's own files are only bounded by patience.
 _OWN_FILES: dict[str, Any] = {"max_audio_file_size_mb": 1024 * 1024, "max_audio_seconds": 7 * 24 * 3600}
 
@@ -71,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run() -> None:
+    """Be the command: transcribe, and end the process."""
+    ensure_streams()
+    leave(main())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Transcribe what the arguments name; return 0, 1 where a file failed, 2 for wrong usage."""
     parser = build_parser()
@@ -82,29 +92,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("whisper_server.services.hub").setLevel(logging.INFO)
     try:
-        language = parse_language(arguments.language)
-        model = {"model": arguments.model} if arguments.model else {}
-        settings = load_settings({**_OWN_FILES, **model})
-        return asyncio.run(_transcribe_all(arguments, settings, language))
+        return _run(arguments)
     except (ConfigError, InvalidRequest) as error:
         _say(f"error: {error}")
         return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        _say(f"error: {error}")
+        return 2
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
 
 
-async def _transcribe_all(arguments: argparse.Namespace, settings: Settings, language: str | None) -> int:
-    """Transcribe one input after the other; a failure is told and does not stop the rest."""
+def _run(arguments: argparse.Namespace) -> int:
+    """Do what the arguments say; return 0, or 1 where an input failed."""
+    language = parse_language(arguments.language)
+    model = {"model": arguments.model} if arguments.model else {}
+    settings = load_settings({**_OWN_FILES, **model})
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    inputs, is_empty = _inputs(arguments)
+    with contextlib.ExitStack() as stack:
+        # Before the event loop starts: a read that blocks there would not hear Ctrl-C.
+        recorded = stack.enter_context(_stdin()) if STDIN in arguments.files else None
+        failed = asyncio.run(_transcribe_all(arguments, inputs, settings, language, recorded))
+    return 1 if failed or is_empty else 0
+
+
+async def _transcribe_all(
+    arguments: argparse.Namespace,
+    inputs: Sequence[_Input],
+    settings: Settings,
+    language: str | None,
+    recorded: BinaryIO | None,
+) -> bool:
+    """Transcribe one input after the other; tell whether one failed, which does not stop the rest."""
     from whisper_server.services.container import open_services  # noqa: PLC0415  (--help stays quick)
     from whisper_server.services.transcriber import TranscribeParams  # noqa: PLC0415
 
-    inputs, failed = _inputs(arguments)
-    if arguments.output is not None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
+    failed = False
     async with open_services(settings) as services:
         params = TranscribeParams(
             model=services.catalog.default,
@@ -113,14 +142,30 @@ async def _transcribe_all(arguments: argparse.Namespace, settings: Settings, lan
             word_timestamps=arguments.word_timestamps,
         )
         for each in inputs:
-            failed |= not await _handle(services, each, params, arguments.format)
-    return 1 if failed else 0
+            source = recorded if each.name == STDIN and recorded else Path(each.name)
+            failed |= not await _handle(services, each, source, params, arguments.format)
+    return failed
 
 
-async def _handle(services: Services, each: _Input, params: TranscribeParams, response_format: str) -> bool:
+@contextlib.contextmanager
+def _stdin() -> Iterator[BinaryIO]:
+    """Lend what comes in as a file that can be rewound; a large one lies on disk meanwhile."""
+    with tempfile.SpooledTemporaryFile(max_size=_STDIN_IN_MEMORY_BYTES) as kept:
+        shutil.copyfileobj(sys.stdin.buffer, kept)
+        kept.seek(0)
+        yield cast("BinaryIO", kept)
+
+
+async def _handle(
+    services: Services,
+    each: _Input,
+    source: Path | BinaryIO,
+    params: TranscribeParams,
+    response_format: str,
+) -> bool:
     """Transcribe and deliver one input; tell a failure and return False."""
     try:
-        transcript = await _transcribe(services, each, params)
+        transcript = await _transcribe(services, each, source, params)
         _deliver(transcript, response_format, each.target)
     except BrokenPipeError:
         raise
@@ -130,9 +175,10 @@ async def _handle(services: Services, each: _Input, params: TranscribeParams, re
     return True
 
 
-async def _transcribe(services: Services, each: _Input, params: TranscribeParams) -> Transcript:
+async def _transcribe(
+    services: Services, each: _Input, source: Path | BinaryIO, params: TranscribeParams
+) -> Transcript:
     """Transcribe one input with a progress bar."""
-    source = sys.stdin.buffer.read() if each.name == STDIN else Path(each.name)
     transcription = await services.transcriber.open(source, params)
     with _progress_bar(each.name, transcription.audio.info.header_duration_s) as bar:
         found = []

@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.conftest import OpenClient, Sample
@@ -107,6 +108,28 @@ async def test_wrong_parameters(
 async def test_json_of_wrong_types(client: httpx.AsyncClient, speech: Sample, value: Any) -> None:
     response = await client.post(URL, json={"audio": b64(speech.data), "model": value})
     error_of(response, 400, param="model")
+
+
+async def test_a_surrogate_in_a_prompt_is_replaced(client: httpx.AsyncClient, speech: Sample) -> None:
+    content = json.dumps({"audio": b64(speech.data), "prompt": "a\ud800b"})
+    response = await client.post(URL, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 200
+    assert response.json()["text"].endswith("after a?b")
+
+
+@pytest.mark.parametrize("item", ["[]", "{}", "1", '"word"'])
+async def test_json_of_very_many_values_is_refused_unparsed(client: httpx.AsyncClient, item: str) -> None:
+    content = '{"audio": "", "timestamp_granularities": [' + ",".join([item] * 20_000) + "]}"
+    response = await client.post(URL, content=content, headers={"content-type": "application/json"})
+    assert "more than 10000 values" in error_of(response, 400)
+
+
+async def test_a_language_is_refused_whether_somebody_speaks_or_not(
+    nano_client: httpx.AsyncClient, speech: Sample
+) -> None:
+    silence = encode(np.zeros(16_000, np.float32))
+    for data in (speech.data, silence):
+        error_of(await nano_client.post(URL, **form(data, language="yue")), 400, param="language")
 
 
 async def test_lone_surrogates_are_no_failure_of_ours(client: httpx.AsyncClient, speech: Sample) -> None:

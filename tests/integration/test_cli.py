@@ -177,6 +177,40 @@ def test_an_own_file_may_be_larger_than_an_upload(
     assert capfd.readouterr().out.startswith("heard ")
 
 
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_an_output_that_is_no_folder(output: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main([str(CLIP), "--output", str(tmp_path / output)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("fake")
+def test_ctrl_c_while_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Interrupted()))
+    assert main(["-"]) == 130
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "2>&- >&-"])
+def test_a_process_without_streams_still_works(closed: str, tmp_path: Path) -> None:
+    command = f'"$0" "$1" "$2" --output out {closed}'
+    subprocess.run(
+        ["bash", "-c", command, sys.executable, str(ROOT / "whisper_server.py"), str(CLIP)],
+        env={**os.environ, "WHISPER_ENGINE": "fake"},
+        cwd=tmp_path,
+        check=True,
+    )
+    assert (tmp_path / "out" / "en-plain-000.txt").read_text().startswith("heard ")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import re
 import signal
@@ -10,10 +11,12 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
 from tests.conftest import NANO, Sample, Server, StartServer, server_command, server_environment
+from tests.unit.audio_files import clips, encode
 
 URL = "/v1/audio/transcriptions"
 HEAVY = {
@@ -90,6 +93,7 @@ def test_a_model_named_by_a_flag_is_loaded_and_used(
         ((), {"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
         (("--model", "nobody"), {}, "WHISPER_MODEL: "),
         ((), {"WHISPER_MODELS": "a=b"}, "WHISPER_MODELS: "),
+        ((), {"WHISPER_MODELS": "a=./nowhere"}, "WHISPER_MODELS: "),
         ((), {"WHISPER_PRELOAD": "nobody"}, "WHISPER_PRELOAD: "),
     ],
 )
@@ -162,6 +166,30 @@ def test_running_work_ends_within_the_grace_period(server: Server) -> None:
         assert status == "HTTP/1.1 400 Bad Request"
         assert error["param"] == "audio"
     assert server.process.wait(timeout=60) == 0
+
+
+def test_a_decode_that_outlives_the_grace_period_is_left_behind(
+    start_server: StartServer, nano_cache: Path
+) -> None:
+    server = start_server(
+        *("--model", str(NANO), "--shutdown-grace-s", "0"),
+        WHISPER_ENGINE="ctranslate2",
+        WHISPER_CACHE_DIR=str(nano_cache),
+    )
+    while httpx.get(f"{server.url}/ready").status_code != 200:
+        pass
+    clip = next(clip for clip in clips() if clip.path.name == "en-plain-005.flac")
+    lecture = encode(np.tile(clip.samples(), 60), container="flac", codec="flac")
+    busy = psutil.Process(server.process.pid)
+    before_s = sum(busy.cpu_times()[:2])
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(httpx.post, f"{server.url}{URL}", files={"file": lecture}, timeout=60)
+        while sum(busy.cpu_times()[:2]) - before_s < 1.0:  # it is decoding: eleven minutes take longer
+            assert not reply.done()
+        server.process.terminate()
+        assert server.process.wait(timeout=60) == 0
+        assert reply.exception() is not None or reply.result().status_code == 503
+    assert not [line for line in server.lines if "Traceback" in line or "terminate called" in line]
 
 
 def test_work_that_goes_on_after_the_grace_period_gets_a_503(start_server: StartServer) -> None:

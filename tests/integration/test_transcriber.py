@@ -201,10 +201,10 @@ async def test_a_long_file_keeps_every_sentence_in_order_and_in_place(services: 
     assert sum(off < 1.0 for off in off_s) >= len(off_s) - 1
 
 
-async def test_without_voice_activity_detection_the_words_are_the_same(services: Services) -> None:
+async def test_without_voice_activity_detection_the_words_are_the_same(nano_settings: Settings) -> None:
     sample = BY_NAME["en-plain-005.flac"]
-    params = TranscribeParams("nano-whisper", use_vad=False)
-    assert (await heard(services, sample.data, params)).text == sample.text
+    async with open_services(nano_settings.model_copy(update={"vad": False})) as services:
+        assert (await heard(services, sample.data)).text == sample.text
 
 
 async def test_alone_and_in_a_crowd_text_and_times_are_equal(services: Services) -> None:

@@ -381,6 +381,14 @@ def test_forged_mp4_tables_are_refused_and_cost_nothing() -> None:
     assert psutil.Process().memory_info().rss - before < 100e6
 
 
+@pytest.mark.parametrize("table", [b"stts", b"ctts"])
+def test_tables_that_lie_inside_one_another_are_not_summed_again_and_again(table: bytes) -> None:
+    # Every name would have all that follows it read as its table: the square of the size.
+    nested = (table + b"\0\0\0\0\x7f\xff\xff\xff" + b"\0\0\0\0") * (1 << 20)
+    with pytest.raises(InvalidAudio, match="claims more samples"):
+        decode((len(nested) + 8).to_bytes(4, "big") + b"moov" + nested)
+
+
 def test_an_hour_of_pcm_in_mov_is_not_mistaken_for_a_bomb() -> None:
     data = encode(np.zeros(8_000 * 1200, np.float32), 8_000, "mov", "pcm_s16le")  # 9.6 million samples
     assert len(decode(data)) == 1200 * SAMPLE_RATE

@@ -39,6 +39,7 @@ def test_whisper_1_is_whisper_tiny() -> None:
 
 
 def test_operator_names_win_over_built_in_ones(tmp_path: Path) -> None:
+    (tmp_path / "nano").mkdir()
     names = catalog(models="whisper-1=./nano,mine=someone/whisper-mine@v2")
     assert names.resolve("whisper-1").folder == tmp_path / "nano"
     assert names.resolve("whisper-1").name == "whisper-1"
@@ -47,7 +48,8 @@ def test_operator_names_win_over_built_in_ones(tmp_path: Path) -> None:
     assert (mine.repo, mine.revision, mine.folder) == ("someone/whisper-mine", "v2", None)
 
 
-def test_alias_follows_the_name_it_stands_for() -> None:
+def test_alias_follows_the_name_it_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
     names = catalog(models="whisper-tiny=./copy")
     assert names.resolve("whisper-1") is names.resolve("whisper-tiny")
     assert names.resolve("whisper-1").repo is None
@@ -70,12 +72,10 @@ def test_revisions_are_different_models() -> None:
 @pytest.mark.parametrize(
     "target", ["./m", "../m", "/srv/m", "~/m", "C:\\models\\m", "C:/models/m", "models\\m", ".hidden"]
 )
-def test_paths_are_folders_even_before_they_exist(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_is_not_there_ends_the_start(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    source = catalog(models=f"m={target}").resolve("m")
-    assert source.folder is not None
-    assert source.folder.is_absolute()
-    assert source.repo is None
+    with pytest.raises(ConfigError, match="WHISPER_MODELS: m: there is no folder"):
+        catalog(models=f"m={target}")
 
 
 def test_existing_folder_wins_over_a_repository_of_that_name(tmp_path: Path) -> None:

@@ -29,6 +29,38 @@ def test_defaults() -> None:
     assert settings.log_level == "INFO"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WHISPER_COMPUTE_TYPE", "int7"),
+        ("WHISPER_SHUTDOWN_GRACE_S", "inf"),
+        ("WHISPER_SHUTDOWN_GRACE_S", "nan"),
+        ("WHISPER_CACHE_DIR", "~nobody-of-that-name/cache"),
+        ("ALLOWED_ORIGINS", "localhost:3000"),
+        ("ALLOWED_ORIGINS", "http://localhost:3000/path"),
+    ],
+)
+def test_values_that_cannot_work(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"^{variable}: ") as caught:
+        load_settings()
+    assert "\n" not in str(caught.value)
+
+
+def test_origins_are_as_browsers_write_them() -> None:
+    settings = load_settings({"allowed_origins": "HTTP://App.local:3000/, *"})
+    assert settings.allowed_origins == ("http://app.local:3000", "*")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert default_cache_dir().is_absolute()
+    assert parse_flags([]) == {}
+
+
 def test_flags_win_over_the_environment_and_that_over_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

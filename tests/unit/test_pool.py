@@ -18,7 +18,7 @@ PATIENCE_S = 30
 def pool() -> Iterator[WorkPool]:
     pool = WorkPool(2)
     yield pool
-    pool.close()
+    pool.close(PATIENCE_S)
 
 
 async def test_run_returns_and_raises(pool: WorkPool) -> None:

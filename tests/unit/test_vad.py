@@ -17,7 +17,7 @@ from tests.unit.audio_files import Clip, clips, noises, tone
 from whisper_server.core.types import SAMPLE_RATE, WINDOW_SAMPLES, Span
 from whisper_server.services import silero
 from whisper_server.services.silero import Silero
-from whisper_server.services.vad import MAX_FRAMES, SpeechGate, VadOptions, fixed, longest_pause, spans
+from whisper_server.services.vad import MAX_FRAMES, SpeechGate, VadOptions, fixed, longest_pause, spans, steps
 
 FRAME_S = 0.032
 CLIPS = clips()
@@ -180,6 +180,18 @@ def test_silence_after_a_cut_is_not_a_region() -> None:
     assert 930 <= regions[0][1] <= 937
 
 
+def test_a_cut_in_a_pause_that_has_begun_leaves_no_empty_region() -> None:
+    # The region is cut behind the beginning of its last silence, which then lies before the new one.
+    regions = gate([0.9] * 881 + [0.1] * 55 + [0.4] + [0.1] * 20, min_silence_ms=2000, speech_pad_ms=800)
+    assert all(start < end for start, end in regions)
+    assert [start for start, _ in regions] == sorted(start for start, _ in regions)
+
+
+def test_every_block_gives_others_a_turn() -> None:
+    silence = [np.zeros(SAMPLE_RATE, np.float32) for _ in range(20)]
+    assert list(steps(iter(silence))) == [None] * 20
+
+
 def test_longest_pause_prefers_the_later_of_equals() -> None:
     probabilities = [1.0] * 900
     probabilities[500:504] = probabilities[800:804] = [0.0] * 4
@@ -198,6 +210,7 @@ def test_regions_are_in_order_bounded_and_hold_all_speech(
 ) -> None:
     probabilities = [p for p, n in runs for _ in range(n)]
     regions = gate(probabilities, min_silence_ms=silence_ms, speech_pad_ms=pad_ms, min_speech_ms=0)
+    assert all(start < end for start, end in regions)
     edges = [edge for region in regions for edge in region]
     assert edges == sorted(edges)
     covered = np.zeros(len(probabilities), dtype=bool)

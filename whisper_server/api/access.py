@@ -28,7 +28,7 @@ class AccessMiddleware:
     ) -> None:
         self._app = app
         self._hosts = ("localhost", "*.localhost", _name_of(own_host) or own_host, *allowed_hosts)
-        self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
+        self._origins = frozenset(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on; a WebSocket is refused by closing it before it opens."""

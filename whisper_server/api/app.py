@@ -21,8 +21,7 @@ from whisper_server.api.models import ErrorBody
 from whisper_server.api.requests import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
-from whisper_server.core.errors import WhisperServerError
-from whisper_server.core.validators import too_large
+from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
 from whisper_server.services.container import Services, open_services
 
 log = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(
             BodyLimitMiddleware,
             limit_of=partial(body_limit, max_audio_bytes=settings.max_audio_bytes),
-            too_large=partial(too_large, settings.max_audio_bytes),
+            too_large=partial(PayloadTooLarge, settings.max_audio_bytes),
         ),
     ]
 

@@ -28,5 +28,5 @@ class AuthMiddleware:
         if scheme.lower() != "bearer":
             raise Unauthorized("This server asks for an API key. Send it as 'Authorization: Bearer <key>'.")
         # In constant time: a comparison that stops at the first difference tells how much was right.
-        if not hmac.compare_digest(key.strip().encode("latin-1"), self._api_key):
+        if not hmac.compare_digest(key.strip(" \t").encode("latin-1"), self._api_key):
             raise Unauthorized("Incorrect API key provided. Use the key that WHISPER_API_KEY holds.")

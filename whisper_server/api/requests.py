@@ -35,6 +35,7 @@ T = TypeVar("T")
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 _MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
+_MAX_JSON_VALUES = 10_000
 _LISTS = ("timestamp_granularities", "timestamp_granularities[]")
 
 
@@ -87,7 +88,7 @@ async def read_transcription(request: Request, services: Services) -> Transcript
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
         language=parse_language(fields.language),
-        prompt=fields.prompt[-_MAX_PROMPT_CHARS:],
+        prompt=fields.prompt[-_MAX_PROMPT_CHARS:].encode("utf-8", "replace").decode(),
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities,
     )
@@ -132,7 +133,13 @@ async def _read_form(request: Request) -> Upload:
 
 
 def _parse_json(body: bytes, max_bytes: int) -> Upload:
-    """Parse and decode; runs on the pool, because it takes long for a large body."""
+    """Parse and decode; runs on the pool, because it takes long for a large body.
+
+    A large body is one long string. One of many small values would take a hundred times its size in
+    memory, and the parser would hold up every other thread: that is refused before it is parsed.
+    """
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MAX_JSON_VALUES:
+        raise InvalidRequest(f"The request body has more than {_MAX_JSON_VALUES} values.")
     try:
         parsed = json.loads(body) if body.strip() else {}
     except (ValueError, RecursionError) as error:

@@ -154,18 +154,20 @@ async def audio_info(request: Request, services: ServicesDep) -> AudioInfoReply:
 
 async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
     with _named_as(upload):
-        stream = await services.pool.run(services.audio.open, upload.data)
+        stream = await services.pool.run(services.audio.open, upload.data, unclaimed=AudioStream.close)
         durations = services.pool.iterate(_speech_seconds(stream))
-        async with contextlib.aclosing(durations):  # type: ignore[type-var]
-            speech_s = sum([duration_s async for duration_s in durations])
+        try:
+            async with contextlib.aclosing(durations):  # type: ignore[type-var]
+                speech_s = sum([duration_s async for duration_s in durations])
+        finally:
+            stream.close()  # ends a step that still runs for a client that has left
     return _audio_info_reply(len(upload.data), stream.info, stream.levels(), speech_s)
 
 
 def _speech_seconds(stream: AudioStream) -> Generator[float, None, None]:
-    """Yield how long each stretch of speech is; runs on the pool and closes the stream."""
-    with stream:
-        for span in vad.spans(stream.blocks(), vad.TIGHT):
-            yield span.end_s - span.start_s
+    """Yield how long each stretch of speech is, and 0 now and then; runs on the pool."""
+    for span in vad.steps(stream.blocks(), vad.TIGHT):
+        yield span.end_s - span.start_s if span is not None else 0.0
 
 
 def _audio_info_reply(

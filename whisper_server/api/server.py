@@ -24,6 +24,7 @@ from whisper_server.api.sockets import listen, url_of
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging
+from whisper_server.core.process import ensure_streams, leave
 from whisper_server.services.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 BAD_SETTING = 2
 CANNOT_START = 1
+
+
+def run() -> None:
+    """Be the command: serve, and end the process."""
+    ensure_streams()
+    leave(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,8 +128,9 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down gracefully; the second signal ends the process."""
-        del frame
-        signal.signal(sig, signal.SIG_DFL)
+        del sig, frame
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         self.should_exit = True
 
 
@@ -132,4 +140,4 @@ def _fail(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

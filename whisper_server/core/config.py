@@ -8,7 +8,9 @@ reads the settings once and hands them down.
 from __future__ import annotations
 
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +20,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from whisper_server.core.errors import ConfigError
 
+ComputeType = Literal[
+    "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
+]
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -29,7 +34,11 @@ def default_cache_dir() -> Path:
         base = "~/Library/Caches"
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base or "~/.cache").expanduser() / "whisper-server"
+    try:
+        home = Path(base or "~/.cache").expanduser()
+    except RuntimeError:  # a user without a home, as in containers
+        home = Path(tempfile.gettempdir())
+    return home / "whisper-server"
 
 
 class Settings(BaseSettings):
@@ -106,16 +115,22 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", alias="WHISPER_DEVICE", description="Where the model runs."
     )
-    compute_type: str = Field(
+    compute_type: ComputeType = Field(
         "auto",
         alias="WHISPER_COMPUTE_TYPE",
-        description="Number format of the computation: auto, int8, int8_float16, float16, bfloat16, float32.",
+        description="Number format of the computation: auto (what the device does best), int8, int8_float32, "
+        "int8_float16, int8_bfloat16, int16, float16, bfloat16 or float32.",
     )
     threads: int = Field(
         0, alias="WHISPER_THREADS", ge=0, le=1024, description="CPU threads for the model; 0: all cores."
     )
     beam_size: int = Field(
         5, alias="WHISPER_BEAM_SIZE", ge=1, le=16, description="Beams of the search; 1 is greedy and faster."
+    )
+    vad: bool = Field(
+        True,
+        alias="WHISPER_VAD",
+        description="Leave out what is not speech. Off: everything is decoded, singing and noise too.",
     )
     decode_workers: int = Field(
         2,
@@ -128,6 +143,8 @@ class Settings(BaseSettings):
         20.0,
         alias="WHISPER_SHUTDOWN_GRACE_S",
         ge=0,
+        le=3600,
+        allow_inf_nan=False,
         description="Seconds that running work gets to finish after SIGTERM.",
     )
 
@@ -160,7 +177,19 @@ class Settings(BaseSettings):
     @field_validator("cache_dir")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _as_browsers_write_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Bring origins into the one form that browsers send: scheme and host, lower case, no slash."""
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.IGNORECASE):
+                raise ValueError(f"{origin!r} is no origin such as http://localhost:3000")
+        return tuple(origin.lower().rstrip("/") for origin in value)
 
     @property
     def max_audio_bytes(self) -> int:

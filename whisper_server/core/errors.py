@@ -15,7 +15,7 @@
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
     |   |-- ShuttingDown                 503
     |   |-- DeviceOutOfMemory            503
-    |-- EngineFailure                    500 a retry cannot help
+    |-- EngineFailure                    500 the same input would fail again
     ConfigError                          ends the start; never seen by a client
 
 Class attributes carry what the OpenAI error object and the HTTP status line need; services raise
@@ -117,6 +117,12 @@ class PayloadTooLarge(WhisperServerError):
 
     status = 413
     retry_helps = False
+
+    def __init__(self, limit_bytes: int, size_bytes: int) -> None:
+        super().__init__(
+            f"Maximum content size limit ({limit_bytes}) exceeded ({size_bytes} bytes read). "
+            "Send a smaller or compressed file, or raise MAX_AUDIO_FILE_SIZE_MB on the server."
+        )
 
 
 class Unavailable(WhisperServerError):

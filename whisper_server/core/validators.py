@@ -26,14 +26,6 @@ _PART_TYPES = ("input_audio", "audio")
 _PART_KEYS = ("input_audio", "inputAudio", "audio")
 
 
-def too_large(limit_bytes: int, size_bytes: int) -> PayloadTooLarge:
-    """Return the error for `size_bytes` where `limit_bytes` are allowed, worded as the hosted API does."""
-    return PayloadTooLarge(
-        f"Maximum content size limit ({limit_bytes}) exceeded ({size_bytes} bytes read). "
-        "Send a smaller file, or raise MAX_AUDIO_FILE_SIZE_MB."
-    )
-
-
 def decode_base64(text: str, max_bytes: int) -> bytes:
     """Decode audio that came as text; the standard and the url-safe alphabet, padded or not.
 
@@ -51,7 +43,7 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
     digits = raw.translate(_TO_STANDARD, _WHITESPACE).rstrip(b"=")
     size_bytes = len(digits) * 3 // 4
     if size_bytes > max_bytes:
-        raise too_large(max_bytes, size_bytes)
+        raise PayloadTooLarge(max_bytes, size_bytes)
     if b"=" in digits:
         raise _wrong_base64("there is a = before its end")
     if len(digits) % 4 == 1:

@@ -113,7 +113,10 @@ def _sources_of(targets: dict[str, str]) -> dict[str, ModelSource]:
 
 def _source(name: str, target: str) -> ModelSource:
     if _PATH_LIKE.match(target) or _is_folder(target):
-        return ModelSource(name, folder=_absolute("WHISPER_MODELS", target))
+        folder = _absolute("WHISPER_MODELS", target)
+        if not _is_folder(str(folder)):
+            raise ConfigError(f"WHISPER_MODELS: {name}: there is no folder {target[:MAX_SHOWN_CHARS]!r}")
+        return ModelSource(name, folder=folder)
     match = _REPOSITORY.fullmatch(target)
     if match is None or ".." in target:
         raise ConfigError(

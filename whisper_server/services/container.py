@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ from whisper_server.services.transcriber import Transcriber
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
+
+
+CLOSE_PATIENCE_S = 2.0  # for a call into a native library; what takes longer is left to `process.leave`
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +44,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     models: ModelManager[WhisperModel] = ModelManager(
         catalog, ModelLoader(settings), max_models=settings.max_models
     )
-    transcriber = Transcriber(audio, catalog, models, pool, beam_size=settings.beam_size)
+    transcriber = Transcriber(
+        audio, catalog, models, pool, beam_size=settings.beam_size, use_vad=settings.vad
+    )
     try:
         yield Services(settings, catalog, audio, models, pool, transcriber)
     finally:
-        await asyncio.to_thread(_close, pool, models, settings.shutdown_grace_s)
+        await asyncio.to_thread(_close, pool, models)
 
 
-def _close(pool: WorkPool, models: ModelManager[WhisperModel], grace_s: float) -> None:
-    pool.close()
-    models.close(grace_s)
+def _close(pool: WorkPool, models: ModelManager[WhisperModel]) -> None:
+    """End what nobody waits for any more; who closes the services has given requests their time before."""
+    deadline = time.monotonic() + CLOSE_PATIENCE_S
+    pool.close(CLOSE_PATIENCE_S)
+    models.close(max(0.0, deadline - time.monotonic()))

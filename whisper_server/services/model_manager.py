@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 from typing import Generic
 
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown, Unavailable, WhisperServerError
+from whisper_server.core.process import THREAD_PREFIX
 from whisper_server.services.catalog import Catalog, ModelSource
 from whisper_server.services.model_entry import Entry, Lease, LoadedModel, M, ModelState
 
@@ -223,4 +224,5 @@ def _as_ours(name: str, error: BaseException) -> WhisperServerError:
 
 
 def _start(target: Callable[..., None], *args: object) -> None:
-    threading.Thread(target=target, args=args, name=f"whisper-{target.__name__}", daemon=True).start()
+    name = f"{THREAD_PREFIX}{target.__name__.strip('_')}"
+    threading.Thread(target=target, args=args, name=name, daemon=True).start()

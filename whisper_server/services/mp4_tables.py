@@ -20,7 +20,10 @@ from whisper_server.core.errors import InvalidAudio
 if TYPE_CHECKING:
     from whisper_server.services.nameless import NamelessFile
 
+TOO_MANY = "The file's header claims more samples than any recording has."
 MAX_SAMPLES = 5_000_000  # 120 MB of index; four hours of film at 60 frames/s with sound have 1.6 million
+MAX_PAIRS = MAX_SAMPLES  # table entries read in all: real ones are fewer than the samples they describe
+MAX_BOX_BYTES = 256 << 20  # of one box that is not sound; the largest real index has a tenth of that
 MAX_BOXES = 200_000  # at the top level; a stream cut into half-second pieces for a day has that many
 ROOT_KINDS = {
     b"ftyp",
@@ -53,6 +56,8 @@ def check_mp4_tables(file: NamelessFile) -> None:
     if any(kind in ROOT_KINDS for kind, _, _ in boxes):
         for kind, start, end in boxes:
             if kind != b"mdat":  # the sound itself; libav looks for no boxes in there
+                if end - start > MAX_BOX_BYTES:
+                    raise InvalidAudio("The file's header is larger than that of any recording.")
                 file.seek(start)
                 counter.add(file.read(end - start))
     file.seek(0)
@@ -84,6 +89,7 @@ class _Counter:
 
     size_bytes: int
     samples: int = 0
+    pairs: int = 0
     times: int = 0
     edits: int = 1
     is_pcm: bool = True  # every stts since the last stsz says: one entry, one tick per sample
@@ -96,7 +102,7 @@ class _Counter:
                 match.group(), body[match.end() : match.end() + 12].ljust(12, b"\0"), body, match.end()
             )
             if self.samples * self.edits > MAX_SAMPLES or self.times > MAX_SAMPLES:
-                raise InvalidAudio("The file's header claims more samples than any recording has.")
+                raise InvalidAudio(TOO_MANY)
 
     def _add_table(self, kind: bytes, head: bytes, body: bytes, at: int) -> None:
         """Count one table; `head` is version and flags, then two numbers."""
@@ -110,6 +116,10 @@ class _Counter:
             self.is_pcm = True
         elif kind in (b"stts", b"ctts"):
             n_pairs = min(first, max(0, len(body) - at - 8) // 8)
+            # Names that turn up one behind the other would each have all the rest of the file summed.
+            self.pairs += n_pairs
+            if self.pairs > MAX_PAIRS:
+                raise InvalidAudio(TOO_MANY)
             pairs = np.frombuffer(body, ">u4", count=2 * n_pairs, offset=at + 8 if n_pairs else 0)
             if kind == b"stts" and n_pairs == 1 and pairs[1] == 1:
                 return

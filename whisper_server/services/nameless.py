@@ -37,7 +37,7 @@ class NamelessFile:
             self.size_bytes = file.tell()
             file.seek(0)
             if self.size_bytes > max_bytes:
-                raise self._too_large(self.size_bytes)
+                raise PayloadTooLarge(self._max_bytes, self.size_bytes)
 
     def check(self) -> None:
         """Raise what went wrong while libav was reading.
@@ -72,7 +72,7 @@ class NamelessFile:
             self.head = self.head[: self._position] + data[: HEAD_BYTES - self._position]
         self._position += len(data)
         if self._position > self._max_bytes:
-            self._failure = self._too_large(self._position)
+            self._failure = PayloadTooLarge(self._max_bytes, self._position)
             return b""
         return data
 
@@ -89,9 +89,3 @@ class NamelessFile:
         """Close the file if it is ours."""
         if self._is_ours:
             self._file.close()
-
-    def _too_large(self, n_bytes: int) -> PayloadTooLarge:
-        return PayloadTooLarge(
-            f"Maximum content size limit ({self._max_bytes}) exceeded ({n_bytes} bytes read). "
-            "MAX_AUDIO_FILE_SIZE_MB sets the limit."
-        )

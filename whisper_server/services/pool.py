@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar, cast
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar, cast
 
+from whisper_server.core.process import THREAD_PREFIX
+
+S = TypeVar("S")
 T = TypeVar("T")
 _END = object()
 
@@ -18,7 +21,8 @@ class WorkPool:
     """A fixed number of threads for blocking functions."""
 
     def __init__(self, workers: int) -> None:
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="audio")
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"{THREAD_PREFIX}audio")
+        self._running: set[Future[Any]] = set()
 
     async def run(
         self, function: Callable[..., T], *args: object, unclaimed: Callable[[T], None] | None = None
@@ -27,7 +31,7 @@ class WorkPool:
 
         A cancelled caller leaves a started function to finish; its result then goes to `unclaimed`.
         """
-        future = self._executor.submit(function, *args)
+        future = self._submit(function, *args)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -44,7 +48,7 @@ class WorkPool:
         step: Future[object] | None = None
         try:
             while True:
-                step = self._executor.submit(next, generator, _END)
+                step = self._submit(next, generator, _END)
                 item = await asyncio.wrap_future(step)
                 if item is _END:
                     return
@@ -55,9 +59,16 @@ class WorkPool:
             else:
                 step.add_done_callback(lambda _: generator.close())
 
-    def close(self) -> None:
-        """Drop what has not started and wait for what has; blocks."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+    def close(self, timeout_s: float) -> None:
+        """Drop what has not started and wait for what has, at most `timeout_s`; blocks."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        wait(tuple(self._running), timeout_s)
+
+    def _submit(self, function: Callable[..., S], *args: object) -> Future[S]:
+        future = self._executor.submit(function, *args)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return future
 
 
 def _hand_over(done: Future[T], unclaimed: Callable[[T], None]) -> None:

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest, ShuttingDown, WhisperServerError
+from whisper_server.core.process import THREAD_PREFIX
 from whisper_server.core.types import Decoded, DecodeOptions, WindowJob
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,9 @@ class Scheduler:
         self._waiting: deque[_Entry] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name=f"scheduler-{name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"{THREAD_PREFIX}scheduler-{name}", daemon=True
+        )
         self._thread.start()
 
     def submit(self, job: WindowJob, options: DecodeOptions) -> Future[Decoded]:

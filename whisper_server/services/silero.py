@@ -96,4 +96,6 @@ def _model_file() -> Path:
         path = Path(folder) / "assets" / "silero_vad_v6.onnx"
         if path.is_file():
             return path
-    raise EngineFailure("The speech detection model is missing: reinstall faster-whisper, or switch VAD off.")
+    raise EngineFailure(
+        "The speech detection model is missing: reinstall faster-whisper, or set WHISPER_VAD=false."
+    )

@@ -18,7 +18,7 @@ from asyncio import Future as AsyncFuture
 from asyncio import wrap_future
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from whisper_server.core.types import Decoded, DecodeOptions, Segment, Task, Transcript, Window, WindowJob
@@ -43,7 +43,6 @@ class TranscribeParams:
     prompt: str = ""
     temperature: float = 0.0  # 0 climbs by itself where the text looks wrong; above 0 is used as it is
     word_timestamps: bool = False
-    use_vad: bool = True
 
 
 class Transcriber:
@@ -57,12 +56,14 @@ class Transcriber:
         pool: WorkPool,
         *,
         beam_size: int = 5,
+        use_vad: bool = True,
     ) -> None:
         self._audio = audio
         self._catalog = catalog
         self._models = models
         self._pool = pool
         self._beam_size = beam_size
+        self._use_vad = use_vad
 
     async def open(self, source: AudioSource, params: TranscribeParams) -> Transcription:
         """Check the model's name, then the audio; nothing is loaded or decoded yet.
@@ -75,7 +76,7 @@ class Transcriber:
         self._catalog.resolve(params.model)
         # A caller that is cancelled meanwhile must not leave the opened stream behind.
         stream = await self._pool.run(self._audio.open, source, unclaimed=AudioStream.close)
-        return Transcription(stream, params, self._models, self._pool, self._options(params))
+        return Transcription(stream, params, self._models, self._pool, self._options(params), self._use_vad)
 
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
@@ -86,14 +87,7 @@ class Transcriber:
         options = DecodeOptions(
             task=params.task, beam_size=self._beam_size, word_timestamps=params.word_timestamps
         )
-        if params.temperature > 0:
-            return DecodeOptions(
-                task=options.task,
-                beam_size=options.beam_size,
-                word_timestamps=options.word_timestamps,
-                temperatures=(params.temperature,),
-            )
-        return options
+        return replace(options, temperatures=(params.temperature,)) if params.temperature > 0 else options
 
 
 @dataclass(slots=True)
@@ -105,6 +99,7 @@ class Transcription:
     _models: ModelManager[WhisperModel]
     _pool: WorkPool
     _options: DecodeOptions
+    _use_vad: bool
     _language: str | None = field(init=False)
     windows_done: int = field(default=0, init=False)
 
@@ -142,6 +137,8 @@ class Transcription:
                 self._models.lease(self.params.model) as model,
                 contextlib.aclosing(self._decoded(model)) as decoded,
             ):
+                if self._language is not None:  # refused now, and not only where somebody speaks
+                    model.engine.tokenizer.start_sequence(self._language, self.params.task)
                 async for window, result in decoded:
                     for segment in segments.of(window, result, model.engine.tokenizer):
                         yield segment
@@ -160,6 +157,8 @@ class Transcription:
         try:
             async with contextlib.aclosing(source):  # type: ignore[type-var]
                 async for window in source:
+                    if window is None:  # nothing yet; another request had its turn on the thread
+                        continue
                     job = WindowJob(window, self._language, prompt)
                     prompt = ""
                     pending.append((window, wrap_future(model.scheduler.submit(job, self._options))))
@@ -183,8 +182,8 @@ class Transcription:
         self.windows_done += 1
         return window, result
 
-    def _windows(self, n_mels: int) -> Generator[Window, None, None]:
+    def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
         """Pull samples through voice activity detection into windows; runs on the pool."""
         with self.audio as stream:
-            find = vad.spans if self.params.use_vad else vad.fixed
+            find = vad.steps if self._use_vad else vad.fixed
             yield from windows.pack(find(stream.blocks()), n_mels)

@@ -110,7 +110,7 @@ class SpeechGate:
     def _close(self, end: int) -> Iterator[tuple[int, int]]:
         """End the open region after the speech that ends at `end`; half of the silence is the next one's."""
         start, self._start = self._start, None
-        if start is None or end - self._onset < self._min_speech:
+        if start is None or end <= start or end - self._onset < self._min_speech:
             return
         self._floor = min(end + min(self._pad, max(1, self._min_silence // 2)), self._index)
         yield start, self._floor
@@ -123,6 +123,8 @@ class SpeechGate:
         self._probabilities = self._probabilities[at - start :]
         speaks = any(p >= self._options.end_threshold for p in self._probabilities)
         self._start = at if speaks else None
+        if self._silence is not None:  # what of it lies before the cut is the first half's
+            self._silence = max(self._silence, at)
         return start, at
 
 
@@ -138,8 +140,14 @@ def longest_pause(probabilities: Sequence[float], end_threshold: float) -> int |
 
 
 def spans(blocks: Iterable[Samples], options: VadOptions | None = None) -> Iterator[Span]:
-    """Yield the speech of a file, in order; holds one span and one block at a time; blocks.
+    """Yield the speech of a file, in order, as `steps` finds it."""
+    return (span for span in steps(blocks, options) if span is not None)
 
+
+def steps(blocks: Iterable[Samples], options: VadOptions | None = None) -> Iterator[Span | None]:
+    """Yield the speech of a file, in order, and None after each block; holds one span and one block.
+
+    The Nones let whoever runs this on a shared thread give others a turn: hours of silence have no span.
     `blocks`: float32 [n], 16 kHz mono, of any sizes; their concatenation is the file.
     """
     held = _Held()
@@ -150,6 +158,7 @@ def spans(blocks: Iterable[Samples], options: VadOptions | None = None) -> Itera
         for start, end in gate.feed(silero.probabilities(block)):
             yield held.span(start * FRAME_SAMPLES, end * FRAME_SAMPLES)
         held.drop_before(gate.needed_from * FRAME_SAMPLES)
+        yield None
     last = list(gate.feed(silero.finish()))
     for start, end in (*last, *gate.finish()):
         yield held.span(start * FRAME_SAMPLES, end * FRAME_SAMPLES)

@@ -13,8 +13,10 @@ from whisper_server.core.types import SAMPLE_RATE, WINDOW_SAMPLES, Placed, Span,
 from whisper_server.services.features import log_mel
 
 
-def pack(spans: Iterable[Span], n_mels: int) -> Iterator[Window]:
+def pack(spans: Iterable[Span | None], n_mels: int) -> Iterator[Window | None]:
     """Put consecutive spans together until 30 s are full; yield as soon as the next does not fit.
+
+    A None among the spans is passed on (see vad.steps).
 
     Holds the samples of one window and no more. Spans are set end to end: each brings the padding that
     vad.spans leaves around speech, so the model hears a pause at every seam, and where a long span was
@@ -23,6 +25,9 @@ def pack(spans: Iterable[Span], n_mels: int) -> Iterator[Window]:
     pending: list[Span] = []
     n_samples = 0
     for span in spans:
+        if span is None:
+            yield None
+            continue
         if pending and n_samples + len(span.samples) > WINDOW_SAMPLES:
             yield _window(pending, n_mels)
             pending, n_samples = [], 0

@@ -1,0 +1,34 @@
+"""What every entry point needs of its process: streams to write to, and an end that always comes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+# All threads that this package starts have this prefix; they may be inside native code.
+THREAD_PREFIX = "whisper-"
+
+
+def ensure_streams() -> None:
+    """Put something in place of the standard streams that a windowed or detached process lacks."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for good)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code.
+
+    A call into a native library cannot be interrupted, and the interpreter aborts where it is torn down
+    under one: so where a thread of ours is still busy, the process ends without being torn down.
+    """
+    if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
