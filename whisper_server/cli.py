@@ -21,6 +21,8 @@ from whisper_server import __version__
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
+from whisper_server.services.formats import SUBTITLE_FORMATS, render
+from whisper_server.services.subtitles import SubtitleOptions, check_options
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -51,6 +53,14 @@ class _Input:
     target: Path | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What a transcript is written as."""
+
+    response_format: str
+    subtitles: SubtitleOptions
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the argument parser."""
     parser = argparse.ArgumentParser(
@@ -67,6 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--word-timestamps", action="store_true", help="add the time of each word (--format verbose_json)"
     )
+    cues = parser.add_argument_group("subtitles (--format srt or vtt)")
+    cues.add_argument("--max-line-chars", type=int, default=42, metavar="N", help="per line (default: 42)")
+    cues.add_argument("--max-lines", type=int, default=2, metavar="N", help="per cue (default: 2)")
+    cues.add_argument("--max-cue-seconds", type=float, default=7.0, metavar="N", help="per cue (default: 7)")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
 
@@ -83,9 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("whisper_server.services.hub").setLevel(logging.INFO)
     try:
         language = parse_language(arguments.language)
+        output = _output(arguments)
         model = {"model": arguments.model} if arguments.model else {}
         settings = load_settings({**_OWN_FILES, **model})
-        return asyncio.run(_transcribe_all(arguments, settings, language))
+        return asyncio.run(_transcribe_all(arguments, settings, language, output))
     except (ConfigError, InvalidRequest) as error:
         _say(f"error: {error}")
         return 2
@@ -97,7 +112,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-async def _transcribe_all(arguments: argparse.Namespace, settings: Settings, language: str | None) -> int:
+def _output(arguments: argparse.Namespace) -> _Output:
+    """Return the format, with the limits of subtitles checked where it is one."""
+    if arguments.format not in SUBTITLE_FORMATS:
+        return _Output(arguments.format, SubtitleOptions())
+    limits = check_options(arguments.max_line_chars, arguments.max_lines, arguments.max_cue_seconds)
+    return _Output(arguments.format, limits)
+
+
+async def _transcribe_all(
+    arguments: argparse.Namespace, settings: Settings, language: str | None, output: _Output
+) -> int:
     """Transcribe one input after the other; a failure is told and does not stop the rest."""
     from whisper_server.services.container import open_services  # noqa: PLC0415  (--help stays quick)
     from whisper_server.services.transcriber import TranscribeParams  # noqa: PLC0415
@@ -110,18 +135,18 @@ async def _transcribe_all(arguments: argparse.Namespace, settings: Settings, lan
             model=services.catalog.default,
             task=arguments.task,
             language=language,
-            word_timestamps=arguments.word_timestamps,
+            word_timestamps=arguments.word_timestamps or output.response_format in SUBTITLE_FORMATS,
         )
         for each in inputs:
-            failed |= not await _handle(services, each, params, arguments.format)
+            failed |= not await _handle(services, each, params, output)
     return 1 if failed else 0
 
 
-async def _handle(services: Services, each: _Input, params: TranscribeParams, response_format: str) -> bool:
+async def _handle(services: Services, each: _Input, params: TranscribeParams, output: _Output) -> bool:
     """Transcribe and deliver one input; tell a failure and return False."""
     try:
         transcript = await _transcribe(services, each, params)
-        _deliver(transcript, response_format, each.target)
+        _deliver(transcript, output, each.target)
     except BrokenPipeError:
         raise
     except (WhisperServerError, OSError) as error:
@@ -204,11 +229,9 @@ def _with_targets(names: Sequence[str], folder: Path | None, extension: str) -> 
         yield _Input(name, target)
 
 
-def _deliver(transcript: Transcript, response_format: str, target: Path | None) -> None:
+def _deliver(transcript: Transcript, output: _Output, target: Path | None) -> None:
     """Write the transcript to its file, or to standard output."""
-    from whisper_server.services.formats import render  # noqa: PLC0415
-
-    body, _ = render(transcript, response_format)
+    body, _ = render(transcript, output.response_format, output.subtitles)
     if not body.endswith("\n"):
         body += "\n"
     if target is not None:
