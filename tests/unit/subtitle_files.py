@@ -1,10 +1,12 @@
-"""A small reader of SRT and WebVTT for tests: strict where players differ."""
+"""Transcripts for tests, and a small reader of SRT and WebVTT: strict where players differ."""
 
 from __future__ import annotations
 
 import html
 import re
 from dataclasses import dataclass
+
+from whisper_server.core.types import Segment, Transcript, Word
 
 CLOCK = r"(\d\d+):([0-5]\d):([0-5]\d)%s(\d{3})"
 
@@ -14,6 +16,14 @@ class Shown:
     start_ms: int
     end_ms: int
     lines: tuple[str, ...]
+
+
+def segment(start_s: float, end_s: float, text: str, words: tuple[Word, ...] = ()) -> Segment:
+    return Segment(start_s, end_s, text, (), 0.0, -0.25, 1.1, 0.01, "en", 0, words)
+
+
+def talk(*segments: Segment, duration_s: float = 100.0) -> Transcript:
+    return Transcript("transcribe", "en", duration_s, segments)
 
 
 def parse_srt(body: str) -> list[Shown]:
