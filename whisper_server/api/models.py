@@ -20,6 +20,9 @@ class TranscriptionFields(BaseModel):
     timestamp_granularities: tuple[str, ...] = Field(
         (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
     )
+    max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
+    max_lines: int = Field(2, description="For srt and vtt: 1 to 4 lines in a cue.")
+    max_cue_seconds: float = Field(7.0, description="For srt and vtt: 1 to 60; longer cues are split.")
     stream: bool = Field(False, description="Only false.")
 
     @model_validator(mode="before")

@@ -27,7 +27,8 @@ from whisper_server.core.validators import (
     find_audio,
 )
 from whisper_server.services.container import Services
-from whisper_server.services.formats import check_format
+from whisper_server.services.formats import SUBTITLE_FORMATS, check_format
+from whisper_server.services.subtitles import SubtitleOptions, check_options
 from whisper_server.services.transcriber import TranscribeParams
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class TranscriptionRequest:
     upload: Upload
     params: TranscribeParams
     response_format: str
+    subtitles: SubtitleOptions
 
 
 def body_limit(content_type: str, max_audio_bytes: int) -> int:
@@ -90,9 +92,16 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         language=parse_language(fields.language),
         prompt=fields.prompt[-_MAX_PROMPT_CHARS:].encode("utf-8", "replace").decode(),
         temperature=check_temperature(fields.temperature),
-        word_timestamps="word" in granularities,
+        word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
     )
-    return TranscriptionRequest(upload, params, response_format)
+    return TranscriptionRequest(upload, params, response_format, _subtitles(fields, response_format))
+
+
+def _subtitles(fields: TranscriptionFields, response_format: str) -> SubtitleOptions:
+    """Return the limits of cues, checked where the format has any."""
+    if response_format not in SUBTITLE_FORMATS:
+        return SubtitleOptions()
+    return check_options(fields.max_line_chars, fields.max_lines, fields.max_cue_seconds)
 
 
 async def read_upload(request: Request, services: Services) -> Upload:

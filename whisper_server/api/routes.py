@@ -126,7 +126,7 @@ async def create_transcription(request: Request, services: ServicesDep) -> Respo
             format=info.format,
         )
         return Response(reply.model_dump_json(), media_type="application/json")
-    body, media_type = render(transcript, wanted.response_format)
+    body, media_type = await services.pool.run(render, transcript, wanted.response_format, wanted.subtitles)
     return Response(body, media_type=media_type)
 
 

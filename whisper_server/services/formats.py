@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from typing import Any
 
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import language_name
 from whisper_server.core.types import Segment, Transcript
+from whisper_server.services.subtitles import Cue, SubtitleOptions, cues
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"  # what the hosted API sends for text, srt and vtt
 
+_ARROW = re.compile(r"-{2,}>")
+_SUBTITLES = SubtitleOptions()
 
-def render(transcript: Transcript, response_format: str) -> tuple[str, str]:
+
+def render(
+    transcript: Transcript, response_format: str, subtitles: SubtitleOptions = _SUBTITLES
+) -> tuple[str, str]:
     """Return the body and its media type; text formats end in a line break.
+
+    `subtitles` counts for `SUBTITLE_FORMATS` only. Long files take a while: keep it off the event loop.
 
     Raises:
         InvalidRequest: no such format.
     """
+    if response_format in SUBTITLE_FORMATS:
+        return SUBTITLE_FORMATS[response_format](transcript, subtitles)
     return FORMATS[check_format(response_format)](transcript)
 
 
@@ -77,34 +89,34 @@ def _text(transcript: Transcript) -> tuple[str, str]:
     return transcript.text + "\n", TEXT_TYPE
 
 
-def _srt(transcript: Transcript) -> tuple[str, str]:
-    cues = [
-        f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{_cue_text(cue)}\n"
-        for number, cue in enumerate(transcript.segments, 1)
+def _srt(transcript: Transcript, options: SubtitleOptions = _SUBTITLES) -> tuple[str, str]:
+    blocks = [
+        f"{number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n{_srt_text(cue)}\n\n"
+        for number, cue in enumerate(cues(transcript, options), 1)
     ]
-    return _cues(cues), TEXT_TYPE
+    return "".join(blocks), TEXT_TYPE
 
 
-def _vtt(transcript: Transcript) -> tuple[str, str]:
-    cues = [
-        f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n{_cue_text(cue)}\n"
-        for cue in transcript.segments
+def _vtt(transcript: Transcript, options: SubtitleOptions = _SUBTITLES) -> tuple[str, str]:
+    blocks = [
+        f"{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{_vtt_text(cue)}\n\n"
+        for cue in cues(transcript, options)
     ]
-    return "WEBVTT\n\n" + _cues(cues), TEXT_TYPE
+    return "WEBVTT\n\n" + "".join(blocks), TEXT_TYPE
 
 
-def _cues(cues: Sequence[str]) -> str:
-    return "".join(cue + "\n" for cue in cues)
+def _srt_text(cue: Cue) -> str:
+    """Return the lines without the arrow that players take for a time line; SRT cannot escape it."""
+    return "\n".join(_ARROW.sub("->", line) for line in cue.lines)
 
 
-def _cue_text(segment: Segment) -> str:
-    """Return the text of a cue: one line, and never the arrow that would end its time line."""
-    return " ".join(segment.text.split()).replace("-->", "->")
+def _vtt_text(cue: Cue) -> str:
+    """Return the lines with what WebVTT reads as markup escaped; that takes care of the arrow too."""
+    return html.escape("\n".join(cue.lines), quote=False)
 
 
-def _clock(seconds: float, separator: str) -> str:
+def _clock(total_ms: int, separator: str) -> str:
     """Return hours:minutes:seconds and milliseconds."""
-    total_ms = round(seconds * 1000)
     minutes, ms = divmod(total_ms, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{ms // 1000:02d}{separator}{ms % 1000:03d}"
@@ -119,6 +131,11 @@ def _dumps(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+# What has cues: takes options, and wants the times of words.
+SUBTITLE_FORMATS: dict[str, Callable[[Transcript, SubtitleOptions], tuple[str, str]]] = {
+    "srt": _srt,
+    "vtt": _vtt,
+}
 FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
     "json": _json,
     "text": _text,

@@ -1,0 +1,46 @@
+"""The arguments of the command line, and the checks that need no model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from whisper_server import __version__
+
+EXTENSIONS = {"text": "txt", "json": "json", "verbose_json": "json", "srt": "srt", "vtt": "vtt"}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments; exits with code 2 and a line on standard error where they are wrong."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.word_timestamps and arguments.format != "verbose_json":
+        parser.error(
+            "--word-timestamps needs --format verbose_json: the other formats have no place for words"
+        )
+    return arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
+    parser = argparse.ArgumentParser(
+        prog="whisper_server.py", description="Transcribe audio files with a local Whisper model."
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="audio or video files, folders, or - for stdin"
+    )
+    parser.add_argument("--model", metavar="NAME", help="model name or model folder (default: WHISPER_MODEL)")
+    parser.add_argument("--language", default="auto", help="code or English name (default: detect it)")
+    parser.add_argument("--task", choices=("transcribe", "translate"), default="transcribe")
+    parser.add_argument("--format", choices=tuple(EXTENSIONS), default="text")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write one file per input there")
+    parser.add_argument(
+        "--word-timestamps", action="store_true", help="add the time of each word (--format verbose_json)"
+    )
+    cues = parser.add_argument_group("subtitles (--format srt or vtt)")
+    cues.add_argument("--max-line-chars", type=int, default=42, metavar="N", help="per line (default: 42)")
+    cues.add_argument("--max-lines", type=int, default=2, metavar="N", help="per cue (default: 2)")
+    cues.add_argument("--max-cue-seconds", type=float, default=7.0, metavar="N", help="per cue (default: 7)")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
