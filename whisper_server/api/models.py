@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from whisper_server.api.fields import LISTS
+
+
+class ServerVad(BaseModel):
+    """How to find speech; what is left out keeps the server's default, which is made for files."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    type: Literal["server_vad"]
+    threshold: float | None = Field(None, ge=0, le=1, description="Probability from which a sound is speech.")
+    prefix_padding_ms: int | None = Field(None, ge=0, le=10_000, description="Kept around speech.")
+    silence_duration_ms: int | None = Field(None, ge=0, le=10_000, description="A pause that splits speech.")
+
+
+def _chunking(value: Any) -> Any:
+    """Return the object of a strategy, None for the server's own; text may hold the object as JSON."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text in {"", "auto", "null"}:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("Use auto, or an object of type server_vad.") from error
+
+
+Chunking = Annotated[
+    ServerVad | None, BeforeValidator(_chunking, json_schema_input_type=Literal["auto"] | ServerVad | None)
+]
 
 
 class TranscriptionFields(BaseModel):
@@ -20,17 +52,22 @@ class TranscriptionFields(BaseModel):
     timestamp_granularities: tuple[str, ...] = Field(
         (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
     )
+    include: tuple[str, ...] = Field((), description="What to add to the reply.")
+    chunking_strategy: Chunking = Field(
+        None, description="How speech is found; in a form `chunking_strategy[type]` and so on, or JSON."
+    )
     stream: bool = Field(False, description="Only false.")
 
     @model_validator(mode="before")
     @classmethod
     def _drop_absent(cls, data: Any) -> Any:
-        """Treat null and empty as absent, as clients send them, and one granularity as a list of one."""
+        """Treat null and empty as absent, as clients send them, and one text as a list of one."""
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if value not in (None, "")}
-        if isinstance(one := given.get("timestamp_granularities"), str):
-            given["timestamp_granularities"] = (one,)
+        for name in given.keys() & set(LISTS):
+            values = given[name] if isinstance(given[name], list | tuple) else (given[name],)
+            given[name] = tuple(value for value in values if value != "")
         return given
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from whisper_server.api.fields import from_form
 from whisper_server.api.handlers import invalid_value
 from whisper_server.api.middleware import ClientGone
 from whisper_server.api.models import TranscriptionFields
@@ -35,7 +36,6 @@ T = TypeVar("T")
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 _MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
-_LISTS = ("timestamp_granularities", "timestamp_granularities[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,7 @@ async def _read_form(request: Request) -> Upload:
             "curl -F file=@speech.wav.",
             param="file",
         )
-    fields: dict[str, Any] = {name: values[-1] for name, values in form.fields.items()}
-    listed = [value for name in _LISTS for value in form.fields.get(name, ()) if value]
-    return Upload(bytes(form.file), {**fields, "timestamp_granularities": tuple(listed)}, "file")
+    return Upload(bytes(form.file), from_form(form.fields), "file")
 
 
 def _parse_json(body: bytes, max_bytes: int) -> Upload:
