@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from whisper_server.api.fields import LISTS
+from whisper_server.services.vad import VadOptions
 
 
 class ServerVad(BaseModel):
@@ -19,6 +20,15 @@ class ServerVad(BaseModel):
     threshold: float | None = Field(None, ge=0, le=1, description="Probability from which a sound is speech.")
     prefix_padding_ms: int | None = Field(None, ge=0, le=10_000, description="Kept around speech.")
     silence_duration_ms: int | None = Field(None, ge=0, le=10_000, description="A pause that splits speech.")
+
+    def options(self) -> VadOptions:
+        """Return what was asked for, and the defaults for the rest."""
+        asked = {
+            "threshold": self.threshold,
+            "speech_pad_ms": self.prefix_padding_ms,
+            "min_silence_ms": self.silence_duration_ms,
+        }
+        return VadOptions(**{name: value for name, value in asked.items() if value is not None})
 
 
 def _chunking(value: Any) -> Any:
@@ -46,7 +56,14 @@ class TranscriptionFields(BaseModel):
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
     language: str = Field("", description="Code or English name; absent or `auto`: detect it.")
-    prompt: str = Field("", description="Text that the audio continues, or words that occur in it.")
+    languages: tuple[str, ...] = Field(
+        (), description="Languages to choose from where `language` is absent; the reply names the choice."
+    )
+    prompt: str = Field("", description="Text that the audio continues; it reaches the first 30 s.")
+    keywords: tuple[str, ...] = Field(
+        (), description="Words and phrases to expect, for the whole file: names, terms, a way of writing."
+    )
+    hotwords: tuple[str, ...] = Field((), description="Another name for `keywords`.")
     temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
     response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
     timestamp_granularities: tuple[str, ...] = Field(

@@ -23,6 +23,8 @@ from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
 from whisper_server.core.validators import (
     check_granularities,
+    check_keywords,
+    check_languages,
     check_temperature,
     decode_base64,
     find_audio,
@@ -30,6 +32,7 @@ from whisper_server.core.validators import (
 from whisper_server.services.container import Services
 from whisper_server.services.formats import check_format
 from whisper_server.services.transcriber import TranscribeParams
+from whisper_server.services.vad import VadOptions
 
 T = TypeVar("T")
 
@@ -84,12 +87,16 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         raise InvalidRequest("stream is not supported. Leave it out, or send false.", param="stream")
     response_format = check_format(fields.response_format)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
+    language = parse_language(fields.language)
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
-        language=parse_language(fields.language),
+        language=language,
+        languages=check_languages(fields.languages, language),
         prompt=fields.prompt[-_MAX_PROMPT_CHARS:],
+        keywords=check_keywords((*fields.keywords, *fields.hotwords)),
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities,
+        vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
     )
     return TranscriptionRequest(upload, params, response_format)
 

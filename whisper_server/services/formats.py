@@ -35,7 +35,10 @@ def check_format(response_format: str) -> str:
 
 
 def _json(transcript: Transcript) -> tuple[str, str]:
-    return _dumps({"text": transcript.text, "usage": _usage(transcript)}), JSON_TYPE
+    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    if transcript.shows_languages and transcript.language:
+        body["languages"] = [{"code": transcript.language}]
+    return _dumps(body), JSON_TYPE
 
 
 def _verbose_json(transcript: Transcript) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from whisper_server.core.types import Decoded, DecodeOptions, Segment, Task, Transcript, Window, WindowJob
 from whisper_server.services import segments, vad, windows
 from whisper_server.services.audio_processor import AudioStream
+from whisper_server.services.vad import VadOptions
 
 if TYPE_CHECKING:
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
@@ -40,10 +41,13 @@ class TranscribeParams:
     model: str
     task: Task = "transcribe"
     language: str | None = None  # a code; None: detect it once, on the first window
-    prompt: str = ""
+    languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all
+    prompt: str = ""  # on the first window only
+    keywords: tuple[str, ...] = ()  # words to expect, on every window
     temperature: float = 0.0  # 0 climbs by itself where the text looks wrong; above 0 is used as it is
     word_timestamps: bool = False
     use_vad: bool = True
+    vad: VadOptions = VadOptions()  # noqa: RUF009  frozen
 
 
 class Transcriber:
@@ -109,7 +113,8 @@ class Transcription:
     windows_done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._language = self.params.language
+        only = self.params.languages[0] if len(self.params.languages) == 1 else None
+        self._language = self.params.language or only
 
     @property
     def duration_s(self) -> float:
@@ -124,7 +129,13 @@ class Transcription:
 
     def transcript(self, found: tuple[Segment, ...]) -> Transcript:
         """Return the transcript made of the segments that `segments` has produced."""
-        return Transcript(self.params.task, self._language or "", self.duration_s, found)
+        return Transcript(
+            self.params.task,
+            self._language or "",
+            self.duration_s,
+            found,
+            shows_languages=bool(self.params.languages),
+        )
 
     async def segments(self) -> AsyncGenerator[Segment, None]:
         """Produce segments in file order, each as soon as its window is decoded.
@@ -156,11 +167,11 @@ class Transcription:
         """
         pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
         source = self._pool.iterate(self._windows(model.engine.info.n_mels))
-        prompt = self.params.prompt
+        prompt, keywords = self.params.prompt, ", ".join(self.params.keywords)
         try:
             async with contextlib.aclosing(source):  # type: ignore[type-var]
                 async for window in source:
-                    job = WindowJob(window, self._language, prompt)
+                    job = WindowJob(window, self._language, prompt, self.params.languages, keywords)
                     prompt = ""
                     pending.append((window, wrap_future(model.scheduler.submit(job, self._options))))
                     while pending and self._must_wait(pending, model.engine.info.max_batch):
@@ -186,5 +197,6 @@ class Transcription:
     def _windows(self, n_mels: int) -> Generator[Window, None, None]:
         """Pull samples through voice activity detection into windows; runs on the pool."""
         with self.audio as stream:
-            find = vad.spans if self.params.use_vad else vad.fixed
-            yield from windows.pack(find(stream.blocks()), n_mels)
+            blocks = stream.blocks()
+            found = vad.spans(blocks, self.params.vad) if self.params.use_vad else vad.fixed(blocks)
+            yield from windows.pack(found, n_mels)
