@@ -65,7 +65,16 @@ class TranscriptionFields(BaseModel):
     )
     hotwords: tuple[str, ...] = Field((), description="Another name for `keywords`.")
     temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
-    response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
+    response_format: str = Field(
+        "json",
+        description="json, text, srt, verbose_json, vtt or diarized_json, which takes every channel of the "
+        "recording for a speaker and needs two to eight of them.",
+    )
+    known_speaker_names: tuple[str, ...] = Field(
+        (),
+        description="With diarized_json: at most 4 names, of the channels in order; the others are A, B, ...",
+    )
+    known_speaker_references: tuple[str, ...] = Field((), description="Not supported: leave it out.")
     timestamp_granularities: tuple[str, ...] = Field(
         (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
     )

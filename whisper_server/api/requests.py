@@ -25,9 +25,11 @@ from whisper_server.core.validators import (
     check_granularities,
     check_keywords,
     check_languages,
+    check_speakers,
     check_temperature,
     decode_base64,
     find_audio,
+    no_references,
 )
 from whisper_server.services.container import Services
 from whisper_server.services.formats import check_format
@@ -87,6 +89,7 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         raise InvalidRequest("stream is not supported. Leave it out, or send false.", param="stream")
     response_format = check_format(fields.response_format)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
+    speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
     language = parse_language(fields.language)
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
@@ -96,6 +99,7 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         keywords=check_keywords((*fields.keywords, *fields.hotwords)),
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities,
+        speakers=speakers if response_format == "diarized_json" else None,
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
     )
     return TranscriptionRequest(upload, params, response_format)
@@ -126,7 +130,13 @@ async def read_upload(request: Request, services: Services) -> Upload:
 
 
 async def _read_form(request: Request) -> Upload:
-    form = await read_form(request.headers["content-type"], request.stream())
+    try:
+        form = await read_form(request.headers["content-type"], request.stream())
+    except InvalidRequest as error:
+        if error.param == "known_speaker_references":
+            # They are longer than a field may be, but that is not what is wrong with them.
+            raise no_references() from error
+        raise
     if form.file is None:
         raise InvalidRequest(
             "The form has no file. Send the audio in the field 'file', for example with "

@@ -188,6 +188,7 @@ class Segment:
     language: str
     seek_frames: int  # file time of the window's start, in frames of 10 ms
     words: tuple[Word, ...] = ()
+    speaker: str = ""  # who says it, where every speaker has a channel
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from whisper_server.core.languages import parse_language
 GRANULARITIES = ("word", "segment")
 MAX_KEYWORDS = 100  # more do not fit into the model's context anyway
 MAX_KEYWORD_CHARS = 1_000
+MAX_SPEAKERS = 4  # of the hosted API
+MAX_SPEAKER_CHARS = 100
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
@@ -192,3 +194,29 @@ def check_keywords(keywords: Iterable[str]) -> tuple[str, ...]:
             param="keywords",
         )
     return tuple(keyword for keyword in found if keyword)
+
+
+def check_speakers(names: Iterable[str], references: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the channels, each on one line.
+
+    Raises:
+        InvalidRequest: they are too many or too long, or there are samples of voices.
+    """
+    if any(references):
+        raise no_references()
+    found = tuple(" ".join(name.split()) for name in names)
+    if len(found) > MAX_SPEAKERS or any(not 0 < len(name) <= MAX_SPEAKER_CHARS for name in found):
+        raise InvalidRequest(
+            f"Send at most {MAX_SPEAKERS} known_speaker_names, each of 1 to {MAX_SPEAKER_CHARS} characters.",
+            param="known_speaker_names",
+        )
+    return found
+
+
+def no_references() -> InvalidRequest:
+    """Return the error for samples of voices."""
+    return InvalidRequest(
+        "known_speaker_references is not supported: speakers are told apart by channel, not by voice. Send "
+        "known_speaker_names in the order of the channels.",
+        param="known_speaker_references",
+    )

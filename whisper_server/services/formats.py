@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 from whisper_server.core.errors import InvalidRequest
@@ -76,6 +77,30 @@ def segment_object(index: int, segment: Segment) -> dict[str, Any]:
     }
 
 
+def _diarized_json(transcript: Transcript) -> tuple[str, str]:
+    """One line of text per turn, and a segment for each phrase; clients check that ids are texts."""
+    turns = groupby(transcript.segments, key=lambda segment: segment.speaker)
+    text = [f"{speaker}: {''.join(each.text for each in turn).strip()}" for speaker, turn in turns]
+    body = {
+        "task": transcript.task,
+        "duration": round(transcript.duration_s, 3),
+        "text": "\n".join(text),
+        "segments": [
+            {
+                "type": "transcript.text.segment",
+                "id": f"seg_{number:03d}",
+                "start": round(segment.start_s, 2),
+                "end": round(segment.end_s, 2),
+                "text": segment.text.strip(),
+                "speaker": segment.speaker,
+            }
+            for number, segment in enumerate(transcript.segments, 1)
+        ],
+        "usage": _usage(transcript),
+    }
+    return _dumps(body), JSON_TYPE
+
+
 def _text(transcript: Transcript) -> tuple[str, str]:
     return transcript.text + "\n", TEXT_TYPE
 
@@ -128,4 +153,5 @@ FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
     "srt": _srt,
     "verbose_json": _verbose_json,
     "vtt": _vtt,
+    "diarized_json": _diarized_json,
 }

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from whisper_server.core.types import Decoded, DecodeOptions, Segment, Task, Transcript, Window, WindowJob
-from whisper_server.services import segments, vad, windows
+from whisper_server.services import channels, segments, vad, windows
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.vad import VadOptions
 
@@ -47,6 +47,7 @@ class TranscribeParams:
     temperature: float = 0.0  # 0 climbs by itself where the text looks wrong; above 0 is used as it is
     word_timestamps: bool = False
     use_vad: bool = True
+    speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
     vad: VadOptions = VadOptions()  # noqa: RUF009  frozen
 
 
@@ -68,18 +69,54 @@ class Transcriber:
         self._pool = pool
         self._beam_size = beam_size
 
-    async def open(self, source: AudioSource, params: TranscribeParams) -> Transcription:
-        """Check the model's name, then the audio; nothing is loaded or decoded yet.
+    async def open(
+        self, source: AudioSource, params: TranscribeParams
+    ) -> Transcription | channels.Conversation:
+        """Check the model's name, then the audio; no model is loaded yet.
+
+        Nothing is decoded either, but where channels are speakers: those are compared first.
 
         Raises:
+            InvalidRequest: the channels are to be speakers, and the audio has no two that differ.
             ModelNotFound: nobody configured that name.
             InvalidAudio: the source is no audio, or one we do not read.
             PayloadTooLarge: the source is larger than the limit.
         """
         self._catalog.resolve(params.model)
+        if params.speakers is not None:
+            return await self._open_channels(source, params, params.speakers)
+        return await self._open_line(source, params)
+
+    async def _open_line(
+        self, source: AudioSource, params: TranscribeParams, channel: int | None = None
+    ) -> Transcription:
         # A caller that is cancelled meanwhile must not leave the opened stream behind.
-        stream = await self._pool.run(self._audio.open, source, unclaimed=AudioStream.close)
+        stream = await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
         return Transcription(stream, params, self._models, self._pool, self._options(params))
+
+    async def _open_channels(
+        self, source: AudioSource, params: TranscribeParams, names: tuple[str, ...]
+    ) -> channels.Conversation:
+        """Read the file once to compare its channels, then open it once for each."""
+        assert not hasattr(source, "read"), "a file object cannot be read by several at once"
+        stream = await self._pool.run(self._audio.open, source, unclaimed=AudioStream.close)
+        n_channels = stream.info.channels
+        with contextlib.ExitStack() as opened:
+            opened.callback(stream.close)
+            channels.check_channels(n_channels)
+            labels = channels.labels(names, n_channels)
+            survey = channels.Survey(n_channels)
+            steps = self._pool.iterate(channels.measured(stream, survey))
+            async with contextlib.aclosing(steps):  # type: ignore[type-var]
+                async for _ in steps:
+                    pass
+            lines = []
+            for channel in range(n_channels):
+                line = await self._open_line(source, params, channel)
+                opened.callback(line.audio.close)
+                lines.append(line)
+            opened.pop_all()
+        return channels.Conversation(tuple(lines), labels, survey)
 
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
