@@ -15,6 +15,7 @@ from faster_whisper.audio import decode_audio
 from tests.conftest import SAMPLES, Sample
 from tests.integration.http_requests import URL, b64, error_of, form
 from tests.unit.audio_files import clips, encode, tone, wav_bytes
+from whisper_server.api.models import DiarizedReply
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidRequest
 from whisper_server.core.types import Transcript
@@ -143,6 +144,17 @@ async def test_the_reply(client: httpx.AsyncClient) -> None:
         assert 0 <= segment["start"] < segment["end"] <= 18.0
     request = {"audio": b64(encode(call())), "known_speaker_names": ["Ada"], **DIARIZED}
     assert (await client.post(URL, json=request)).json() == body
+
+
+async def test_keywords_and_prompt_reach_every_channel(client: httpx.AsyncClient) -> None:
+    fields = {"keywords[]": ["Ada"], "prompt": "Tea"}
+    body = (await client.post(URL, **form(encode(call()), **DIARIZED, **fields))).json()
+    assert [s["text"].endswith(" after Ada Tea") for s in body["segments"]] == [True, True]
+
+
+async def test_the_reply_is_what_the_document_says(client: httpx.AsyncClient) -> None:
+    body = (await client.post(URL, **form(encode(call()), **DIARIZED))).json()
+    assert DiarizedReply.model_validate(body).model_dump() == body
 
 
 async def test_silence_in_all_channels_is_an_empty_text(client: httpx.AsyncClient) -> None:

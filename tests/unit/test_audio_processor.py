@@ -93,7 +93,9 @@ def test_one_channel_or_all_side_by_side(channels: int, container: str, codec: s
         with PROCESSOR.open(data, channel) as stream:
             assert pitch(np.concatenate(list(stream.blocks()))) == pytest.approx(hz, abs=2)
     with PROCESSOR.open(data) as stream:
-        planes = np.concatenate(list(stream.planes()), axis=1)
+        pieces = list(stream.planes())
+    assert max(piece.shape[1] for piece in pieces) <= SAMPLE_RATE
+    planes = np.concatenate(pieces, axis=1)
     assert len(planes) == channels
     assert [pitch(plane) for plane in planes] == pytest.approx(pitches, abs=2)
     assert [level(plane) for plane in planes] == pytest.approx([0.354] * channels, abs=0.03)

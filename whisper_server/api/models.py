@@ -59,7 +59,7 @@ class TranscriptionFields(BaseModel):
     languages: tuple[str, ...] = Field(
         (), description="Languages to choose from where `language` is absent; the reply names the choice."
     )
-    prompt: str = Field("", description="Text that the audio continues; it reaches the first 30 s.")
+    prompt: str = Field("", description="Text that the audio, or each channel, continues.")
     keywords: tuple[str, ...] = Field(
         (), description="Words and phrases to expect, for the whole file: names, terms, a way of writing."
     )
@@ -135,10 +135,40 @@ class Usage(BaseModel):
     seconds: int
 
 
+class LanguageCode(BaseModel):
+    """A language that was heard."""
+
+    code: str
+
+
 class FormReply(BaseModel):
     """The reply to a form for response_format json."""
 
     text: str
+    usage: Usage
+    languages: list[LanguageCode] = Field(
+        [], description="Only where `languages` was sent and somebody speaks: the one that was detected."
+    )
+
+
+class DiarizedSegment(BaseModel):
+    """A phrase and who says it."""
+
+    type: Literal["transcript.text.segment"]
+    id: str
+    start: float
+    end: float
+    text: str
+    speaker: str = Field(description="A name of `known_speaker_names`, or A, B, ... by channel.")
+
+
+class DiarizedReply(BaseModel):
+    """The reply for response_format diarized_json."""
+
+    task: Literal["transcribe"]
+    duration: float
+    text: str = Field(description='One line per turn: "A: ..."')
+    segments: list[DiarizedSegment]
     usage: Usage
 
 
