@@ -44,6 +44,11 @@ def test_lists_in_json(value: Any) -> None:
             "chunking_strategy[threshold]": ["0.4"],
             "chunking_strategy[type]": ["server_vad"],
         },
+        {
+            "chunking_strategy[type]": ["server_vad"],
+            "chunking_strategy[threshold]": ["0.4"],
+            "chunking_strategy[prefix_padding_ms]": [""],
+        },
         {"chunking_strategy": ['{"type": "server_vad", "threshold": 0.4}']},
     ],
 )
@@ -51,7 +56,7 @@ def test_objects(form: dict[str, list[str]]) -> None:
     assert of_form(**form).chunking_strategy == VAD
 
 
-@pytest.mark.parametrize("value", [None, "", "auto", " auto ", "null"])
+@pytest.mark.parametrize("value", [None, "", "auto", " auto ", "null", '"auto"'])
 def test_the_servers_own_strategy(value: Any) -> None:
     assert TranscriptionFields.model_validate({"chunking_strategy": value}).chunking_strategy is None
 

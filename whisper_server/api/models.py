@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from whisper_server.api.fields import LISTS
 from whisper_server.services.vad import VadOptions
 
+_STRATEGIES = "Use auto, or an object of type server_vad."
+
 
 class ServerVad(BaseModel):
     """How to find speech; what is left out keeps the server's default, which is made for files."""
@@ -33,15 +35,22 @@ class ServerVad(BaseModel):
 
 def _chunking(value: Any) -> Any:
     """Return the object of a strategy, None for the server's own; text may hold the object as JSON."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text in {"", "auto", "null"}:
+    if isinstance(value, str):
+        value = _parsed(value.strip())
+    if value in (None, "", "auto"):
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(_STRATEGIES)  # noqa: TRY004  (what pydantic turns into its own error)
+    return {name: each for name, each in value.items() if each not in (None, "")}
+
+
+def _parsed(text: str) -> Any:
+    if text in {"", "auto"}:
         return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError("Use auto, or an object of type server_vad.") from error
+        raise ValueError(_STRATEGIES) from error
 
 
 Chunking = Annotated[
