@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import logging
 import tempfile
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from faster_whisper.audio import decode_audio
 
 from tests.conftest import NANO, OpenClient, Sample, all_samples
 from tests.integration.http_requests import HEARD, URL, b64, error_of, form
@@ -129,7 +132,7 @@ async def test_json_with_another_format_gets_that_format(client: httpx.AsyncClie
         {},
         {"model": "whisper-1", "stream": "false", "prompt": "", "language": "", "temperature": "0"},
         {
-            "hotwords": "x",
+            "user": "x",
             "chunking_strategy[type]": "server_vad",
             "include[]": "logprobs",
             "language": "auto",
@@ -149,6 +152,48 @@ async def test_the_prompt_reaches_the_model(client: httpx.AsyncClient, speech: S
     response = await client.post(URL, **form(speech.data, prompt="Tea"))
     assert HEARD.fullmatch(response.json()["text"].removesuffix(" after Tea"))
     assert response.json()["text"].endswith(" after Tea")
+
+
+@pytest.mark.parametrize("name", ["keywords[]", "keywords", "hotwords", "hotwords[]"])
+async def test_keywords_reach_the_model_before_the_prompt(
+    client: httpx.AsyncClient, speech: Sample, name: str
+) -> None:
+    response = await client.post(URL, **form(speech.data, prompt="Tea", **{name: ["Ada", "Bob", ""]}))
+    assert response.json()["text"].endswith(" after Ada, Bob Tea")
+    body = {"audio": b64(speech.data), "keywords": ["Ada"], "hotwords": "Bob"}
+    assert (await client.post(URL, json=body)).json()["text"].endswith(" after Ada, Bob")
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({"chunking_strategy": "auto"}, 3000),
+        ({"chunking_strategy[type]": "server_vad"}, 3000),
+        ({"chunking_strategy[type]": "server_vad", "chunking_strategy[prefix_padding_ms]": "0"}, 260),
+        ({"chunking_strategy": '{"type": "server_vad", "threshold": 1}'}, 0),
+    ],
+)
+async def test_the_chunking_strategy_finds_the_speech(
+    client: httpx.AsyncClient, speech: Sample, fields: dict[str, str], most: int
+) -> None:
+    quiet = np.zeros(32_000, np.float32)
+    data = encode(np.concatenate([quiet, decode_audio(io.BytesIO(speech.data)), quiet]))
+    text = (await client.post(URL, **form(data, **fields))).json()["text"]
+    frames = int(text.split()[1]) if text else 0
+    assert frames <= most
+    assert frames > 300 or most < 3000
+
+
+async def test_the_reply_names_the_language_that_was_chosen(
+    client: httpx.AsyncClient, speech: Sample
+) -> None:
+    async def ask(**fields: Any) -> Any:
+        return (await client.post(URL, **form(speech.data, **fields))).json().get("languages")
+
+    assert await ask() is None
+    assert await ask(**{"languages[]": ["German", "fr"]}) == [{"code": "de"}]
+    assert await ask(languages="fr") == [{"code": "fr"}]
+    assert await ask(languages=["fr", "en"], language="fr") == [{"code": "fr"}]
 
 
 @pytest.mark.parametrize("name", ["timestamp_granularities[]", "timestamp_granularities"])

@@ -85,6 +85,13 @@ async def test_wrong_base64(client: httpx.AsyncClient) -> None:
         ("stream", "perhaps", 400, "stream", None),
         ("timestamp_granularities[]", "word", 400, "timestamp_granularities", None),
         ("timestamp_granularities", "letter", 400, "timestamp_granularities", None),
+        ("languages[]", "klingon", 400, "languages", None),
+        ("languages", "auto-magic", 400, "languages", None),
+        ("keywords[]", "x" * 1001, 400, "keywords", None),
+        ("hotwords", "x" * 1001, 400, "keywords", None),
+        ("chunking_strategy", "vad", 400, "chunking_strategy", None),
+        ("chunking_strategy", '{"type": "semantic_vad"}', 400, "chunking_strategy", None),
+        ("chunking_strategy", '{"type": "server_vad", "threshold": 2}', 400, "chunking_strategy", None),
     ],
 )
 async def test_wrong_parameters(

@@ -113,6 +113,32 @@ async def test_a_prompt_changes_how_digits_are_written(services: Services) -> No
     assert not any(character.isdigit() for character in without.text)
 
 
+async def test_keywords_reach_every_window_and_a_prompt_the_first(services: Services) -> None:
+    clip = pcm("en-numerals-036.flac")
+    data = encode(np.tile(clip, 11))  # two windows
+    found = {}
+    for name, biased in {
+        "keywords": TranscribeParams("nano-whisper", language="en", keywords=("4 0 2", "7 1 8")),
+        "prompt": TranscribeParams("nano-whisper", language="en", prompt="4 0 2 7 1 8"),
+        "none": TranscribeParams("nano-whisper", language="en"),
+    }.items():
+        segments = (await heard(services, data, biased)).segments
+        windows = {segment.seek_frames for segment in segments}
+        assert len(windows) == 2
+        found[name] = {
+            any(char.isdigit() for char in "".join(s.text for s in segments if s.seek_frames == window))
+            for window in windows
+        }
+    assert found == {"keywords": {True}, "prompt": {True, False}, "none": {False}}
+
+
+async def test_languages_limit_the_detection(services: Services) -> None:
+    sample = BY_NAME["de-plain-020.flac"]
+    for languages, possible in [(("en", "de"), {"de"}), (("en", "fr"), {"en", "fr"}), (("fr",), {"fr"})]:
+        transcript = await heard(services, sample.data, TranscribeParams("nano-whisper", languages=languages))
+        assert transcript.language in possible
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", FORMATS)
 async def test_every_container(services: Services, name: str, channels: int) -> None:

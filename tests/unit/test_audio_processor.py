@@ -76,6 +76,39 @@ def message(source: bytes, processor: AudioProcessor = PROCESSOR) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(("channels", "container", "codec"), [(2, "wav", "pcm_s16le"), (6, "flac", "flac")])
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_one_channel_or_all_side_by_side(channels: int, container: str, codec: str, rate: int) -> None:
+    pitches = [300 + 200 * channel for channel in range(channels)]
+    data = encode(np.stack([tone(2.0, rate, hz) for hz in pitches]), rate, container, codec)
+
+    def pitch(samples: np.ndarray) -> float:
+        part = samples[8_000:24_000]
+        return float(np.abs(np.fft.rfft(part)).argmax())  # 1 s: bins of 1 Hz
+
+    def level(samples: np.ndarray) -> float:
+        return float(np.sqrt(np.square(samples[8_000:24_000]).mean()))
+
+    for channel, hz in enumerate(pitches):
+        with PROCESSOR.open(data, channel) as stream:
+            assert pitch(np.concatenate(list(stream.blocks()))) == pytest.approx(hz, abs=2)
+    with PROCESSOR.open(data) as stream:
+        pieces = list(stream.planes())
+    assert max(piece.shape[1] for piece in pieces) <= SAMPLE_RATE
+    planes = np.concatenate(pieces, axis=1)
+    assert len(planes) == channels
+    assert [pitch(plane) for plane in planes] == pytest.approx(pitches, abs=2)
+    assert [level(plane) for plane in planes] == pytest.approx([0.354] * channels, abs=0.03)
+
+
+def test_a_channel_that_is_not_there() -> None:
+    with (
+        pytest.raises(InvalidAudio, match="number of channels"),
+        PROCESSOR.open(encode(tone(1.0)), 1) as stream,
+    ):
+        list(stream.blocks())
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize(("name", "container", "codec", "tolerance"), FORMATS)

@@ -119,6 +119,19 @@ def test_languages_are_detected_only_where_they_are_missing() -> None:
     assert engine.prompts[1] == german
 
 
+def test_a_language_is_chosen_among_the_candidates() -> None:
+    text = {0.0: (" x", -0.1, 0.0)}
+    scores = {"de": 0.6, "en": 0.3, "fr": 0.1}
+    engine = ScriptedEngine(dict.fromkeys(range(3), text), languages=dict.fromkeys(range(3), scores))
+    window = jobs("en")[0].window
+    choices = [(), ("fr", "en"), ("fr", "xx")]
+    results = WindowDecoder(engine).decode([WindowJob(window, None, "", c) for c in choices], OPTIONS)
+    assert [r.language for r in results] == ["de", "en", "fr"]
+    with pytest.raises(InvalidRequest) as caught:
+        WindowDecoder(engine).decode([WindowJob(window, None, "", ("xx",))], OPTIONS)
+    assert caught.value.param == "languages"
+
+
 def test_the_prompt_goes_before_the_start_sequence() -> None:
     engine = ScriptedEngine({0: {0.0: (" x", -0.1, 0.0)}})
     WindowDecoder(engine).decode(jobs("en", prompt="names: Ada"), OPTIONS)

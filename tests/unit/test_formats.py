@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,36 @@ def test_silence_in_every_format() -> None:
     assert json.loads(render(silence, "json")[0]) == {"text": "", "usage": {"type": "duration", "seconds": 4}}
     verbose = json.loads(render(silence, "verbose_json")[0])
     assert (verbose["text"], verbose["segments"], verbose["language"]) == ("", [], "english")
+
+
+def test_diarized_json_has_a_line_per_turn() -> None:
+    said = [(" Hello", "Ada"), (" there.", "Ada"), (" Hi.", "B")]
+    segments = tuple(replace(segment(i, i + 0.5, text), speaker=who) for i, (text, who) in enumerate(said))
+    body, media_type = render(Transcript("transcribe", "en", 3.0, segments), "diarized_json")
+    assert media_type == "application/json"
+    assert json.loads(body) == {
+        "task": "transcribe",
+        "duration": 3.0,
+        "text": "Ada: Hello there.\nB: Hi.",
+        "segments": [
+            {
+                "type": "transcript.text.segment",
+                "id": f"seg_00{i + 1}",
+                "start": i,
+                "end": i + 0.5,
+                "text": text.strip(),
+                "speaker": who,
+            }
+            for i, (text, who) in enumerate(said)
+        ],
+        "usage": {"type": "duration", "seconds": 3},
+    }
+
+
+def test_json_names_the_language_where_the_request_named_some() -> None:
+    assert json.loads(render(replace(TALK, shows_languages=True), "json")[0])["languages"] == [{"code": "fr"}]
+    silence = Transcript("transcribe", "", 4.0, shows_languages=True)
+    assert "languages" not in json.loads(render(silence, "json")[0])
 
 
 def test_unknown_format_lists_the_known_ones() -> None:

@@ -44,6 +44,19 @@ def test_a_long_prompt_keeps_its_last_tokens(tokenizer: Tokenizer) -> None:
     assert tokenizer.text(prompt).endswith("last words")
 
 
+def test_keywords_come_before_the_prompt_and_both_get_room(tokenizer: Tokenizer) -> None:
+    start = tokenizer.start_sequence("en", "transcribe")
+    assert tokenizer.text(tokenizer.prompt(start, "the prompt", "key word")) == " key word the prompt"
+    assert tokenizer.prompt(start, "", "key")[0] == 50361
+    assert tokenizer.prompt(start, "", "<|de|> ") == start
+    for text, keywords in [("zero " * 500 + "last", "first" + " one" * 500), ("", "first" + " one" * 500)]:
+        prompt = tokenizer.prompt(start, text, keywords)
+        assert len(prompt) == 1 + MAX_PROMPT_TOKENS + len(start)
+        assert tokenizer.text(prompt).startswith(" first one")
+        assert tokenizer.text(prompt).endswith("last" if text else "one")
+    assert tokenizer.text(tokenizer.prompt(start, "zero " * 500, "key")).startswith(" key zero")
+
+
 def test_special_tokens_in_a_prompt_are_not_obeyed(tokenizer: Tokenizer) -> None:
     start = tokenizer.start_sequence("en", "transcribe")
     prompt = tokenizer.prompt(start, "a<|endoftext|>b <|startoftranscript|><|de|><|translate|> c")

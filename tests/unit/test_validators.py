@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge
 from whisper_server.core.validators import (
+    MAX_KEYWORD_CHARS,
+    MAX_KEYWORDS,
     check_granularities,
+    check_keywords,
+    check_languages,
     check_temperature,
     decode_base64,
     find_audio,
@@ -191,3 +195,23 @@ def test_granularities() -> None:
         with pytest.raises(InvalidRequest) as caught:
             check_granularities(values, response_format)
         assert caught.value.param == "timestamp_granularities"
+
+
+def test_languages_to_choose_from() -> None:
+    assert check_languages([], "de") == ()
+    assert check_languages(["English", "de", "en-US"], None) == ("en", "de")
+    assert check_languages(["de", "en"], "en") == ("de", "en")
+    assert check_languages(["de", "auto"], "fr") == ()
+    for languages, language, param in [(["klingon"], None, "languages"), (["de", "en"], "fr", "language")]:
+        with pytest.raises(InvalidRequest) as caught:
+            check_languages(languages, language)
+        assert caught.value.param == param
+
+
+def test_keywords() -> None:
+    assert check_keywords([" Ada\n Lovelace ", "", "Ada Lovelace", "  "]) == ("Ada Lovelace",)
+    assert len(check_keywords(str(i) for i in range(MAX_KEYWORDS))) == MAX_KEYWORDS
+    for keywords in ([str(i) for i in range(MAX_KEYWORDS + 1)], ["x" * (MAX_KEYWORD_CHARS + 1)]):
+        with pytest.raises(InvalidRequest) as caught:
+            check_keywords(keywords)
+        assert caught.value.param == "keywords"

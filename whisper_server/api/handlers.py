@@ -40,7 +40,8 @@ def invalid_value(errors: Sequence[Any]) -> InvalidRequest:
     location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"}]
     param = location[0] if location else None
     reason = str(first["msg"]).removeprefix("Value error, ")
-    return InvalidRequest(f"{param or 'The request'}: {reason}", param=param)
+    where = ".".join(location)[:_MAX_SHOWN_CHARS] or "The request"
+    return InvalidRequest(f"{where}: {reason}", param=param)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

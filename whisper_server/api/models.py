@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from whisper_server.api.chunking import Chunking
+from whisper_server.api.fields import LISTS
+
 
 class TranscriptionFields(BaseModel):
     """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
@@ -14,26 +17,47 @@ class TranscriptionFields(BaseModel):
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
     language: str = Field("", description="Code or English name; absent or `auto`: detect it.")
-    prompt: str = Field("", description="Text that the audio continues, or words that occur in it.")
+    languages: tuple[str, ...] = Field(
+        (), description="Languages to choose from where `language` is absent; the reply names the choice."
+    )
+    prompt: str = Field("", description="Text that the audio, or each channel, continues.")
+    keywords: tuple[str, ...] = Field(
+        (), description="Words and phrases to expect, for the whole file: names, terms, a way of writing."
+    )
+    hotwords: tuple[str, ...] = Field((), description="Another name for `keywords`.")
     temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
-    response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
+    response_format: str = Field(
+        "json",
+        description="json, text, srt, verbose_json, vtt or diarized_json, which takes every channel of the "
+        "recording for a speaker and needs two to eight of them.",
+    )
+    known_speaker_names: tuple[str, ...] = Field(
+        (),
+        description="With diarized_json: at most 4 names, of the channels in order; the others are A, B, ...",
+    )
+    known_speaker_references: tuple[str, ...] = Field((), description="Not supported: leave it out.")
     timestamp_granularities: tuple[str, ...] = Field(
         (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
     )
     max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
     max_lines: int = Field(2, description="For srt and vtt: 1 to 4 lines in a cue.")
     max_cue_seconds: float = Field(7.0, description="For srt and vtt: 1 to 60; longer cues are split.")
+    include: tuple[str, ...] = Field((), description="What to add to the reply.")
+    chunking_strategy: Chunking = Field(
+        None, description="How speech is found; in a form `chunking_strategy[type]` and so on, or JSON."
+    )
     stream: bool = Field(False, description="Only false.")
 
     @model_validator(mode="before")
     @classmethod
     def _drop_absent(cls, data: Any) -> Any:
-        """Treat null and empty as absent, as clients send them, and one granularity as a list of one."""
+        """Treat null and empty as absent, as clients send them, and one text as a list of one."""
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if value not in (None, "")}
-        if isinstance(one := given.get("timestamp_granularities"), str):
-            given["timestamp_granularities"] = (one,)
+        for name in given.keys() & set(LISTS):
+            values = given[name] if isinstance(given[name], list | tuple) else (given[name],)
+            given[name] = tuple(value for value in values if value != "")
         return given
 
 
@@ -75,10 +99,40 @@ class Usage(BaseModel):
     seconds: int
 
 
+class LanguageCode(BaseModel):
+    """A language that was heard."""
+
+    code: str
+
+
 class FormReply(BaseModel):
     """The reply to a form for response_format json."""
 
     text: str
+    usage: Usage
+    languages: list[LanguageCode] = Field(
+        [], description="Only where `languages` was sent and somebody speaks: the one that was detected."
+    )
+
+
+class DiarizedSegment(BaseModel):
+    """A phrase and who says it."""
+
+    type: Literal["transcript.text.segment"]
+    id: str
+    start: float
+    end: float
+    text: str
+    speaker: str = Field(description="A name of `known_speaker_names`, or A, B, ... by channel.")
+
+
+class DiarizedReply(BaseModel):
+    """The reply for response_format diarized_json."""
+
+    task: Literal["transcribe"]
+    duration: float
+    text: str = Field(description='One line per turn: "A: ..."')
+    segments: list[DiarizedSegment]
     usage: Usage
 
 

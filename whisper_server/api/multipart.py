@@ -14,6 +14,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from whisper_server.api.fields import split_name
 from whisper_server.core.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class _Reader:
         self._data += memoryview(data)[start:end]
         if self._max_bytes is not None and len(self._data) > self._max_bytes:
             raise InvalidRequest(
-                f"The field is longer than {self._max_bytes} bytes.", param=self._name[:_SHOWN_CHARS]
+                f"The field is longer than {self._max_bytes} bytes.",
+                param=split_name(self._name)[0][:_SHOWN_CHARS],
             )
 
     def _end_part(self) -> None:

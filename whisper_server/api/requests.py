@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from whisper_server.api.fields import from_form
 from whisper_server.api.handlers import invalid_value
 from whisper_server.api.middleware import ClientGone
 from whisper_server.api.models import TranscriptionFields
@@ -22,14 +23,20 @@ from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
 from whisper_server.core.validators import (
     check_granularities,
+    check_keywords,
+    check_languages,
+    check_speakers,
     check_temperature,
     decode_base64,
     find_audio,
+    no_references,
+    without_surrogates,
 )
 from whisper_server.services.container import Services
 from whisper_server.services.formats import SUBTITLE_FORMATS, check_format
 from whisper_server.services.subtitles import SubtitleOptions, check_options
 from whisper_server.services.transcriber import TranscribeParams
+from whisper_server.services.vad import VadOptions
 
 T = TypeVar("T")
 
@@ -37,7 +44,6 @@ FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 _MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
 _MAX_JSON_VALUES = 10_000
-_LISTS = ("timestamp_granularities", "timestamp_granularities[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +93,18 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         raise InvalidRequest("stream is not supported. Leave it out, or send false.", param="stream")
     response_format = check_format(fields.response_format)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
+    speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
+    language = parse_language(fields.language)
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
-        language=parse_language(fields.language),
-        prompt=fields.prompt[-_MAX_PROMPT_CHARS:].encode("utf-8", "replace").decode(),
+        language=language,
+        languages=check_languages(fields.languages, language),
+        prompt=fields.prompt[-_MAX_PROMPT_CHARS:],
+        keywords=check_keywords((*fields.keywords, *fields.hotwords)),
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
+        speakers=speakers if response_format == "diarized_json" else None,
+        vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
     )
     return TranscriptionRequest(upload, params, response_format, _subtitles(fields, response_format))
 
@@ -129,16 +141,20 @@ async def read_upload(request: Request, services: Services) -> Upload:
 
 
 async def _read_form(request: Request) -> Upload:
-    form = await read_form(request.headers["content-type"], request.stream())
+    try:
+        form = await read_form(request.headers["content-type"], request.stream())
+    except InvalidRequest as error:
+        if error.param == "known_speaker_references":
+            # They are longer than a field may be, but that is not what is wrong with them.
+            raise no_references() from error
+        raise
     if form.file is None:
         raise InvalidRequest(
             "The form has no file. Send the audio in the field 'file', for example with "
             "curl -F file=@speech.wav.",
             param="file",
         )
-    fields: dict[str, Any] = {name: values[-1] for name, values in form.fields.items()}
-    listed = [value for name in _LISTS for value in form.fields.get(name, ()) if value]
-    return Upload(bytes(form.file), {**fields, "timestamp_granularities": tuple(listed)}, "file")
+    return Upload(bytes(form.file), from_form(form.fields), "file")
 
 
 def _parse_json(body: bytes, max_bytes: int) -> Upload:
@@ -150,7 +166,7 @@ def _parse_json(body: bytes, max_bytes: int) -> Upload:
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MAX_JSON_VALUES:
         raise InvalidRequest(f"The request body has more than {_MAX_JSON_VALUES} values.")
     try:
-        parsed = json.loads(body) if body.strip() else {}
+        parsed = without_surrogates(json.loads(body)) if body.strip() else {}
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from error

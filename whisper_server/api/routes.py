@@ -17,6 +17,7 @@ from whisper_server.api.deps import ServicesDep
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
     AudioInfoReply,
+    DiarizedReply,
     FormBody,
     FormReply,
     HealthReply,
@@ -58,7 +59,7 @@ _BODIES: dict[str, Any] = {
 _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The transcript. A JSON request for format json, the default, gets its own shape.",
-        "model": FormReply | JsonReply,
+        "model": FormReply | JsonReply | DiarizedReply,
         "content": {"text/plain": {"schema": {"type": "string"}}},
     }
 }

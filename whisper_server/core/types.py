@@ -134,6 +134,8 @@ class WindowJob:
     window: Window
     language: str | None  # a code such as "en"; None: detect it on this window
     prompt: str = ""  # text that comes before the window, "" for none
+    candidates: tuple[str, ...] = ()  # codes to choose from where the language is detected; (): all
+    keywords: str = ""  # words to expect, put before the prompt; "" for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ class Segment:
     language: str
     seek_frames: int  # file time of the window's start, in frames of 10 ms
     words: tuple[Word, ...] = ()
+    speaker: str = ""  # who says it, where every speaker has a channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ class Transcript:
     language: str  # code; of the request, or as detected; "" where there was no speech to detect it on
     duration_s: float  # of the file
     segments: tuple[Segment, ...] = field(default=())
+    shows_languages: bool = False  # the request named the languages to choose from, and wants the choice
 
     @property
     def text(self) -> str:

@@ -1,6 +1,6 @@
 """Pure checks of what a request says; each returns the checked value or raises a core error.
 
-Must not know of HTTP, audio formats or models. Formats are checked by `services.formats`, languages by
+Must not know of HTTP, audio formats or models. Formats are checked by `services.formats`, a language by
 `core.languages`.
 """
 
@@ -12,9 +12,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from whisper_server.core.errors import InvalidRequest, PayloadTooLarge
+from whisper_server.core.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
+from whisper_server.core.languages import parse_language
 
 GRANULARITIES = ("word", "segment")
+MAX_KEYWORDS = 100  # more do not fit into the model's context anyway
+MAX_KEYWORD_CHARS = 1_000
+MAX_SPEAKERS = 4  # of the hosted API
+MAX_SPEAKER_CHARS = 100
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
@@ -64,6 +69,15 @@ def _wrong_base64(reason: str) -> InvalidRequest:
     return InvalidRequest(
         f"The audio is not valid base64: {reason}. Send the file's bytes, encoded as base64.", param="audio"
     )
+
+
+def without_surrogates(value: Any) -> Any:
+    """Return a JSON value with lone surrogates replaced: escapes can write them, but no UTF-8 can."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {without_surrogates(name): without_surrogates(item) for name, item in value.items()}
+    return [without_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
 def find_audio(body: object) -> str:
@@ -141,3 +155,69 @@ def check_granularities(values: Iterable[str], response_format: str) -> tuple[st
             param="timestamp_granularities",
         )
     return found
+
+
+def check_languages(languages: Iterable[str], language: str | None) -> tuple[str, ...]:
+    """Return the codes to choose from, each once; none where one of them is "auto".
+
+    Raises:
+        UnknownLanguage: Whisper has no such language.
+        InvalidRequest: `language`, a code, is not among them.
+    """
+    try:
+        codes = tuple(dict.fromkeys(parse_language(value) for value in languages))
+    except UnknownLanguage as error:
+        error.param = "languages"
+        raise
+    found = tuple(code for code in codes if code is not None)
+    if len(found) < len(codes):
+        return ()
+    if language and found and language not in found:
+        raise InvalidRequest(
+            f"language is {language}, which is not among languages: {', '.join(found)}. Send one of them.",
+            param="language",
+        )
+    return found
+
+
+def check_keywords(keywords: Iterable[str]) -> tuple[str, ...]:
+    """Return the words to expect, each once and on one line, empty ones left out.
+
+    Raises:
+        InvalidRequest: they are too many or too long.
+    """
+    found = tuple(dict.fromkeys(" ".join(keyword.split()) for keyword in keywords))
+    if len(found) > MAX_KEYWORDS:
+        raise InvalidRequest(f"There are more than {MAX_KEYWORDS} keywords.", param="keywords")
+    if any(len(keyword) > MAX_KEYWORD_CHARS for keyword in found):
+        raise InvalidRequest(
+            f"A keyword has more than {MAX_KEYWORD_CHARS} characters; use words and short phrases.",
+            param="keywords",
+        )
+    return tuple(keyword for keyword in found if keyword)
+
+
+def check_speakers(names: Iterable[str], references: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the channels, each on one line.
+
+    Raises:
+        InvalidRequest: they are too many or too long, or there are samples of voices.
+    """
+    if any(references):
+        raise no_references()
+    found = tuple(" ".join(name.split()) for name in names)
+    if len(found) > MAX_SPEAKERS or any(not 0 < len(name) <= MAX_SPEAKER_CHARS for name in found):
+        raise InvalidRequest(
+            f"Send at most {MAX_SPEAKERS} known_speaker_names, each of 1 to {MAX_SPEAKER_CHARS} characters.",
+            param="known_speaker_names",
+        )
+    return found
+
+
+def no_references() -> InvalidRequest:
+    """Return the error for samples of voices."""
+    return InvalidRequest(
+        "known_speaker_references is not supported: speakers are told apart by channel, not by voice. Send "
+        "known_speaker_names in the order of the channels.",
+        param="known_speaker_references",
+    )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
     from whisper_server.core.types import Samples
+    from whisper_server.services.resampler import Channel
 
 AudioSource: TypeAlias = bytes | bytearray | memoryview | Path | BinaryIO
 
@@ -46,8 +47,10 @@ class AudioProcessor:
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
 
-    def open(self, source: AudioSource) -> AudioStream:
+    def open(self, source: AudioSource, channel: int | None = None) -> AudioStream:
         """Read the header; blocks. A file object stays the caller's to close and is rewound.
+
+        The stream has the sound of one channel, counted from 0, or a mix of all.
 
         Raises:
             PayloadTooLarge: the source has more bytes than the limit.
@@ -58,7 +61,7 @@ class AudioProcessor:
             file = NamelessFile(opened, self._max_bytes, is_ours=opened is not source)
             if file.size_bytes == 0:
                 raise InvalidAudio(TOO_SHORT)  # noqa: TRY301  what was opened is closed below
-            return AudioStream(file, open_container(file), self._max_seconds)
+            return AudioStream(file, open_container(file), self._max_seconds, channel)
         except BaseException:
             if opened is not source:
                 opened.close()
@@ -68,7 +71,10 @@ class AudioProcessor:
 class AudioStream:
     """One open file: what it is, and its samples, once. A context manager; close it when done."""
 
-    def __init__(self, file: NamelessFile, container: InputContainer, max_seconds: float) -> None:
+    def __init__(
+        self, file: NamelessFile, container: InputContainer, max_seconds: float, channel: int | None = None
+    ) -> None:
+        self._channel: Channel = "mix" if channel is None else channel
         self._stream = audio_track(container)
         self.info = describe(file, container, self._stream)
         check_source(self.info.sample_rate_hz, self.info.channels)
@@ -116,6 +122,14 @@ class AudioStream:
         """
         return normalised(self._blocks())
 
+    def planes(self) -> Iterator[Samples]:
+        """Decode: yield float32 [n_channels, n] at 16 kHz, as loud as they are; use it instead of `blocks`.
+
+        Raises what `blocks` does.
+        """
+        self._channel = "each"
+        return self._chunks()
+
     def _blocks(self) -> Iterator[Samples]:
         chunks: list[Samples] = []
         n_samples = 0
@@ -145,7 +159,7 @@ class AudioStream:
                 yield chunk
 
     def _decode(self) -> Iterator[Samples]:
-        resampler = Resampler()
+        resampler = Resampler(self._channel)
         errors = libav_errors()
         try:
             for frame in self._frames(errors):

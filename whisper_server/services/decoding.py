@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from whisper_server.core.errors import EngineFailure
+from whisper_server.core.errors import EngineFailure, InvalidRequest
 from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
 from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, Sampling
 
@@ -57,7 +57,10 @@ class WindowDecoder:
         encoded = self._engine.encode(np.stack([job.window.mel for job in jobs]))
         languages = self._languages(encoded, jobs)
         starts = [self._tokenizer.start_sequence(code, options.task) for code, _ in languages]
-        prompts = [self._tokenizer.prompt(start, job.prompt) for start, job in zip(starts, jobs, strict=True)]
+        prompts = [
+            self._tokenizer.prompt(start, job.prompt, job.keywords)
+            for start, job in zip(starts, jobs, strict=True)
+        ]
         decoded = self._with_fallback(encoded, prompts, languages, options)
         if options.word_timestamps:
             decoded = self._with_token_times(encoded, starts, jobs, decoded)
@@ -67,13 +70,28 @@ class WindowDecoder:
         """Return (code, probability) per job, detecting those that do not say."""
         found: list[tuple[str, float]] = [(job.language or "en", 1.0) for job in jobs]
         unknown = [row for row, job in enumerate(jobs) if job.language is None]
+        candidates = {row: self._candidates(jobs[row]) for row in unknown}
         if unknown and self._tokenizer.is_multilingual:
             for row, scores in zip(
                 unknown, self._engine.detect_language(encoded.select(unknown)), strict=True
             ):
-                known = {code: scores[code] for code in self._tokenizer.languages if code in scores}
+                known = {code: scores[code] for code in candidates[row] if code in scores}
                 found[row] = max(known.items(), key=lambda item: item[1], default=("en", 0.0))
         return found
+
+    def _candidates(self, job: WindowJob) -> Sequence[str]:
+        """Return the codes to choose from.
+
+        Raises:
+            InvalidRequest: the model knows none of those that the request names.
+        """
+        known = self._tokenizer.languages
+        wanted = [code for code in known if code in job.candidates]
+        if job.candidates and not wanted:
+            raise InvalidRequest(
+                f"This model knows none of the languages {', '.join(job.candidates)}.", param="languages"
+            )
+        return wanted or known
 
     def _with_fallback(
         self,

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 from whisper_server.core.errors import InvalidRequest
@@ -47,7 +48,10 @@ def check_format(response_format: str) -> str:
 
 
 def _json(transcript: Transcript) -> tuple[str, str]:
-    return _dumps({"text": transcript.text, "usage": _usage(transcript)}), JSON_TYPE
+    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    if transcript.shows_languages and transcript.language:
+        body["languages"] = [{"code": transcript.language}]
+    return _dumps(body), JSON_TYPE
 
 
 def _verbose_json(transcript: Transcript) -> tuple[str, str]:
@@ -83,6 +87,30 @@ def segment_object(index: int, segment: Segment) -> dict[str, Any]:
         "compression_ratio": segment.compression_ratio,
         "no_speech_prob": segment.no_speech_prob,
     }
+
+
+def _diarized_json(transcript: Transcript) -> tuple[str, str]:
+    """One line of text per turn, and a segment for each phrase; clients check that ids are texts."""
+    turns = groupby(transcript.segments, key=lambda segment: segment.speaker)
+    text = [f"{speaker}: {''.join(each.text for each in turn).strip()}" for speaker, turn in turns]
+    body = {
+        "task": transcript.task,
+        "duration": round(transcript.duration_s, 3),
+        "text": "\n".join(text),
+        "segments": [
+            {
+                "type": "transcript.text.segment",
+                "id": f"seg_{number:03d}",
+                "start": round(segment.start_s, 2),
+                "end": round(segment.end_s, 2),
+                "text": segment.text.strip(),
+                "speaker": segment.speaker,
+            }
+            for number, segment in enumerate(transcript.segments, 1)
+        ],
+        "usage": _usage(transcript),
+    }
+    return _dumps(body), JSON_TYPE
 
 
 def _text(transcript: Transcript) -> tuple[str, str]:
@@ -142,4 +170,5 @@ FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
     "srt": _srt,
     "verbose_json": _verbose_json,
     "vtt": _vtt,
+    "diarized_json": _diarized_json,
 }

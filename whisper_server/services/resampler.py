@@ -1,4 +1,4 @@
-"""Decoded frames of any rate, format and layout -> float32 mono at 16 kHz, by libswresample.
+"""Decoded frames of any rate, format and layout -> float32 at 16 kHz, mixed or by channel, by libswresample.
 
 Must not know where the frames come from. Libav's filter graph is used directly, because
 `av.AudioResampler` starts a pool of threads per file and cannot be told how to mix channels.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -16,8 +16,12 @@ from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import av
     from av.filter import Graph
+
+    Channel: TypeAlias = int | Literal["mix", "each"]  # one of them, all as one, or all side by side
 
     from whisper_server.core.types import Samples
 
@@ -49,22 +53,23 @@ class Resampler:
     Libav errors pass through: the caller knows whether they are the end of the file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channel: Channel = "mix") -> None:
+        self._channel: Channel = channel
         self._graph: Graph | None = None
         self._source: tuple[int, str, str] | None = None
         self._queued = 0
 
     def push(self, frame: av.AudioFrame) -> Iterator[Samples]:
-        """Take a frame; yield float32 [n] where enough has come together.
+        """Take a frame; yield float32 [n] ("each": [n_channels, n]) where enough has come together.
 
         Raises:
-            InvalidAudio: the frame's sample rate or number of channels is absurd.
+            InvalidAudio: the frame's sample rate or number of channels is absurd, or lacks the channel.
         """
         source = (frame.sample_rate, frame.format.name, frame.layout.name)
         if self._graph is None or source != self._source:
             yield from self.flush()
             check_source(frame.sample_rate, frame.layout.nb_channels)
-            self._graph, self._source = _graph(frame), source
+            self._graph, self._source = _graph(frame, self._channel), source
         # Times are not looked at: a file that starts late, or with a gap, does not become silence.
         frame.pts = None
         self._graph.push(frame)
@@ -86,13 +91,15 @@ class Resampler:
                 frame = graph.pull()
             except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
                 return
-            samples = frame.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+            samples = frame.to_ndarray().astype(np.float32, copy=False)
+            if self._channel != "each":
+                samples = samples.reshape(-1)
             if not np.isfinite(samples).all():
                 samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
             yield samples
 
 
-def _graph(frame: av.AudioFrame) -> Graph:
+def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:
     """Build abuffer -> [pan ->] aresample -> aformat -> abuffersink for frames like this one."""
     from av.filter import Graph  # noqa: PLC0415  (PyAV is loaded with the first file)
 
@@ -107,13 +114,19 @@ def _graph(frame: av.AudioFrame) -> Graph:
         "time_base": f"1/{frame.sample_rate}",
     }
     chain = [graph.add("abuffer", **source)]
-    if not _has_positions(frame.layout.name):
+    if isinstance(channel, int):
+        if channel >= n_channels:
+            raise InvalidAudio("The number of channels changes within the recording.")
+        chain.append(graph.add("pan", f"mono|c0=c{channel}"))
+    elif channel == "mix" and not _has_positions(frame.layout.name):
         # Nobody knows which channel is the centre: all count the same ("<" makes the sum 1).
-        terms = "+".join(f"c{channel}" for channel in range(n_channels))
+        terms = "+".join(f"c{each}" for each in range(n_channels))
         chain.append(graph.add("pan", f"mono|c0<{terms}"))
     # rematrix_maxval=1: the gains of a downmix add up to 1, so it never clips (float would allow 1.4).
     chain.append(graph.add("aresample", f"{SAMPLE_RATE}:rematrix_maxval=1.0"))
-    formats = {"sample_fmts": "fltp", "sample_rates": str(SAMPLE_RATE), "channel_layouts": "mono"}
+    formats = {"sample_fmts": "fltp", "sample_rates": str(SAMPLE_RATE)}
+    if channel != "each":
+        formats["channel_layouts"] = "mono"
     chain.append(graph.add("aformat", **formats))
     chain.append(graph.add("abuffersink"))
     for left, right in pairwise(chain):

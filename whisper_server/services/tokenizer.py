@@ -90,14 +90,23 @@ class Tokenizer:
             raise InvalidRequest(f"This model does not know the language {language!r}.", param="language")
         return [self.start, self._languages[language], self._tasks[task]]
 
-    def prompt(self, start_sequence: Sequence[int], text: str) -> list[int]:
-        """Return the tokens before the first one to decode: prompt text, if any, and start sequence."""
-        # Special tokens written out in the request are text of a stranger: they are taken out.
-        stripped = _SPECIAL.sub(" ", text).strip()
-        if not stripped:
+    def prompt(self, start_sequence: Sequence[int], text: str, keywords: str = "") -> list[int]:
+        """Return the tokens before the first one to decode: keywords, prompt text and start sequence.
+
+        Both are left out where they are empty. Where there is no room for both, the first keywords and
+        the end of the text stay, each with at least half of it.
+        """
+        wanted, before = self._plain(keywords), self._plain(text)
+        wanted = wanted[: MAX_PROMPT_TOKENS - min(len(before), MAX_PROMPT_TOKENS // 2)]
+        before = before[-(MAX_PROMPT_TOKENS - len(wanted)) :] if len(wanted) < MAX_PROMPT_TOKENS else []
+        if not wanted and not before:
             return list(start_sequence)
-        tokens = self.encode(" " + stripped)
-        return [self.start_of_prompt, *tokens[-MAX_PROMPT_TOKENS:], *start_sequence]
+        return [self.start_of_prompt, *wanted, *before, *start_sequence]
+
+    def _plain(self, text: str) -> list[int]:
+        """Return the tokens of a request's text, which must not act as the special tokens it spells."""
+        stripped = _SPECIAL.sub(" ", text).strip()
+        return self.encode(" " + stripped) if stripped else []
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of plain text."""

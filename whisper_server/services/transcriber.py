@@ -22,8 +22,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from whisper_server.core.types import Decoded, DecodeOptions, Segment, Task, Transcript, Window, WindowJob
-from whisper_server.services import segments, vad, windows
+from whisper_server.services import channels, segments, vad, windows
 from whisper_server.services.audio_processor import AudioStream
+from whisper_server.services.vad import VadOptions
 
 if TYPE_CHECKING:
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
@@ -40,9 +41,13 @@ class TranscribeParams:
     model: str
     task: Task = "transcribe"
     language: str | None = None  # a code; None: detect it once, on the first window
-    prompt: str = ""
+    languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all
+    prompt: str = ""  # on the first window only
+    keywords: tuple[str, ...] = ()  # words to expect, on every window
     temperature: float = 0.0  # 0 climbs by itself where the text looks wrong; above 0 is used as it is
     word_timestamps: bool = False
+    speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
+    vad: VadOptions = VadOptions()  # noqa: RUF009  frozen
 
 
 class Transcriber:
@@ -65,18 +70,54 @@ class Transcriber:
         self._beam_size = beam_size
         self._use_vad = use_vad
 
-    async def open(self, source: AudioSource, params: TranscribeParams) -> Transcription:
-        """Check the model's name, then the audio; nothing is loaded or decoded yet.
+    async def open(
+        self, source: AudioSource, params: TranscribeParams
+    ) -> Transcription | channels.Conversation:
+        """Check the model's name, then the audio; no model is loaded yet.
+
+        Nothing is decoded either, but where channels are speakers: those are compared first.
 
         Raises:
+            InvalidRequest: the channels are to be speakers, and the audio has no two that differ.
             ModelNotFound: nobody configured that name.
             InvalidAudio: the source is no audio, or one we do not read.
             PayloadTooLarge: the source is larger than the limit.
         """
         self._catalog.resolve(params.model)
+        if params.speakers is not None:
+            return await self._open_channels(source, params, params.speakers)
+        return await self._open_line(source, params)
+
+    async def _open_line(
+        self, source: AudioSource, params: TranscribeParams, channel: int | None = None
+    ) -> Transcription:
         # A caller that is cancelled meanwhile must not leave the opened stream behind.
-        stream = await self._pool.run(self._audio.open, source, unclaimed=AudioStream.close)
+        stream = await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
         return Transcription(stream, params, self._models, self._pool, self._options(params), self._use_vad)
+
+    async def _open_channels(
+        self, source: AudioSource, params: TranscribeParams, names: tuple[str, ...]
+    ) -> channels.Conversation:
+        """Read the file once to compare its channels, then open it once for each."""
+        assert not hasattr(source, "read"), "a file object cannot be read by several at once"
+        stream = await self._pool.run(self._audio.open, source, unclaimed=AudioStream.close)
+        n_channels = stream.info.channels
+        with contextlib.ExitStack() as opened:
+            opened.callback(stream.close)
+            channels.check_channels(n_channels)
+            labels = channels.labels(names, n_channels)
+            survey = channels.Survey(n_channels)
+            steps = self._pool.iterate(channels.measured(stream, survey))
+            async with contextlib.aclosing(steps):  # type: ignore[type-var]
+                async for _ in steps:
+                    pass
+            lines = []
+            for channel in range(n_channels):
+                line = await self._open_line(source, params, channel)
+                opened.callback(line.audio.close)
+                lines.append(line)
+            opened.pop_all()
+        return channels.Conversation(tuple(lines), labels, survey)
 
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
@@ -104,7 +145,8 @@ class Transcription:
     windows_done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._language = self.params.language
+        only = self.params.languages[0] if len(self.params.languages) == 1 else None
+        self._language = self.params.language or only
 
     @property
     def duration_s(self) -> float:
@@ -119,7 +161,13 @@ class Transcription:
 
     def transcript(self, found: tuple[Segment, ...]) -> Transcript:
         """Return the transcript made of the segments that `segments` has produced."""
-        return Transcript(self.params.task, self._language or "", self.duration_s, found)
+        return Transcript(
+            self.params.task,
+            self._language or "",
+            self.duration_s,
+            found,
+            shows_languages=bool(self.params.languages),
+        )
 
     async def segments(self) -> AsyncGenerator[Segment, None]:
         """Produce segments in file order, each as soon as its window is decoded.
@@ -153,13 +201,13 @@ class Transcription:
         """
         pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
         source = self._pool.iterate(self._windows(model.engine.info.n_mels))
-        prompt = self.params.prompt
+        prompt, keywords = self.params.prompt, ", ".join(self.params.keywords)
         try:
             async with contextlib.aclosing(source):  # type: ignore[type-var]
                 async for window in source:
                     if window is None:  # nothing yet; another request had its turn on the thread
                         continue
-                    job = WindowJob(window, self._language, prompt)
+                    job = WindowJob(window, self._language, prompt, self.params.languages, keywords)
                     prompt = ""
                     pending.append((window, wrap_future(model.scheduler.submit(job, self._options))))
                     while pending and self._must_wait(pending, model.engine.info.max_batch):
@@ -185,5 +233,6 @@ class Transcription:
     def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
         """Pull samples through voice activity detection into windows; runs on the pool."""
         with self.audio as stream:
-            find = vad.steps if self._use_vad else vad.fixed
-            yield from windows.pack(find(stream.blocks()), n_mels)
+            blocks = stream.blocks()
+            found = vad.steps(blocks, self.params.vad) if self._use_vad else vad.fixed(blocks)
+            yield from windows.pack(found, n_mels)

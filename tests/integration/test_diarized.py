@@ -1,0 +1,206 @@
+"""One speaker per channel: who said what and when, and recordings that cannot tell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from faster_whisper.audio import decode_audio
+
+from tests.conftest import SAMPLES, Sample
+from tests.integration.http_requests import URL, b64, error_of, form
+from tests.unit.audio_files import clips, encode, tone, wav_bytes
+from whisper_server.api.models import DiarizedReply
+from whisper_server.core.config import Settings
+from whisper_server.core.errors import AudioTooLong, InvalidRequest
+from whisper_server.core.types import Transcript
+from whisper_server.services.container import Services, open_services
+from whisper_server.services.transcriber import TranscribeParams
+
+RATE = 16_000
+BY_CHANNEL = TranscribeParams("nano-whisper", speakers=())
+DIARIZED = {"response_format": "diarized_json"}
+
+
+@pytest.fixture
+async def services(nano_settings: Settings) -> AsyncIterator[Services]:
+    async with open_services(nano_settings) as opened:
+        yield opened
+
+
+def talk(seconds: float, *clips: tuple[float, str]) -> np.ndarray:
+    """A channel with clips at these times."""
+    channel = np.zeros(int(seconds * RATE), np.float32)
+    for start_s, name in clips:
+        samples = decode_audio(str(SAMPLES / name), RATE)
+        first = int(start_s * RATE)
+        channel[first : first + len(samples)] = samples
+    return channel
+
+
+def call() -> np.ndarray:
+    """Left speaks, right answers, left speaks again; the last two overlap."""
+    left = talk(18.0, (0.0, "en-plain-003.flac"), (9.0, "en-plain-000.flac"))
+    return np.stack([left, talk(18.0, (4.0, "en-plain-005.flac"))])
+
+
+def said_by(transcript: Transcript, speaker: str) -> str:
+    return "".join(s.text for s in transcript.segments if s.speaker == speaker).strip()
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "flac"])
+async def test_each_channel_is_a_speaker(services: Services, codec: str) -> None:
+    truth = {clip.path.name: clip for clip in clips()}
+    a, b, c = (truth[f"en-plain-{name}.flac"] for name in ("003", "005", "000"))
+    data = encode(call(), RATE, "wav" if codec == "pcm_s16le" else codec, codec)
+    transcript = await services.transcriber.transcribe(data, BY_CHANNEL)
+    assert said_by(transcript, "A") == f"{a.text} {c.text}"
+    assert said_by(transcript, "B") == b.text
+    by_speaker = {name: [s for s in transcript.segments if s.speaker == name] for name in "AB"}
+    for speaker, index, start_s, end_s in [
+        ("A", 0, a.words[0][1], None),
+        ("A", -1, None, 9.0 + c.words[-1][2]),
+        ("B", 0, 4.0 + b.words[0][1], None),
+        ("B", -1, None, 4.0 + b.words[-1][2]),
+    ]:
+        segment = by_speaker[speaker][index]
+        # The model may begin a phrase with the padding that voice activity detection leaves before it.
+        assert start_s is None or segment.start_s == pytest.approx(start_s, abs=0.8)
+        assert end_s is None or segment.end_s == pytest.approx(end_s, abs=0.4)
+    starts = [segment.start_s for segment in transcript.segments]
+    assert starts == sorted(starts)
+    assert transcript.duration_s == pytest.approx(18.0, abs=0.1)
+    assert transcript.language == "en"
+
+
+async def test_a_channel_says_what_it_says_alone_and_in_a_crowd(services: Services) -> None:
+    both = call()
+    data = encode(both)
+    first = await services.transcriber.transcribe(data, BY_CHANNEL)
+    for other in await asyncio.gather(*(services.transcriber.transcribe(data, BY_CHANNEL) for _ in range(3))):
+        assert other == first
+    for speaker, channel in zip("AB", both, strict=True):
+        alone = await services.transcriber.transcribe(encode(channel), TranscribeParams("nano-whisper"))
+        mine = [segment for segment in first.segments if segment.speaker == speaker]
+        assert [(s.start_s, s.end_s, s.text) for s in alone.segments] == [
+            (s.start_s, s.end_s, s.text) for s in mine
+        ]
+
+
+async def test_what_a_microphone_picks_up_of_another_speaker_is_left_out(
+    services: Services, samples: dict[str, Sample]
+) -> None:
+    both = call()
+    both[1] += 0.02 * both[0]
+    transcript = await services.transcriber.transcribe(encode(both), BY_CHANNEL)
+    assert said_by(transcript, "B") == samples["en-plain-005.flac"].text
+
+
+async def test_long_recordings_leave_early_and_free_everything(services: Services) -> None:
+    data = encode(np.tile(call(), 6), RATE, "flac", "flac")
+    conversation = await services.transcriber.open(data, BY_CHANNEL)
+    async with contextlib.aclosing(conversation.segments()) as segments:
+        assert (await anext(segments)).speaker == "A"
+    assert [state.leases for state in services.models.loaded()] == [0]
+    task = asyncio.create_task(services.transcriber.transcribe(data, BY_CHANNEL))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [state.leases for state in services.models.loaded()] == [0]
+
+
+async def test_limits_hold(nano_settings: Settings) -> None:
+    short = nano_settings.model_copy(update={"max_audio_seconds": 2})
+    async with open_services(short) as services:
+        with pytest.raises(AudioTooLong):
+            await services.transcriber.open(encode(call()), BY_CHANNEL)
+        with pytest.raises(InvalidRequest, match="names are those"):
+            await services.transcriber.open(
+                encode(call()), TranscribeParams("nano-whisper", speakers=("a", "b", "c"))
+            )
+
+
+# --- over HTTP, on the fake engine ------------------------------------------------------------------
+
+
+async def test_the_reply(client: httpx.AsyncClient) -> None:
+    names = {"known_speaker_names[]": ["Ada"]}
+    body = (await client.post(URL, **form(encode(call()), **DIARIZED, **names))).json()
+    assert set(body) == {"task", "duration", "text", "segments", "usage"}
+    assert (body["task"], body["duration"]) == ("transcribe", 18.0)
+    assert body["usage"] == {"type": "duration", "seconds": 18}
+    assert [s["id"] for s in body["segments"]] == ["seg_001", "seg_002"]
+    assert [s["speaker"] for s in body["segments"]] == ["Ada", "B"]
+    assert body["text"] == "\n".join(f"{s['speaker']}: {s['text']}" for s in body["segments"])
+    for segment in body["segments"]:
+        assert set(segment) == {"type", "id", "start", "end", "text", "speaker"}
+        assert segment["type"] == "transcript.text.segment"
+        assert 0 <= segment["start"] < segment["end"] <= 18.0
+    request = {"audio": b64(encode(call())), "known_speaker_names": ["Ada"], **DIARIZED}
+    assert (await client.post(URL, json=request)).json() == body
+
+
+async def test_keywords_and_prompt_reach_every_channel(client: httpx.AsyncClient) -> None:
+    fields = {"keywords[]": ["Ada"], "prompt": "Tea"}
+    body = (await client.post(URL, **form(encode(call()), **DIARIZED, **fields))).json()
+    assert [s["text"].endswith(" after Ada Tea") for s in body["segments"]] == [True, True]
+
+
+async def test_the_reply_is_what_the_document_says(client: httpx.AsyncClient) -> None:
+    body = (await client.post(URL, **form(encode(call()), **DIARIZED))).json()
+    assert DiarizedReply.model_validate(body).model_dump() == body
+
+
+async def test_silence_in_all_channels_is_an_empty_text(client: httpx.AsyncClient) -> None:
+    body = (await client.post(URL, **form(wav_bytes(bytes(64_000), channels=2), **DIARIZED))).json()
+    assert (body["text"], body["segments"], body["duration"]) == ("", [], 1.0)
+
+
+async def test_one_silent_channel(client: httpx.AsyncClient) -> None:
+    both = call()
+    both[0] = 0
+    body = (await client.post(URL, **form(encode(both), **DIARIZED))).json()
+    assert {s["speaker"] for s in body["segments"]} == {"B"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(tone(1.0)),
+        encode(tone(1.0), channels=2),
+        encode(np.concatenate([tone(1.0), tone(1.0, hz=700)]), 48_000, "mp3", "mp3", 2),
+        wav_bytes(bytes(9 * 2 * RATE), channels=9),
+    ],
+    ids=["mono", "dual mono", "lossy dual mono", "nine channels"],
+)
+async def test_recordings_without_a_channel_per_speaker(client: httpx.AsyncClient, data: bytes) -> None:
+    response = await client.post(URL, **form(data, **DIARIZED))
+    assert "one speaker per channel" in error_of(response, 400, param="response_format")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"known_speaker_names[]": ["a", "b", "c"]}, "known_speaker_names"),
+        ({"known_speaker_names[]": list("abcde")}, "known_speaker_names"),
+        ({"known_speaker_names": ["x" * 101]}, "known_speaker_names"),
+        ({"known_speaker_references[]": ["data:audio/wav;base64,AAAA"]}, "known_speaker_references"),
+        (
+            {"known_speaker_references[]": ["data:audio/wav;base64," + "A" * 100_000]},
+            "known_speaker_references",
+        ),
+    ],
+)
+async def test_wrong_speakers(client: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:
+    message = error_of(await client.post(URL, **form(encode(call()), **DIARIZED, **fields)), 400, param=param)
+    assert "longer than 65536" not in message
+
+
+async def test_audio_that_is_none_names_the_file(client: httpx.AsyncClient) -> None:
+    error_of(await client.post(URL, **form(b"no audio" * 100, **DIARIZED)), 400, param="file")

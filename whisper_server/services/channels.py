@@ -1,0 +1,184 @@
+"""Recordings with one speaker per channel: a line for each channel, merged by time.
+
+Owns what a channel is called, whether channels differ, and what one microphone picks up of another's
+speaker. Must not know how a channel becomes text: a `Transcription` per channel does that, as for any file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import string
+from collections.abc import AsyncGenerator, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whisper_server.core.errors import InvalidAudio, InvalidRequest
+from whisper_server.core.types import SAMPLE_RATE, Segment, Transcript
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from whisper_server.core.types import Samples
+    from whisper_server.services.audio_processor import AudioStream
+    from whisper_server.services.transcriber import TranscribeParams, Transcription
+
+MAX_CHANNELS = 8  # lines that one request may keep open
+STEP_SAMPLES = SAMPLE_RATE // 10  # 100 ms: shorter than a word
+SAME_ENERGY = 1e-4  # -40 dB: what a lossy codec makes different of two equal channels
+BLEED_ENERGY = 0.0025  # -26 dB: further below the other channel than two people on one call are
+
+_NEEDS = f"diarized_json needs a recording with one speaker per channel, 2 to {MAX_CHANNELS} channels"
+
+
+class Survey:
+    """Measures the channels of a whole file: 100 ms at a time, and how far they differ."""
+
+    def __init__(self, n_channels: int) -> None:
+        self._rest: Samples = np.zeros((n_channels, 0), dtype=np.float32)
+        self._steps: list[NDArray[np.float32]] = []
+        self._energy = 0.0  # of the first channel
+        self._difference = np.zeros(n_channels)  # energy of each channel minus the first
+
+    def add(self, planes: Samples) -> None:
+        """Take the next samples, float32 [n_channels, n].
+
+        Raises:
+            InvalidAudio: the number of channels is another one now.
+        """
+        if len(planes) != len(self._rest):
+            raise InvalidAudio("The number of channels changes within the recording.")
+        self._energy += float(np.square(planes[0], dtype=np.float64).sum())
+        self._difference += np.square(planes - planes[0], dtype=np.float64).sum(axis=1)
+        samples = np.concatenate([self._rest, planes], axis=1)
+        whole = samples.shape[1] // STEP_SAMPLES * STEP_SAMPLES
+        self._rest = samples[:, whole:].copy()
+        steps = samples[:, :whole].reshape(len(samples), -1, STEP_SAMPLES)
+        self._steps.append(np.square(steps).mean(axis=2))
+
+    def finish(self) -> None:
+        """Join what was measured; call it once, after the last samples."""
+        self._steps = [np.concatenate(self._steps, axis=1)] if self._steps else []
+
+    @property
+    def is_one_signal(self) -> bool:
+        """Whether all channels carry the same sound; silence in all of them is none."""
+        return self._energy > 0 and bool((self._difference <= SAME_ENERGY * self._energy).all())
+
+    def is_bleed(self, channel: int, start_s: float, end_s: float) -> bool:
+        """Tell whether another channel is so much louder then that this one only picks it up."""
+        if not self._steps:
+            return False
+        first = int(start_s * SAMPLE_RATE / STEP_SAMPLES)
+        last = max(first + 1, round(end_s * SAMPLE_RATE / STEP_SAMPLES))
+        steps = self._steps[0][:, first:last]
+        if not steps.size:
+            return False
+        energies = steps.mean(axis=1)
+        return bool(energies[channel] < BLEED_ENERGY * energies.max())
+
+
+def check_channels(n_channels: int) -> None:
+    """Refuse recordings that have no channel per speaker, or too many.
+
+    Raises:
+        InvalidRequest: they are fewer than two or more than eight.
+    """
+    if not 2 <= n_channels <= MAX_CHANNELS:
+        has = "one channel" if n_channels == 1 else f"{n_channels} channels"
+        raise InvalidRequest(f"{_NEEDS}. This one has {has}.", param="response_format")
+
+
+def measured(stream: AudioStream, survey: Survey) -> Generator[None, None, None]:
+    """Feed the whole file to the survey, a piece per step; runs on the pool and closes the stream.
+
+    Raises:
+        InvalidRequest: all channels carry the same sound.
+    """
+    with stream:
+        for planes in stream.planes():
+            survey.add(planes)
+            yield
+    survey.finish()
+    if survey.is_one_signal:
+        raise InvalidRequest(
+            f"{_NEEDS}. All channels of this one carry the same sound.", param="response_format"
+        )
+
+
+def labels(names: Sequence[str], n_channels: int) -> tuple[str, ...]:
+    """Return what the channels are called: the names in order, then A, B, ... by place.
+
+    Raises:
+        InvalidRequest: there are more names than channels.
+    """
+    if len(names) > n_channels:
+        raise InvalidRequest(
+            f"There are {len(names)} known_speaker_names, but the recording has {n_channels} channels; the "
+            "names are those of the channels, in order.",
+            param="known_speaker_names",
+        )
+    return (*names, *string.ascii_uppercase[len(names) : n_channels])
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One recording on its way through as many lines as it has channels; use it once.
+
+    Has the surface of a `Transcription`.
+    """
+
+    lines: tuple[Transcription, ...]  # one per channel
+    speakers: tuple[str, ...]  # one per channel
+    survey: Survey
+
+    @property
+    def audio(self) -> AudioStream:
+        """The first channel; the others are of the same file."""
+        return self.lines[0].audio
+
+    @property
+    def params(self) -> TranscribeParams:
+        """What the request asks for."""
+        return self.lines[0].params
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of the file read so far; all of it once the segments are exhausted."""
+        return max(line.duration_s for line in self.lines)
+
+    @property
+    def windows_done(self) -> int:
+        """Windows decoded so far, of all channels."""
+        return sum(line.windows_done for line in self.lines)
+
+    async def collect(self) -> Transcript:
+        """Return the whole transcript."""
+        async with contextlib.aclosing(self.segments()) as produced:
+            return self.transcript(tuple([segment async for segment in produced]))
+
+    def transcript(self, found: tuple[Segment, ...]) -> Transcript:
+        """Return the transcript of these segments, in the language of the first channel that has one."""
+        transcripts = [line.transcript(()) for line in self.lines]
+        spoken = next((each for each in transcripts if each.language), transcripts[0])
+        return replace(spoken, duration_s=self.duration_s, segments=found)
+
+    async def segments(self) -> AsyncGenerator[Segment, None]:
+        """Produce the segments of all channels by their start, each with its speaker.
+
+        Run it under `contextlib.aclosing`. Raises what `Transcription.segments` does.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            for line in self.lines:  # one that was never begun does not close its file by itself
+                stack.callback(line.audio.close)
+            produced = [
+                await stack.enter_async_context(contextlib.aclosing(line.segments())) for line in self.lines
+            ]
+            heads = {channel: await anext(each, None) for channel, each in enumerate(produced)}
+            while waiting := {channel: head for channel, head in heads.items() if head is not None}:
+                channel = min(waiting, key=lambda each: (waiting[each].start_s, each))
+                segment = waiting[channel]
+                heads[channel] = await anext(produced[channel], None)
+                if not self.survey.is_bleed(channel, segment.start_s, segment.end_s):
+                    yield replace(segment, speaker=self.speakers[channel])
