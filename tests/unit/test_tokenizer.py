@@ -61,7 +61,11 @@ def test_text_drops_timestamps_and_keeps_the_leading_space(tokenizer: Tokenizer)
     ("text", "language", "words"),
     [
         (" fenêtre rouge", "fr", [" fenêtre", " rouge"]),
-        (" Hello, world!", "en", [" Hello", ",", " world", "!"]),
+        (" Hello, world!", "en", [" Hello,", " world!"]),
+        (" a well-known man's $3.50", "en", [" a", " well-known", " man's", " $3.50"]),
+        (" ¿Qué? «Sí» (no) !", "es", [" ¿Qué?", " «Sí»", " (no) !"]),
+        (" - Qui ? - « Moi »", "fr", [" - Qui ?", " - « Moi »"]),
+        ("\N{IDEOGRAPHIC COMMA}", "ja", ["\N{IDEOGRAPHIC COMMA}"]),
         ("今日は雨です", "ja", None),
         (" unbelievably 🙂 good", "en", [" unbelievably", " 🙂", " good"]),
     ],

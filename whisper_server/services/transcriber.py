@@ -143,7 +143,8 @@ class Transcription:
                 contextlib.aclosing(self._decoded(model)) as decoded,
             ):
                 async for window, result in decoded:
-                    for segment in segments.of(window, result, model.engine.tokenizer):
+                    found = await self._pool.run(segments.of, window, result, model.engine.tokenizer)
+                    for segment in found:
                         yield segment
         finally:
             # Closed already where the windows were pulled; where no window was, it is not.
