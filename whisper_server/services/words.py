@@ -45,8 +45,8 @@ VALLEY_FRAMES = 3  # a valley of loudness is the quietest frame among these many
 CANDIDATES = 32  # per boundary, the nearest ones: some words to each side
 MAX_PAUSE_FRAMES = 15  # a pause this long is certainly none of the closures inside a word
 
-# Round numbers on a plateau: three quarters or one and a half times any of them leave the median and the 90 %
-# quantile of the bundled samples where they are, and put at most 5 % instead of 2 % of the words off by 0.1 s.
+# Round numbers on a plateau: three quarters or one and a half times any of them leave the median and the
+# 90 % quantile of the bundled samples alone, and put at most 5 % of the words off by 0.1 s instead of 2 %.
 LEVEL_COST = 4.0  # of a boundary in the middle of loud speech
 PAUSE_GAIN = 5.0  # of a boundary in a pause of MAX_PAUSE_FRAMES
 DRIFT_FRAMES = 20.0  # frames of sound between boundary and alignment that cost 1
