@@ -81,6 +81,13 @@ def test_words(tokenizer: Tokenizer, text: str, language: str, words: list[str] 
         assert len(split) > 1
 
 
+@pytest.mark.parametrize(
+    "text", [" fenêtre rouge", "今日は雨です", " 🙂\n\t\x00 ~¡\xad", "".join(map(chr, range(256)))]
+)
+def test_the_bytes_of_tokens_join_to_the_text(tokenizer: Tokenizer, text: str) -> None:
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))).decode() == text
+
+
 def test_an_english_only_model_refuses_what_it_cannot_do() -> None:
     english = Tokenizer.from_file(NANO / "tokenizer.json", is_multilingual=False)
     assert english.start_sequence("en", "transcribe") == [50258]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge
 from whisper_server.core.validators import (
     check_granularities,
+    check_include,
     check_temperature,
     decode_base64,
     find_audio,
@@ -191,3 +192,17 @@ def test_granularities() -> None:
         with pytest.raises(InvalidRequest) as caught:
             check_granularities(values, response_format)
         assert caught.value.param == "timestamp_granularities"
+
+
+def test_include() -> None:
+    assert check_include([], "srt") == ()
+    assert check_include(["logprobs", "logprobs"], "json") == ("logprobs",)
+    for values, response_format in (
+        (["logits"], "json"),
+        (["logprobs"], "verbose_json"),
+        (["x" * 999], "json"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            check_include(values, response_format)
+        assert caught.value.param == "include"
+        assert len(caught.value.message) < 200

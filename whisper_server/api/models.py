@@ -20,17 +20,22 @@ class TranscriptionFields(BaseModel):
     timestamp_granularities: tuple[str, ...] = Field(
         (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
     )
+    include: tuple[str, ...] = Field(
+        (),
+        description="logprobs, with json: how sure the model is of each token. In a form also `include[]`.",
+    )
     stream: bool = Field(False, description="Only false.")
 
     @model_validator(mode="before")
     @classmethod
     def _drop_absent(cls, data: Any) -> Any:
-        """Treat null and empty as absent, as clients send them, and one granularity as a list of one."""
+        """Treat null and empty as absent, as clients send them, and one of a list as a list of one."""
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if value not in (None, "")}
-        if isinstance(one := given.get("timestamp_granularities"), str):
-            given["timestamp_granularities"] = (one,)
+        for name in ("timestamp_granularities", "include"):
+            if isinstance(one := given.get(name), str):
+                given[name] = (one,)
         return given
 
 
@@ -56,6 +61,14 @@ class JsonBody(TranscriptionFields):
     )
 
 
+class TokenLogprob(BaseModel):
+    """How sure the model is of one token."""
+
+    token: str = Field(description="Its text; replacement characters where it is a part of a character.")
+    logprob: float
+    bytes: list[int] = Field(description="Its bytes in UTF-8.")
+
+
 class JsonReply(BaseModel):
     """The reply to a JSON request for response_format json."""
 
@@ -63,6 +76,7 @@ class JsonReply(BaseModel):
     processing_time: float = Field(description="Seconds that the request took.")
     model: str = Field(description="The name that was asked for.")
     format: str = Field(description="What the bytes were: m4a, mp3, wav, ...")
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include=logprobs.")
 
 
 class Usage(BaseModel):
@@ -77,6 +91,7 @@ class FormReply(BaseModel):
 
     text: str
     usage: Usage
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
 
 
 class AudioInfoReply(BaseModel):

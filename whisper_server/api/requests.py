@@ -22,6 +22,7 @@ from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
 from whisper_server.core.validators import (
     check_granularities,
+    check_include,
     check_temperature,
     decode_base64,
     find_audio,
@@ -35,7 +36,7 @@ T = TypeVar("T")
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 _MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
-_LISTS = ("timestamp_granularities", "timestamp_granularities[]")
+_LISTS = ("timestamp_granularities", "include")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         prompt=fields.prompt[-_MAX_PROMPT_CHARS:],
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities,
+        shows_segments=granularities != ("word",),
+        logprobs="logprobs" in check_include(fields.include, response_format),
     )
     return TranscriptionRequest(upload, params, response_format)
 
@@ -127,8 +130,10 @@ async def _read_form(request: Request) -> Upload:
             param="file",
         )
     fields: dict[str, Any] = {name: values[-1] for name, values in form.fields.items()}
-    listed = [value for name in _LISTS for value in form.fields.get(name, ()) if value]
-    return Upload(bytes(form.file), {**fields, "timestamp_granularities": tuple(listed)}, "file")
+    for name in _LISTS:
+        written = (*form.fields.get(name, ()), *form.fields.get(f"{name}[]", ()))
+        fields[name] = tuple(value for value in written if value)
+    return Upload(bytes(form.file), fields, "file")
 
 
 def _parse_json(body: bytes, max_bytes: int) -> Upload:

@@ -172,6 +172,15 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenScore:
+    """One text token of a segment, and how sure the model is of it."""
+
+    text: str  # with replacement characters where the token is a part of a character
+    data: bytes  # joined over the tokens of a segment: its text in UTF-8
+    logprob: float  # given the tokens before it, without prompt and timestamps; at most 0
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A phrase in file time, between two timestamp tokens."""
 
@@ -186,6 +195,7 @@ class Segment:
     language: str
     seek_frames: int  # file time of the window's start, in frames of 10 ms
     words: tuple[Word, ...] = ()
+    scores: tuple[TokenScore, ...] = ()  # with word times: one per text token, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +206,9 @@ class Transcript:
     language: str  # code; of the request, or as detected; "" where there was no speech to detect it on
     duration_s: float  # of the file
     segments: tuple[Segment, ...] = field(default=())
+    shows_segments: bool = True  # in verbose_json
+    shows_words: bool = False  # in verbose_json
+    shows_logprobs: bool = False  # in json
 
     @property
     def text(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge
 
 GRANULARITIES = ("word", "segment")
+INCLUDABLE = ("logprobs",)
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
@@ -147,5 +148,24 @@ def check_granularities(values: Iterable[str], response_format: str) -> tuple[st
         raise InvalidRequest(
             f"Word timestamps need response_format verbose_json, not {response_format}.",
             param="timestamp_granularities",
+        )
+    return found
+
+
+def check_include(values: Iterable[str], response_format: str) -> tuple[str, ...]:
+    """Return what is to be added to the reply; only json has a place for it.
+
+    Raises:
+        InvalidRequest: one is unknown, or the format has no place for it.
+    """
+    found = tuple(dict.fromkeys(values))
+    for value in found:
+        if value not in INCLUDABLE:
+            raise InvalidRequest(
+                f"include cannot be {value[:40]!r}. Use one of: {', '.join(INCLUDABLE)}.", param="include"
+            )
+    if found and response_format != "json":
+        raise InvalidRequest(
+            f"include={found[0]} needs response_format json, not {response_format}.", param="include"
         )
     return found

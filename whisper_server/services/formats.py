@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from whisper_server.core.errors import InvalidRequest
@@ -35,7 +35,19 @@ def check_format(response_format: str) -> str:
 
 
 def _json(transcript: Transcript) -> tuple[str, str]:
-    return _dumps({"text": transcript.text, "usage": _usage(transcript)}), JSON_TYPE
+    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    if transcript.shows_logprobs:
+        body["logprobs"] = logprob_objects(transcript.segments)
+    return _dumps(body), JSON_TYPE
+
+
+def logprob_objects(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """Return what `include[]=logprobs` asks for: every text token in order."""
+    return [
+        {"token": score.text, "logprob": score.logprob, "bytes": list(score.data)}
+        for segment in segments
+        for score in segment.scores
+    ]
 
 
 def _verbose_json(transcript: Transcript) -> tuple[str, str]:
@@ -45,13 +57,14 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
         "language": language_name(transcript.language or "en"),
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
-        "segments": [segment_object(i, segment) for i, segment in enumerate(transcript.segments)],
     }
-    words = [word for segment in transcript.segments for word in segment.words]
-    if words:
+    if transcript.shows_segments:
+        body["segments"] = [segment_object(i, segment) for i, segment in enumerate(transcript.segments)]
+    if transcript.shows_words:
         body["words"] = [
             {"word": word.text, "start": round(word.start_s, 2), "end": round(word.end_s, 2)}
-            for word in words
+            for segment in transcript.segments
+            for word in segment.words
         ]
     body["usage"] = _usage(transcript)
     return _dumps(body), JSON_TYPE

@@ -5,12 +5,15 @@ Pure; the only place where window time turns into file time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from whisper_server.core.types import FRAMES_PER_SECOND, Decoded, Segment, TokenTime, Window, Word
+from whisper_server.core.types import FRAMES_PER_SECOND, Decoded, Segment, TokenScore, TokenTime, Window, Word
 from whisper_server.services import words
 from whisper_server.services.tokenizer import Tokenizer
+
+MIN_PROBABILITY = 1e-10  # has a logarithm, and JSON can say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
     for phrase in _phrases(decoded.tokens, window.duration_s, tokenizer):
         text_tokens = tokenizer.text_tokens(phrase.tokens)
         text = tokenizer.text(text_tokens)
-        spoken = _spoken(decoded.token_times[taken : taken + len(text_tokens)], decoded.language, tokenizer)
+        times = decoded.token_times[taken : taken + len(text_tokens)]
         taken += len(text_tokens)
         if not text.strip():
             continue
@@ -52,7 +55,10 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
                 no_speech_prob=decoded.no_speech_prob,
                 language=decoded.language,
                 seek_frames=round(window.start_s * 100),
-                words=_words(window, loud, phrase, spoken) if loud else (),
+                words=_words(window, loud, phrase, _spoken(times, decoded.language, tokenizer))
+                if loud
+                else (),
+                scores=tuple(_score(time, tokenizer) for time in times),
             )
         )
     return segments
@@ -81,6 +87,11 @@ def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> 
         start_s = now_s
     if text:
         yield _Phrase(start_s, duration_s, tuple(run))
+
+
+def _score(time: TokenTime, tokenizer: Tokenizer) -> TokenScore:
+    data = tokenizer.token_bytes(time.token)
+    return TokenScore(data.decode("utf-8", "replace"), data, math.log(max(time.probability, MIN_PROBABILITY)))
 
 
 @dataclass(frozen=True, slots=True)

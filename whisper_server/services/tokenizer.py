@@ -23,6 +23,19 @@ _OPENING = frozenset({"Ps", "Pi", "Pd"})  # brackets, quotes and the dash before
 _SPECIAL = re.compile(r"<\|[^|]*\|>")
 
 
+def _bytes_by_character() -> dict[str, int]:
+    """Return what each character of the vocabulary stands for, as GPT-2's `bytes_to_unicode` has it.
+
+    Printable Latin-1 stands for itself; the other bytes, in order, for the characters from 256 on.
+    """
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _bytes_by_character()
+
+
 @dataclass(frozen=True, slots=True)
 class WordTokens:
     """One word and the run of text tokens that spells it."""
@@ -121,6 +134,13 @@ class Tokenizer:
         """Return the text of the tokens as the model wrote it, leading space kept."""
         decoded: str = self._raw.decode(self.text_tokens(tokens), skip_special_tokens=False)
         return decoded
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the UTF-8 bytes of one text token; they may be a part of a character."""
+        written = self._raw.id_to_token(token) or ""
+        if any(character not in _BYTE_OF for character in written):
+            return written.encode()  # added to the vocabulary as plain text
+        return bytes(_BYTE_OF[character] for character in written)
 
     def split_words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
         """Split text tokens into words: at spaces, or at characters in languages that write none.

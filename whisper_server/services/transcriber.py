@@ -43,6 +43,8 @@ class TranscribeParams:
     prompt: str = ""
     temperature: float = 0.0  # 0 climbs by itself where the text looks wrong; above 0 is used as it is
     word_timestamps: bool = False
+    shows_segments: bool = True  # False: the reply has the words only
+    logprobs: bool = False  # of every text token
     use_vad: bool = True
 
 
@@ -84,7 +86,9 @@ class Transcriber:
 
     def _options(self, params: TranscribeParams) -> DecodeOptions:
         options = DecodeOptions(
-            task=params.task, beam_size=self._beam_size, word_timestamps=params.word_timestamps
+            task=params.task,
+            beam_size=self._beam_size,
+            word_timestamps=params.word_timestamps or params.logprobs,
         )
         if params.temperature > 0:
             return DecodeOptions(
@@ -124,7 +128,15 @@ class Transcription:
 
     def transcript(self, found: tuple[Segment, ...]) -> Transcript:
         """Return the transcript made of the segments that `segments` has produced."""
-        return Transcript(self.params.task, self._language or "", self.duration_s, found)
+        return Transcript(
+            self.params.task,
+            self._language or "",
+            self.duration_s,
+            found,
+            shows_segments=self.params.shows_segments,
+            shows_words=self.params.word_timestamps,
+            shows_logprobs=self.params.logprobs,
+        )
 
     async def segments(self) -> AsyncGenerator[Segment, None]:
         """Produce segments in file order, each as soon as its window is decoded.
