@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from whisper_server.core.errors import InvalidRequest
-from whisper_server.core.types import Segment, Transcript, Word
+from whisper_server.core.types import Segment, TokenScore, Transcript, Word
 from whisper_server.services.formats import FORMATS, render
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -58,11 +58,37 @@ def test_verbose_json_has_all_ten_segment_fields_and_the_english_language_name()
 
 def test_words_are_top_level() -> None:
     words = (Word("fenêtre", 0.1, 0.5, 0.9), Word("rouge", 0.5, 1.0, 0.9))
-    talk = Transcript("transcribe", "fr", 2.0, (segment(0.0, 1.28, " fenêtre rouge", words),))
+    said = (segment(0.0, 1.28, " fenêtre rouge", words),)
+    talk = Transcript("transcribe", "fr", 2.0, said, shows_words=True)
     assert json.loads(render(talk, "verbose_json")[0])["words"] == [
         {"word": "fenêtre", "start": 0.1, "end": 0.5},
         {"word": "rouge", "start": 0.5, "end": 1.0},
     ]
+
+
+@pytest.mark.parametrize(("shows_segments", "shows_words"), [(True, False), (True, True), (False, True)])
+def test_verbose_json_has_what_was_asked_for_even_where_nothing_was_said(
+    shows_segments: bool, shows_words: bool
+) -> None:
+    for said in ((), TALK.segments):
+        talk = Transcript(
+            "transcribe", "fr", 2.0, said, shows_segments=shows_segments, shows_words=shows_words
+        )
+        body = json.loads(render(talk, "verbose_json")[0])
+        assert ("segments" in body, "words" in body) == (shows_segments, shows_words)
+
+
+def test_logprobs_are_in_json_only() -> None:
+    scores = (TokenScore(" \N{REPLACEMENT CHARACTER}", b" \xc3", -0.5), TokenScore("x", b"x", 0.0))
+    said = (replace(TALK.segments[0], scores=scores), replace(TALK.segments[1], scores=scores[1:]))
+    talk = replace(TALK, segments=said, shows_logprobs=True)
+    assert json.loads(render(talk, "json")[0])["logprobs"] == [
+        {"token": " \N{REPLACEMENT CHARACTER}", "logprob": -0.5, "bytes": [32, 195]},
+        {"token": "x", "logprob": 0.0, "bytes": [120]},
+        {"token": "x", "logprob": 0.0, "bytes": [120]},
+    ]
+    assert "logprobs" not in json.loads(render(talk, "verbose_json")[0])
+    assert "logprobs" not in json.loads(render(replace(talk, shows_logprobs=False), "json")[0])
 
 
 def test_silence_in_every_format() -> None:

@@ -86,6 +86,21 @@ def test_words_take_their_tokens_times_and_stay_in_their_segment() -> None:
     assert first.words[0].probability == 0.5
 
 
+def test_scores_are_the_text_tokens_in_order_with_their_bytes() -> None:
+    result = decoded(0.0, " é", 4.0)
+    times = tuple(
+        TokenTime(t, 0.0, 1.0, p)
+        for t, p in zip(TOKENIZER.text_tokens(result.tokens), (1.0, 0.5, 0.0), strict=True)
+    )
+    (segment,) = segments.of(WINDOW, replace(result, token_times=times), TOKENIZER)
+    assert [(score.text, score.data) for score in segment.scores] == [
+        (" ", b" "),
+        ("\N{REPLACEMENT CHARACTER}", b"\xc3"),
+        ("\N{REPLACEMENT CHARACTER}", b"\xa9"),
+    ]
+    assert [score.logprob for score in segment.scores] == pytest.approx([0.0, -0.693, -23.026], abs=1e-3)
+
+
 @given(st.lists(st.one_of(st.floats(0, 30), st.sampled_from([" one", " two", " ", "é"])), max_size=20))
 def test_whatever_the_model_writes_times_run_forward_inside_the_speech(parts: list[float | str]) -> None:
     previous = 0.0

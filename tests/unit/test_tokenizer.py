@@ -74,7 +74,11 @@ def test_text_drops_timestamps_and_keeps_the_leading_space(tokenizer: Tokenizer)
     ("text", "language", "words"),
     [
         (" fenêtre rouge", "fr", [" fenêtre", " rouge"]),
-        (" Hello, world!", "en", [" Hello", ",", " world", "!"]),
+        (" Hello, world!", "en", [" Hello,", " world!"]),
+        (" a well-known man's $3.50", "en", [" a", " well-known", " man's", " $3.50"]),
+        (" ¿Qué? «Sí» (no) !", "es", [" ¿Qué?", " «Sí»", " (no) !"]),
+        (" - Qui ? - « Moi »", "fr", [" - Qui ?", " - « Moi »"]),
+        ("\N{IDEOGRAPHIC COMMA}", "ja", ["\N{IDEOGRAPHIC COMMA}"]),
         ("今日は雨です", "ja", None),
         (" unbelievably 🙂 good", "en", [" unbelievably", " 🙂", " good"]),
     ],
@@ -88,6 +92,13 @@ def test_words(tokenizer: Tokenizer, text: str, language: str, words: list[str] 
         assert [word.text for word in split] == words
     else:
         assert len(split) > 1
+
+
+@pytest.mark.parametrize(
+    "text", [" fenêtre rouge", "今日は雨です", " 🙂\n\t\x00 ~¡\xad", "".join(map(chr, range(256)))]
+)
+def test_the_bytes_of_tokens_join_to_the_text(tokenizer: Tokenizer, text: str) -> None:
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))).decode() == text
 
 
 def test_an_english_only_model_refuses_what_it_cannot_do() -> None:

@@ -15,6 +15,7 @@ from whisper_server.core.validators import (
     MAX_KEYWORD_CHARS,
     MAX_KEYWORDS,
     check_granularities,
+    check_include,
     check_keywords,
     check_languages,
     check_temperature,
@@ -215,3 +216,17 @@ def test_keywords() -> None:
         with pytest.raises(InvalidRequest) as caught:
             check_keywords(keywords)
         assert caught.value.param == "keywords"
+
+
+def test_include() -> None:
+    assert check_include([], "srt") == ()
+    assert check_include(["logprobs", "logprobs"], "json") == ("logprobs",)
+    for values, response_format in (
+        (["logits"], "json"),
+        (["logprobs"], "verbose_json"),
+        (["x" * 999], "json"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            check_include(values, response_format)
+        assert caught.value.param == "include"
+        assert len(caught.value.message) < 200

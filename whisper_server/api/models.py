@@ -42,7 +42,10 @@ class TranscriptionFields(BaseModel):
     max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
     max_lines: int = Field(2, description="For srt and vtt: 1 to 4 lines in a cue.")
     max_cue_seconds: float = Field(7.0, description="For srt and vtt: 1 to 60; longer cues are split.")
-    include: tuple[str, ...] = Field((), description="What to add to the reply.")
+    include: tuple[str, ...] = Field(
+        (),
+        description="logprobs, with json: how sure the model is of each token. In a form also `include[]`.",
+    )
     chunking_strategy: Chunking = Field(
         None, description="How speech is found; in a form `chunking_strategy[type]` and so on, or JSON."
     )
@@ -83,6 +86,14 @@ class JsonBody(TranscriptionFields):
     )
 
 
+class TokenLogprob(BaseModel):
+    """How sure the model is of one token."""
+
+    token: str = Field(description="Its text; replacement characters where it is a part of a character.")
+    logprob: float
+    bytes: list[int] = Field(description="Its bytes in UTF-8.")
+
+
 class JsonReply(BaseModel):
     """The reply to a JSON request for response_format json."""
 
@@ -90,6 +101,7 @@ class JsonReply(BaseModel):
     processing_time: float = Field(description="Seconds that the request took.")
     model: str = Field(description="The name that was asked for.")
     format: str = Field(description="What the bytes were: m4a, mp3, wav, ...")
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include=logprobs.")
 
 
 class Usage(BaseModel):
@@ -134,6 +146,7 @@ class DiarizedReply(BaseModel):
     text: str = Field(description='One line per turn: "A: ..."')
     segments: list[DiarizedSegment]
     usage: Usage
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
 
 
 class AudioInfoReply(BaseModel):

@@ -23,6 +23,7 @@ from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
 from whisper_server.core.validators import (
     check_granularities,
+    check_include,
     check_keywords,
     check_languages,
     check_speakers,
@@ -103,6 +104,8 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         keywords=check_keywords((*fields.keywords, *fields.hotwords)),
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
+        shows_segments=granularities != ("word",),
+        logprobs="logprobs" in check_include(fields.include, response_format),
         speakers=speakers if response_format == "diarized_json" else None,
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
     )

@@ -27,6 +27,7 @@ from whisper_server.api.models import (
     ModelObject,
     ReadyReply,
     RootReply,
+    TokenLogprob,
 )
 from whisper_server.api.requests import (
     TranscriptionRequest,
@@ -41,7 +42,7 @@ from whisper_server.services import vad
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.catalog import ModelSource
 from whisper_server.services.container import Services
-from whisper_server.services.formats import render
+from whisper_server.services.formats import logprob_objects, render
 
 router = APIRouter()
 
@@ -125,8 +126,11 @@ async def create_transcription(request: Request, services: ServicesDep) -> Respo
             processing_time=round(time.monotonic() - started, 3),
             model=wanted.params.model,
             format=info.format,
+            logprobs=[TokenLogprob(**each) for each in logprob_objects(transcript.segments)]
+            if transcript.shows_logprobs
+            else None,
         )
-        return Response(reply.model_dump_json(), media_type="application/json")
+        return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
     body, media_type = await services.pool.run(render, transcript, wanted.response_format, wanted.subtitles)
     return Response(body, media_type=media_type)
 

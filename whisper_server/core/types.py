@@ -174,6 +174,15 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenScore:
+    """One text token of a segment, and how sure the model is of it."""
+
+    text: str  # with replacement characters where the token is a part of a character
+    data: bytes  # joined over the tokens of a segment: its text in UTF-8
+    logprob: float  # given the tokens before it, without prompt and timestamps; at most 0
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A phrase in file time, between two timestamp tokens."""
 
@@ -188,6 +197,7 @@ class Segment:
     language: str
     seek_frames: int  # file time of the window's start, in frames of 10 ms
     words: tuple[Word, ...] = ()
+    scores: tuple[TokenScore, ...] = ()  # with word times: one per text token, in order
     speaker: str = ""  # who says it, where every speaker has a channel
 
 
@@ -200,6 +210,9 @@ class Transcript:
     duration_s: float  # of the file
     segments: tuple[Segment, ...] = field(default=())
     shows_languages: bool = False  # the request named the languages to choose from, and wants the choice
+    shows_segments: bool = True  # in verbose_json
+    shows_words: bool = False  # in verbose_json
+    shows_logprobs: bool = False  # in json
 
     @property
     def text(self) -> str:

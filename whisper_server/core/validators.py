@@ -20,6 +20,7 @@ MAX_KEYWORDS = 100  # more do not fit into the model's context anyway
 MAX_KEYWORD_CHARS = 1_000
 MAX_SPEAKERS = 4  # of the hosted API
 MAX_SPEAKER_CHARS = 100
+INCLUDABLE = ("logprobs",)
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
@@ -221,3 +222,22 @@ def no_references() -> InvalidRequest:
         "known_speaker_names in the order of the channels.",
         param="known_speaker_references",
     )
+
+
+def check_include(values: Iterable[str], response_format: str) -> tuple[str, ...]:
+    """Return what is to be added to the reply; only json has a place for it.
+
+    Raises:
+        InvalidRequest: one is unknown, or the format has no place for it.
+    """
+    found = tuple(dict.fromkeys(values))
+    for value in found:
+        if value not in INCLUDABLE:
+            raise InvalidRequest(
+                f"include cannot be {value[:40]!r}. Use one of: {', '.join(INCLUDABLE)}.", param="include"
+            )
+    if found and response_format != "json":
+        raise InvalidRequest(
+            f"include={found[0]} needs response_format json, not {response_format}.", param="include"
+        )
+    return found

@@ -6,7 +6,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
@@ -51,7 +51,18 @@ def _json(transcript: Transcript) -> tuple[str, str]:
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
     if transcript.shows_languages and transcript.language:
         body["languages"] = [{"code": transcript.language}]
+    if transcript.shows_logprobs:
+        body["logprobs"] = logprob_objects(transcript.segments)
     return _dumps(body), JSON_TYPE
+
+
+def logprob_objects(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """Return what `include[]=logprobs` asks for: every text token in order."""
+    return [
+        {"token": score.text, "logprob": score.logprob, "bytes": list(score.data)}
+        for segment in segments
+        for score in segment.scores
+    ]
 
 
 def _verbose_json(transcript: Transcript) -> tuple[str, str]:
@@ -61,13 +72,14 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
         "language": language_name(transcript.language or "en"),
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
-        "segments": [segment_object(i, segment) for i, segment in enumerate(transcript.segments)],
     }
-    words = [word for segment in transcript.segments for word in segment.words]
-    if words:
+    if transcript.shows_segments:
+        body["segments"] = [segment_object(i, segment) for i, segment in enumerate(transcript.segments)]
+    if transcript.shows_words:
         body["words"] = [
             {"word": word.text, "start": round(word.start_s, 2), "end": round(word.end_s, 2)}
-            for word in words
+            for segment in transcript.segments
+            for word in segment.words
         ]
     body["usage"] = _usage(transcript)
     return _dumps(body), JSON_TYPE

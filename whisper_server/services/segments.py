@@ -5,11 +5,15 @@ Pure; the only place where window time turns into file time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from whisper_server.core.types import Decoded, Segment, TokenTime, Window, Word
+from whisper_server.core.types import FRAMES_PER_SECOND, Decoded, Segment, TokenScore, TokenTime, Window, Word
+from whisper_server.services import words
 from whisper_server.services.tokenizer import Tokenizer
+
+MIN_PROBABILITY = 1e-10  # has a logarithm, and JSON can say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +28,18 @@ class _Phrase:
 def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
     """Return the segments of one window in file time; none where the model heard silence.
 
-    Times run forward and stay inside the window's speech, whatever the model wrote.
+    Times run forward and stay inside the window's speech, whatever the model wrote. With word times it
+    takes some milliseconds: keep it off the event loop.
     """
     if decoded.is_silence:
         return []
+    loud = words.loudness(window) if decoded.token_times else None
     segments: list[Segment] = []
     taken = 0
     for phrase in _phrases(decoded.tokens, window.duration_s, tokenizer):
         text_tokens = tokenizer.text_tokens(phrase.tokens)
         text = tokenizer.text(text_tokens)
-        times = _inside(phrase, decoded.token_times[taken : taken + len(text_tokens)])
+        times = decoded.token_times[taken : taken + len(text_tokens)]
         taken += len(text_tokens)
         if not text.strip():
             continue
@@ -49,7 +55,10 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
                 no_speech_prob=decoded.no_speech_prob,
                 language=decoded.language,
                 seek_frames=round(window.start_s * 100),
-                words=_words(window, times, decoded.language, tokenizer),
+                words=_words(window, loud, phrase, _spoken(times, decoded.language, tokenizer))
+                if loud
+                else (),
+                scores=tuple(_score(time, tokenizer) for time in times),
             )
         )
     return segments
@@ -80,39 +89,52 @@ def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> 
         yield _Phrase(start_s, duration_s, tuple(run))
 
 
-def _inside(phrase: _Phrase, times: Sequence[TokenTime]) -> list[TokenTime]:
-    """Keep token times inside their phrase, whose timestamp tokens are the more exact of the two.
+def _score(time: TokenTime, tokenizer: Tokenizer) -> TokenScore:
+    data = tokenizer.token_bytes(time.token)
+    return TokenScore(data.decode("utf-8", "replace"), data, math.log(max(time.probability, MIN_PROBABILITY)))
 
-    The alignment knows only where attention moves on: it gives a pause to the word after it, and lets
-    the last word end anywhere.
-    """
-    kept: list[TokenTime] = []
-    for index, time in enumerate(times):
-        is_last = index == len(times) - 1
-        start_s = min(max(time.start_s, phrase.start_s), phrase.end_s)
-        end_s = phrase.end_s if is_last else min(max(time.end_s, start_s), phrase.end_s)
-        kept.append(replace(time, start_s=start_s, end_s=end_s))
-    return kept
+
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """One word of a phrase and its tokens' times."""
+
+    text: str
+    times: tuple[TokenTime, ...]
+
+
+def _spoken(times: Sequence[TokenTime], language: str, tokenizer: Tokenizer) -> list[_Spoken]:
+    """Split a phrase into its words; white space alone is none."""
+    found: list[_Spoken] = []
+    position = 0
+    for piece in tokenizer.split_words([time.token for time in times], language):
+        mine = tuple(times[position : position + len(piece.tokens)])
+        position += len(piece.tokens)
+        if piece.text.strip():
+            found.append(_Spoken(piece.text.strip(), mine))
+    return found
 
 
 def _words(
-    window: Window, times: Sequence[TokenTime], language: str, tokenizer: Tokenizer
+    window: Window, loud: words.Loudness, phrase: _Phrase, spoken: Sequence[_Spoken]
 ) -> tuple[Word, ...]:
-    """Join token times into words in file time."""
-    words: list[Word] = []
-    position = 0
-    for piece in tokenizer.split_words([time.token for time in times], language):
-        mine = times[position : position + len(piece.tokens)]
-        position += len(piece.tokens)
-        if not piece.text.strip():
-            continue
-        start_s = window.file_time(mine[0].start_s)
-        words.append(
-            Word(
-                text=piece.text.strip(),
-                start_s=start_s,
-                end_s=max(start_s, window.file_time(mine[-1].end_s, is_end=True)),
-                probability=sum(time.probability for time in mine) / len(mine),
-            )
+    """Place the words of a phrase between its timestamps, which are more exact than the alignment."""
+    placed = words.place(
+        loud,
+        words.frames(phrase.start_s),
+        words.frames(phrase.end_s),
+        [words.frames(word.times[0].start_s) for word in spoken[1:]],
+        [word.text for word in spoken],
+    )
+
+    def inside(frame: int) -> float:
+        return min(max(frame / FRAMES_PER_SECOND, phrase.start_s), phrase.end_s)
+
+    return tuple(
+        Word(
+            text=word.text,
+            start_s=(start_s := window.file_time(inside(start))),
+            end_s=max(start_s, window.file_time(inside(end), is_end=True)),
+            probability=sum(time.probability for time in word.times) / len(word.times),
         )
-    return tuple(words)
+        for word, (start, end) in zip(spoken, placed, strict=True)
+    )

@@ -19,7 +19,21 @@ if TYPE_CHECKING:
 MAX_TEXT_POSITIONS = 448  # the decoder's context, in tokens; the same for every published size
 MAX_PROMPT_TOKENS = MAX_TEXT_POSITIONS // 2 - 1  # 223: openai/whisper keeps the last ones
 _NO_SPACE_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+_OPENING = frozenset({"Ps", "Pi", "Pd"})  # brackets, quotes and the dash before a speaker's turn
 _SPECIAL = re.compile(r"<\|[^|]*\|>")
+
+
+def _bytes_by_character() -> dict[str, int]:
+    """Return what each character of the vocabulary stands for, as GPT-2's `bytes_to_unicode` has it.
+
+    Printable Latin-1 stands for itself; the other bytes, in order, for the characters from 256 on.
+    """
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _bytes_by_character()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +144,32 @@ class Tokenizer:
         decoded: str = self._raw.decode(self.text_tokens(tokens), skip_special_tokens=False)
         return decoded
 
-    def split_words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
-        """Split text tokens into words, as openai/whisper's `split_to_word_tokens` does.
+    def token_bytes(self, token: int) -> bytes:
+        """Return the UTF-8 bytes of one text token; they may be a part of a character."""
+        written = self._raw.id_to_token(token) or ""
+        if any(character not in _BYTE_OF for character in written):
+            return written.encode()  # added to the vocabulary as plain text
+        return bytes(_BYTE_OF[character] for character in written)
 
-        Languages that write without spaces are split at characters, the others at spaces, with
-        punctuation kept apart.
+    def split_words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
+        """Split text tokens into words: at spaces, or at characters in languages that write none.
+
+        Punctuation belongs to the word before it, unless it opens something: then to the next one.
         """
-        characters = self._split_characters(tokens)
-        if language in _NO_SPACE_LANGUAGES:
-            return characters
+        has_spaces = language not in _NO_SPACE_LANGUAGES
         words: list[WordTokens] = []
-        for piece in characters:
-            is_punctuation = all(unicodedata.category(c).startswith("P") for c in piece.text.strip())
-            if not words or piece.text.startswith(" ") or (is_punctuation and piece.text.strip()):
-                words.append(piece)
+        opens = False
+        for piece in self._split_characters(tokens):
+            marks = {unicodedata.category(c) for c in piece.text.strip()}
+            is_punctuation = bool(marks) and all(mark.startswith("P") for mark in marks)
+            is_opening = is_punctuation and marks <= _OPENING
+            in_word = has_spaces and not piece.text.startswith(" ")
+            if words and (opens or in_word or (is_punctuation and not is_opening)):
+                words[-1] = WordTokens(words[-1].text + piece.text, words[-1].tokens + piece.tokens)
+                opens = opens and is_punctuation
             else:
-                last = words[-1]
-                words[-1] = WordTokens(last.text + piece.text, last.tokens + piece.tokens)
+                words.append(piece)
+                opens = is_opening
         return words
 
     def _split_characters(self, tokens: Sequence[int]) -> list[WordTokens]:

@@ -46,6 +46,8 @@ class TranscribeParams:
     keywords: tuple[str, ...] = ()  # words to expect, on every window
     temperature: float = 0.0  # 0 climbs by itself where the text looks wrong; above 0 is used as it is
     word_timestamps: bool = False
+    shows_segments: bool = True  # False: the reply has the words only
+    logprobs: bool = False  # of every text token
     speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
     vad: VadOptions = VadOptions()  # noqa: RUF009  frozen
 
@@ -126,7 +128,9 @@ class Transcriber:
 
     def _options(self, params: TranscribeParams) -> DecodeOptions:
         options = DecodeOptions(
-            task=params.task, beam_size=self._beam_size, word_timestamps=params.word_timestamps
+            task=params.task,
+            beam_size=self._beam_size,
+            word_timestamps=params.word_timestamps or params.logprobs,
         )
         return replace(options, temperatures=(params.temperature,)) if params.temperature > 0 else options
 
@@ -167,6 +171,9 @@ class Transcription:
             self.duration_s,
             found,
             shows_languages=bool(self.params.languages),
+            shows_segments=self.params.shows_segments,
+            shows_words=self.params.word_timestamps,
+            shows_logprobs=self.params.logprobs,
         )
 
     async def segments(self) -> AsyncGenerator[Segment, None]:
@@ -188,7 +195,8 @@ class Transcription:
                 if self._language is not None:  # refused now, and not only where somebody speaks
                     model.engine.tokenizer.start_sequence(self._language, self.params.task)
                 async for window, result in decoded:
-                    for segment in segments.of(window, result, model.engine.tokenizer):
+                    found = await self._pool.run(segments.of, window, result, model.engine.tokenizer)
+                    for segment in found:
                         yield segment
         finally:
             # Closed already where the windows were pulled; where no window was, it is not.

@@ -1,0 +1,104 @@
+"""Word times of the real engine: near the truth, nearer than faster-whisper's, forward, inside the speech."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.word_times import Clip, measure, quantiles
+from tests.conftest import SAMPLES, all_samples
+from tests.integration.test_transcriber import RATE, pcm
+from tests.unit.audio_files import encode
+from whisper_server.core.config import Settings
+from whisper_server.core.types import Span, Transcript
+from whisper_server.services import vad
+from whisper_server.services.audio_processor import AudioProcessor
+from whisper_server.services.container import Services, open_services
+from whisper_server.services.transcriber import TranscribeParams
+
+WORDS = TranscribeParams("nano-whisper", word_timestamps=True)
+DENSE = [sample for sample in all_samples() if sample.kind == "dense"]
+
+
+@pytest.fixture(scope="module")
+def clips(nano_cache: Path) -> list[Clip]:
+    """The plain clips, transcribed once by both."""
+    return measure(nano_cache)
+
+
+@pytest.fixture
+async def services(nano_settings: Settings) -> AsyncIterator[Services]:
+    async with open_services(nano_settings) as opened:
+        yield opened
+
+
+def spans_of(services: Services, data: bytes) -> list[Span]:
+    audio: AudioProcessor = services.audio
+    with audio.open(data) as stream:
+        return list(vad.spans(stream.blocks()))
+
+
+def check_order(transcript: Transcript) -> None:
+    """Every word forward, inside its segment and after the word before it."""
+    for segment in transcript.segments:
+        for word in segment.words:
+            assert segment.start_s <= word.start_s <= word.end_s <= segment.end_s
+    words = [word for segment in transcript.segments for word in segment.words]
+    for left, right in pairwise(words):
+        assert left.end_s <= right.start_s
+
+
+def check_inside(transcript: Transcript, spans: list[Span]) -> None:
+    """Every word inside one span of speech."""
+    for word in (word for segment in transcript.segments for word in segment.words):
+        assert any(s.start_s - 1e-6 <= word.start_s and word.end_s <= s.end_s + 1e-6 for s in spans)
+
+
+def times(transcript: Transcript) -> list[tuple[str, float, float]]:
+    """The words and their times; probabilities differ by float rounding."""
+    return [(word.text, word.start_s, word.end_s) for s in transcript.segments for word in s.words]
+
+
+def test_nearer_to_the_truth_than_faster_whisper_on_every_quantile(clips: list[Clip]) -> None:
+    assert sum(clip.is_comparable for clip in clips) >= 25
+    ours, theirs = quantiles(clips, "our_words"), quantiles(clips, "theirs")
+    for side in ("start", "end"):
+        assert ours[side][0] < 0.08
+        assert all(mine < other for mine, other in zip(ours[side], theirs[side], strict=True)), (ours, theirs)
+
+
+def test_words_run_forward_inside_their_segments_and_the_speech(
+    clips: list[Clip], nano_settings: Settings
+) -> None:
+    async def spans() -> list[list[Span]]:
+        async with open_services(nano_settings) as services:
+            return [spans_of(services, (SAMPLES / clip.name).read_bytes()) for clip in clips]
+
+    for clip, found in zip(clips, asyncio.run(spans()), strict=True):
+        check_order(clip.ours)
+        check_inside(clip.ours, found)
+        said = " ".join(word for word, _, _ in clip.our_words)
+        assert said == clip.ours.text
+
+
+async def test_dense_speech_and_several_stretches_in_one_window(services: Services) -> None:
+    pause = np.zeros(6 * RATE, np.float32)
+    joined = np.concatenate([piece for n in (0, 3, 5) for piece in (pcm(f"en-plain-00{n}.flac"), pause)])
+    for data in (encode(joined, RATE, "flac", "flac"), *(sample.data for sample in DENSE)):
+        transcript = await services.transcriber.transcribe(data, WORDS)
+        assert transcript.segments
+        check_order(transcript)
+        check_inside(transcript, spans_of(services, data))
+
+
+async def test_alone_and_in_a_crowd_word_times_are_equal(services: Services) -> None:
+    data = [sample.data for sample in all_samples() if sample.kind == "plain"][:6]
+    alone = [await services.transcriber.transcribe(one, WORDS) for one in data]
+    crowd = await asyncio.gather(*(services.transcriber.transcribe(one, WORDS) for one in data))
+    for one, other in zip(alone, crowd, strict=True):
+        assert times(one) == times(other)
