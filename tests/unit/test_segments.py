@@ -112,6 +112,33 @@ def test_whatever_the_model_writes_times_run_forward_inside_the_speech(parts: li
         previous = end
 
 
+@given(
+    st.lists(
+        st.one_of(st.floats(3.9, 4.1), st.floats(0, 10), st.sampled_from([" one", " two"])), max_size=12
+    ),
+    st.lists(st.floats(0, 10), min_size=60, max_size=60),
+    st.floats(3.99, 4.01),
+    st.sets(st.integers(0, 999), max_size=4),
+)
+def test_words_stay_in_their_segment_and_in_one_stretch_of_speech(
+    parts: list[float | str], times: list[float], seam_s: float, edges: set[int]
+) -> None:
+    mel = MEL.copy()
+    for edge in edges | {400}:
+        mel[:, edge:] = 0.7 - mel[:, edge:]
+    window = Window(mel, 10.0, (Placed(0.0, 10.0, seam_s), Placed(seam_s, 60.0, 10.0 - seam_s)))
+    result = decoded(*parts)
+    text = TOKENIZER.text_tokens(result.tokens)
+    times = sorted(times)
+    token_times = tuple(TokenTime(t, times[i], times[i + 1], 0.5) for i, t in enumerate(text[:59]))
+    previous_s = 0.0
+    for segment in segments.of(window, replace(result, token_times=token_times), TOKENIZER):
+        for word in segment.words:
+            assert max(previous_s, segment.start_s) <= word.start_s <= word.end_s <= segment.end_s
+            assert word.end_s <= 10.0 + seam_s or word.start_s >= 60.0
+            previous_s = word.end_s
+
+
 @given(st.floats(0, 10))
 def test_file_time_is_exact(window_time_s: float) -> None:
     expected = 10.0 + window_time_s if window_time_s < 4.0 else 60.0 + (window_time_s - 4.0)

@@ -126,8 +126,11 @@ def _words(
         [word.text for word in spoken],
     )
 
+    # A seam is a place between two frames: rounded, a word would begin on one side and end on the other.
+    seams = {words.frames(place.window_start_s): place.window_start_s for place in window.places[1:]}
+
     def inside(frame: int) -> float:
-        return min(max(frame / FRAMES_PER_SECOND, phrase.start_s), phrase.end_s)
+        return min(max(seams.get(frame, frame / FRAMES_PER_SECOND), phrase.start_s), phrase.end_s)
 
     return tuple(
         Word(
