@@ -122,6 +122,7 @@ class FormReply(BaseModel):
 
     text: str
     usage: Usage
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
     languages: list[LanguageCode] = Field(
         [], description="Only where `languages` was sent and somebody speaks: the one that was detected."
     )
@@ -146,7 +147,6 @@ class DiarizedReply(BaseModel):
     text: str = Field(description='One line per turn: "A: ..."')
     segments: list[DiarizedSegment]
     usage: Usage
-    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
 
 
 class AudioInfoReply(BaseModel):
