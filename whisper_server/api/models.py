@@ -20,7 +20,9 @@ class TranscriptionFields(BaseModel):
     timestamp_granularities: tuple[str, ...] = Field(
         (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
     )
-    stream: bool = Field(False, description="Only false.")
+    stream: bool = Field(
+        False, description="Send the text as Server-Sent Events while it is being made; json and text only."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -77,6 +79,20 @@ class FormReply(BaseModel):
 
     text: str
     usage: Usage
+
+
+class DeltaEvent(BaseModel):
+    """One event of a stream: what the next phrase adds to the text."""
+
+    type: Literal["transcript.text.delta"]
+    delta: str
+
+
+class DoneEvent(BaseModel):
+    """The last event of a stream: the whole text, which is all deltas joined."""
+
+    type: Literal["transcript.text.done"]
+    text: str
 
 
 class AudioInfoReply(BaseModel):

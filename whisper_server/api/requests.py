@@ -1,27 +1,27 @@
-"""Request body -> bytes and checked parameters; and work that ends when its client leaves.
+"""Request body -> bytes and checked parameters.
 
 Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an upload is written to disk.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from whisper_server.api.gone import ClientGone
 from whisper_server.api.handlers import invalid_value
-from whisper_server.api.middleware import ClientGone
 from whisper_server.api.models import TranscriptionFields
 from whisper_server.api.multipart import read_form
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
 from whisper_server.core.validators import (
     check_granularities,
+    check_streamed,
     check_temperature,
     decode_base64,
     find_audio,
@@ -29,8 +29,6 @@ from whisper_server.core.validators import (
 from whisper_server.services.container import Services
 from whisper_server.services.formats import check_format
 from whisper_server.services.transcriber import TranscribeParams
-
-T = TypeVar("T")
 
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
@@ -59,6 +57,7 @@ class TranscriptionRequest:
     upload: Upload
     params: TranscribeParams
     response_format: str
+    stream: bool
 
 
 def body_limit(content_type: str, max_audio_bytes: int) -> int:
@@ -80,9 +79,9 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         fields = TranscriptionFields.model_validate(upload.fields)
     except ValidationError as error:
         raise invalid_value(error.errors(include_url=False)) from error
-    if fields.stream:
-        raise InvalidRequest("stream is not supported. Leave it out, or send false.", param="stream")
     response_format = check_format(fields.response_format)
+    if fields.stream:
+        check_streamed(response_format)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
@@ -91,7 +90,7 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities,
     )
-    return TranscriptionRequest(upload, params, response_format)
+    return TranscriptionRequest(upload, params, response_format, fields.stream)
 
 
 async def read_upload(request: Request, services: Services) -> Upload:
@@ -139,28 +138,3 @@ def _parse_json(body: bytes, max_bytes: int) -> Upload:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from error
     return Upload(decode_base64(find_audio(parsed), max_bytes), parsed, "audio")
-
-
-async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await the work; cancel it when the client leaves, and wait until it has ended.
-
-    Raises:
-        ClientGone: the client left first.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    """Wait for the end of the connection; the body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

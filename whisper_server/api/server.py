@@ -76,6 +76,8 @@ def read_settings(argv: Sequence[str] | None) -> Settings:
 def serve(settings: Settings, sockets: list[socket]) -> int:
     """Serve on these sockets until a signal comes; return the exit code."""
 
+    from whisper_server.api.protocol import PatientProtocol  # noqa: PLC0415  (not before the port is bound)
+
     def build() -> ASGIApp:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
 
@@ -91,7 +93,7 @@ def serve(settings: Settings, sockets: list[socket]) -> int:
     config = uvicorn.Config(
         front,
         loop="asyncio",
-        http="h11",
+        http=PatientProtocol,
         ws="none",
         lifespan="on",
         interface="asgi3",

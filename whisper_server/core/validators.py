@@ -15,6 +15,7 @@ from typing import Any
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge
 
 GRANULARITIES = ("word", "segment")
+STREAMED_FORMATS = ("json", "text")  # those whose body is the text, which is what events carry
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
@@ -149,3 +150,17 @@ def check_granularities(values: Iterable[str], response_format: str) -> tuple[st
             param="timestamp_granularities",
         )
     return found
+
+
+def check_streamed(response_format: str) -> None:
+    """Check that the format can be streamed.
+
+    Raises:
+        InvalidRequest: it has more than text, and events have no place for that.
+    """
+    if response_format not in STREAMED_FORMATS:
+        raise InvalidRequest(
+            f"stream does not go with response_format {response_format}. Use {' or '.join(STREAMED_FORMATS)},"
+            " or leave stream out.",
+            param="response_format",
+        )

@@ -1,0 +1,191 @@
+"""The endpoints that take audio: transcriptions, and what a file is."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from whisper_server.api import sse
+from whisper_server.api.asgi import log_fields
+from whisper_server.api.deps import ServicesDep
+from whisper_server.api.gone import until_gone
+from whisper_server.api.models import (
+    AudioInfoReply,
+    DeltaEvent,
+    DoneEvent,
+    FormBody,
+    FormReply,
+    JsonBody,
+    JsonReply,
+)
+from whisper_server.api.requests import (
+    TranscriptionRequest,
+    Upload,
+    read_transcription,
+    read_upload,
+)
+from whisper_server.core.errors import InvalidAudio
+from whisper_server.core.types import AudioInfo, AudioLevels, Transcript
+from whisper_server.services import vad
+from whisper_server.services.audio_processor import AudioStream
+from whisper_server.services.container import Services
+from whisper_server.services.deltas import Deltas
+from whisper_server.services.formats import render
+from whisper_server.services.transcriber import TranscribeParams, Transcription
+
+router = APIRouter()
+
+_BODIES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": FormBody.model_json_schema()},
+            "application/json": {"schema": JsonBody.model_json_schema()},
+        },
+    }
+}
+_STREAM_EXAMPLE = (
+    'data: {"type":"transcript.text.delta","delta":"Good morning."}\n\n'
+    'data: {"type":"transcript.text.delta","delta":" How are you?"}\n\n'
+    'data: {"type":"transcript.text.done","text":"Good morning. How are you?"}\n\n'
+)
+_TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The transcript. A JSON request for format json, the default, gets its own shape. "
+        "With `stream`: one event per phrase, then one with the whole text.",
+        "model": FormReply | JsonReply,
+        "content": {
+            "text/plain": {"schema": {"type": "string"}},
+            sse.MEDIA_TYPE: {
+                "schema": {
+                    "type": "string",
+                    "description": "Lines `data: <JSON>`, each a DeltaEvent, the DoneEvent, or an error.",
+                },
+                "example": _STREAM_EXAMPLE,
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/audio/transcriptions", response_class=Response, responses=_TRANSCRIPTS, openapi_extra=_BODIES
+)
+async def create_transcription(request: Request, services: ServicesDep) -> Response:
+    """Turn speech into text. As a form: OpenAI's contract. As JSON: see `JsonBody` and `JsonReply`."""
+    started = time.monotonic()
+    wanted = await read_transcription(request, services)
+    log_fields(request.scope)["format"] = "stream" if wanted.stream else wanted.response_format
+    if wanted.stream:
+        return sse.EventStream(_events(request, services, wanted))
+    transcript, info = await until_gone(request.receive, _transcribe(request, services, wanted))
+    if wanted.upload.is_json and wanted.response_format == "json":
+        reply = JsonReply(
+            text=transcript.text,
+            processing_time=round(time.monotonic() - started, 3),
+            model=wanted.params.model,
+            format=info.format,
+        )
+        return Response(reply.model_dump_json(), media_type="application/json")
+    body, media_type = render(transcript, wanted.response_format)
+    return Response(body, media_type=media_type)
+
+
+async def _transcribe(
+    request: Request, services: Services, wanted: TranscriptionRequest
+) -> tuple[Transcript, AudioInfo]:
+    """Run the straight line to its end."""
+    async with opened(request, services, wanted.upload, wanted.params) as transcription:
+        return await transcription.collect(), transcription.audio.info
+
+
+async def _events(
+    request: Request, services: Services, wanted: TranscriptionRequest
+) -> AsyncGenerator[bytes, None]:
+    """Run the straight line, telling what each phrase adds as soon as its window is decoded."""
+    deltas, parts = Deltas(), list[str]()
+    async with (
+        opened(request, services, wanted.upload, wanted.params) as transcription,
+        contextlib.aclosing(transcription.segments()) as segments,
+    ):
+        async for segment in segments:
+            if delta := deltas.add(segment.text):
+                parts.append(delta)
+                yield sse.event(DeltaEvent(type="transcript.text.delta", delta=delta).model_dump())
+    yield sse.event(DoneEvent(type="transcript.text.done", text="".join(parts)).model_dump())
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    request: Request, services: Services, upload: Upload, params: TranscribeParams
+) -> AsyncIterator[Transcription]:
+    """Open the upload for the straight line; note for the log what was done with it."""
+    fields = log_fields(request.scope)
+    with named_as(upload):
+        transcription = await services.transcriber.open(upload.data, params)
+        fields["model"] = params.model  # known now, so it is safe to log
+        try:
+            yield transcription
+        finally:
+            fields["audio_s"] = round(transcription.duration_s, 3)
+            fields["windows"] = transcription.windows_done
+
+
+@router.post("/debug/audio-info", openapi_extra=_BODIES)
+async def audio_info(request: Request, services: ServicesDep) -> AudioInfoReply:
+    """Tell what the audio is without transcribing it; takes the same bodies as a transcription."""
+    upload = await read_upload(request, services)
+    return await until_gone(request.receive, _inspect(services, upload))
+
+
+async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
+    with named_as(upload):
+        stream = await services.pool.run(services.audio.open, upload.data)
+        durations = services.pool.iterate(_speech_seconds(stream))
+        async with contextlib.aclosing(durations):  # type: ignore[type-var]
+            speech_s = sum([duration_s async for duration_s in durations])
+    return _audio_info_reply(len(upload.data), stream.info, stream.levels(), speech_s)
+
+
+def _speech_seconds(stream: AudioStream) -> Generator[float, None, None]:
+    """Yield how long each stretch of speech is; runs on the pool and closes the stream."""
+    with stream:
+        for span in vad.spans(stream.blocks(), vad.TIGHT):
+            yield span.end_s - span.start_s
+
+
+def _audio_info_reply(
+    size_bytes: int, info: AudioInfo, levels: AudioLevels, speech_s: float
+) -> AudioInfoReply:
+    return AudioInfoReply(
+        size_bytes=size_bytes,
+        format=info.format,
+        container=info.container,
+        codec=info.codec,
+        duration_s=round(levels.duration_s, 3),
+        sample_rate_hz=info.sample_rate_hz,
+        channels=info.channels,
+        peak_dbfs=_finite(levels.peak_dbfs),
+        rms_dbfs=_finite(levels.rms_dbfs),
+        speech_s=round(speech_s, 3),
+    )
+
+
+def _finite(level_dbfs: float) -> float | None:
+    """Return the level as JSON can say it: silence is minus infinity."""
+    return round(level_dbfs, 2) if math.isfinite(level_dbfs) else None
+
+
+@contextlib.contextmanager
+def named_as(upload: Upload) -> Iterator[None]:
+    """Let errors of the audio name the field that the client sent it in."""
+    try:
+        yield
+    except InvalidAudio as error:
+        error.param = upload.param
+        raise
