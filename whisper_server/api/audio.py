@@ -1,4 +1,4 @@
-"""The endpoints that take audio: transcriptions, and what a file is."""
+"""The endpoints that take audio: transcriptions, translations, and what a file is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from whisper_server.api import sse
 from whisper_server.api.asgi import log_fields
@@ -22,11 +23,15 @@ from whisper_server.api.models import (
     FormReply,
     JsonBody,
     JsonReply,
+    TranslationForm,
+    TranslationJson,
+    TranslationReply,
 )
 from whisper_server.api.requests import (
     TranscriptionRequest,
     Upload,
     read_transcription,
+    read_translation,
     read_upload,
 )
 from whisper_server.core.errors import InvalidAudio
@@ -40,14 +45,24 @@ from whisper_server.services.transcriber import TranscribeParams, Transcription
 
 router = APIRouter()
 
-_BODIES: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": FormBody.model_json_schema()},
-            "application/json": {"schema": JsonBody.model_json_schema()},
-        },
+
+def _bodies(form: type[BaseModel], json: type[BaseModel]) -> dict[str, Any]:
+    """Describe a request body that comes in two encodings."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form.model_json_schema()},
+                "application/json": {"schema": json.model_json_schema()},
+            },
+        }
     }
+
+
+_BODIES = _bodies(FormBody, JsonBody)
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+_TRANSLATIONS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The translation.", "model": TranslationReply, "content": _TEXT}
 }
 _STREAM_EXAMPLE = (
     'data: {"type":"transcript.text.delta","delta":"Good morning."}\n\n'
@@ -60,7 +75,7 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
         "With `stream`: one event per phrase, then one with the whole text.",
         "model": FormReply | JsonReply,
         "content": {
-            "text/plain": {"schema": {"type": "string"}},
+            **_TEXT,
             sse.MEDIA_TYPE: {
                 "schema": {
                     "type": "string",
@@ -92,6 +107,21 @@ async def create_transcription(request: Request, services: ServicesDep) -> Respo
             format=info.format,
         )
         return Response(reply.model_dump_json(), media_type="application/json")
+    body, media_type = render(transcript, wanted.response_format)
+    return Response(body, media_type=media_type)
+
+
+@router.post(
+    "/v1/audio/translations",
+    response_class=Response,
+    responses=_TRANSLATIONS,
+    openapi_extra=_bodies(TranslationForm, TranslationJson),
+)
+async def create_translation(request: Request, services: ServicesDep) -> Response:
+    """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""
+    wanted = await read_translation(request, services)
+    log_fields(request.scope)["format"] = wanted.response_format
+    transcript, _ = await until_gone(request.receive, _transcribe(request, services, wanted))
     body, media_type = render(transcript, wanted.response_format)
     return Response(body, media_type=media_type)
 

@@ -7,10 +7,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class TranscriptionFields(BaseModel):
-    """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
+class _Fields(BaseModel):
+    """Fields of a request; null and empty mean absent, as clients send them."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_absent(cls, data: Any) -> Any:
+        """Drop what is absent, and take one granularity for a list of one."""
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value not in (None, "")}
+        if isinstance(one := given.get("timestamp_granularities"), str):
+            given["timestamp_granularities"] = (one,)
+        return given
+
+
+class TranscriptionFields(_Fields):
+    """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
     language: str = Field("", description="Code or English name; absent or `auto`: detect it.")
@@ -24,22 +39,32 @@ class TranscriptionFields(BaseModel):
         False, description="Send the text as Server-Sent Events while it is being made; json and text only."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_absent(cls, data: Any) -> Any:
-        """Treat null and empty as absent, as clients send them, and one granularity as a list of one."""
-        if not isinstance(data, dict):
-            return data
-        given = {name: value for name, value in data.items() if value not in (None, "")}
-        if isinstance(one := given.get("timestamp_granularities"), str):
-            given["timestamp_granularities"] = (one,)
-        return given
-
 
 class FormBody(TranscriptionFields):
     """POST /v1/audio/transcriptions as multipart/form-data."""
 
     file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
+
+
+class TranslationFields(_Fields):
+    """What a client may ask of a translation; unknown fields are ignored."""
+
+    model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
+    prompt: str = Field("", description="English text that the translation continues.")
+    temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
+    response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
+
+
+class TranslationForm(TranslationFields):
+    """POST /v1/audio/translations as multipart/form-data."""
+
+    file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
+
+
+class TranslationJson(TranslationFields):
+    """POST /v1/audio/translations as application/json."""
+
+    audio: str = Field(description="The file's bytes as base64, or as a data: URL.")
 
 
 class AudioOptions(BaseModel):
@@ -79,6 +104,12 @@ class FormReply(BaseModel):
 
     text: str
     usage: Usage
+
+
+class TranslationReply(BaseModel):
+    """The reply of a translation for response_format json."""
+
+    text: str
 
 
 class DeltaEvent(BaseModel):

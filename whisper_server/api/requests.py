@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from whisper_server.api.gone import ClientGone
 from whisper_server.api.handlers import invalid_value
-from whisper_server.api.models import TranscriptionFields
+from whisper_server.api.models import TranscriptionFields, TranslationFields
 from whisper_server.api.multipart import read_form
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
@@ -27,7 +27,7 @@ from whisper_server.core.validators import (
     find_audio,
 )
 from whisper_server.services.container import Services
-from whisper_server.services.formats import check_format
+from whisper_server.services.formats import TRANSLATED_FORMATS, check_format
 from whisper_server.services.transcriber import TranscribeParams
 
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
@@ -91,6 +91,23 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         word_timestamps="word" in granularities,
     )
     return TranscriptionRequest(upload, params, response_format, fields.stream)
+
+
+async def read_translation(request: Request, services: Services) -> TranscriptionRequest:
+    """Read the body of a translation; raises as `read_transcription`."""
+    upload = await read_upload(request, services)
+    try:
+        fields = TranslationFields.model_validate(upload.fields)
+    except ValidationError as error:
+        raise invalid_value(error.errors(include_url=False)) from error
+    params = TranscribeParams(
+        model=fields.model or services.catalog.default,
+        task="translate",
+        prompt=fields.prompt[-_MAX_PROMPT_CHARS:],
+        temperature=check_temperature(fields.temperature),
+    )
+    response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
+    return TranscriptionRequest(upload, params, response_format, stream=False)
 
 
 async def read_upload(request: Request, services: Services) -> Upload:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from whisper_server.core.errors import InvalidRequest
@@ -24,17 +24,20 @@ def render(transcript: Transcript, response_format: str) -> tuple[str, str]:
     return FORMATS[check_format(response_format)](transcript)
 
 
-def check_format(response_format: str) -> str:
-    """Return the format's name, or raise `InvalidRequest` with the names there are."""
-    if response_format not in FORMATS:
+def check_format(response_format: str, names: Collection[str] = ()) -> str:
+    """Return the format's name, or raise `InvalidRequest` with the names there are (`names`, else all)."""
+    names = names or FORMATS
+    if response_format not in names:
         raise InvalidRequest(
-            f"Unknown response_format {response_format[:40]!r}. Use one of: {', '.join(FORMATS)}.",
+            f"Unknown response_format {response_format[:40]!r}. Use one of: {', '.join(names)}.",
             param="response_format",
         )
     return response_format
 
 
 def _json(transcript: Transcript) -> tuple[str, str]:
+    if transcript.task == "translate":
+        return _dumps({"text": transcript.text}), JSON_TYPE
     return _dumps({"text": transcript.text, "usage": _usage(transcript)}), JSON_TYPE
 
 
@@ -42,7 +45,7 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
     body: dict[str, Any] = {
         "task": transcript.task,
         # Silence has no language; clients expect a name, and the hosted API says english.
-        "language": language_name(transcript.language or "en"),
+        "language": language_name(_language_of_text(transcript)),
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
         "segments": [segment_object(i, segment) for i, segment in enumerate(transcript.segments)],
@@ -53,8 +56,14 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
             {"word": word.text, "start": round(word.start_s, 2), "end": round(word.end_s, 2)}
             for word in words
         ]
-    body["usage"] = _usage(transcript)
+    if transcript.task == "transcribe":
+        body["usage"] = _usage(transcript)
     return _dumps(body), JSON_TYPE
+
+
+def _language_of_text(transcript: Transcript) -> str:
+    """Return the code of what the text is written in; translations are English."""
+    return (transcript.task == "transcribe" and transcript.language) or "en"
 
 
 def segment_object(index: int, segment: Segment) -> dict[str, Any]:
@@ -126,3 +135,4 @@ FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
     "verbose_json": _verbose_json,
     "vtt": _vtt,
 }
+TRANSLATED_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")  # those of translations
