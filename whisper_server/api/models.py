@@ -180,6 +180,14 @@ class ModelList(BaseModel):
     data: list[ModelObject]
 
 
+class DeletedModel(BaseModel):
+    """A model is gone from memory, and from the disk where the settings allow that."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
 class RootReply(BaseModel):
     """What this is."""
 

@@ -13,6 +13,7 @@ from whisper_server.api import audio
 from whisper_server.api.deps import ServicesDep
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
+    DeletedModel,
     HealthReply,
     ModelList,
     ModelObject,
@@ -21,6 +22,7 @@ from whisper_server.api.models import (
 )
 from whisper_server.core.errors import Unavailable
 from whisper_server.services.catalog import ModelSource
+from whisper_server.services.removal import remove_download
 
 router = APIRouter()
 
@@ -65,6 +67,19 @@ async def list_models(services: ServicesDep) -> ModelList:
 async def get_model(model: str, services: ServicesDep) -> ModelObject:
     """Describe one model."""
     return _model_object(model, services.catalog.resolve(model))
+
+
+@router.delete("/v1/models/{model:path}")
+async def delete_model(model: str, services: ServicesDep) -> DeletedModel:
+    """Take a model out of memory as soon as nobody uses it; the next request that names it loads it anew.
+
+    Its downloaded files go too where WHISPER_ALLOW_DELETE says so; a folder of the operator's never does.
+    """
+    source = services.catalog.resolve(model)
+    services.models.unload(model)
+    if services.settings.allow_delete and source.repo is not None:
+        await services.pool.run(remove_download, source, services.settings.cache_dir)
+    return DeletedModel(id=model)
 
 
 def _model_object(name: str, source: ModelSource) -> ModelObject:

@@ -96,6 +96,11 @@ class Settings(BaseSettings):
         alias="WHISPER_CACHE_DIR",
         description="Folder for downloaded and converted models.",
     )
+    allow_delete: bool = Field(
+        False,
+        alias="WHISPER_ALLOW_DELETE",
+        description="Let `DELETE /v1/models/{id}` delete downloaded files too; else it only frees memory.",
+    )
     offline: bool = Field(False, alias="WHISPER_OFFLINE", description="Never open a socket to the model hub.")
 
     engine: Literal["ctranslate2", "fake"] = Field(
