@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -34,14 +34,12 @@ from whisper_server.api.requests import (
     read_translation,
     read_upload,
 )
-from whisper_server.core.errors import InvalidAudio
-from whisper_server.core.types import AudioInfo, AudioLevels, Transcript
+from whisper_server.api.work import named_as, phrases, transcribe
+from whisper_server.core.types import AudioInfo, AudioLevels
 from whisper_server.services import vad
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.container import Services
-from whisper_server.services.deltas import Deltas
 from whisper_server.services.formats import render
-from whisper_server.services.transcriber import TranscribeParams, Transcription
 
 router = APIRouter()
 
@@ -98,7 +96,9 @@ async def create_transcription(request: Request, services: ServicesDep) -> Respo
     log_fields(request.scope)["format"] = "stream" if wanted.stream else wanted.response_format
     if wanted.stream:
         return sse.EventStream(_events(request, services, wanted))
-    transcript, info = await until_gone(request.receive, _transcribe(request, services, wanted))
+    transcript, info = await until_gone(
+        request.receive, transcribe(request, services, wanted.upload, wanted.params)
+    )
     if wanted.upload.is_json and wanted.response_format == "json":
         reply = JsonReply(
             text=transcript.text,
@@ -121,49 +121,23 @@ async def create_translation(request: Request, services: ServicesDep) -> Respons
     """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""
     wanted = await read_translation(request, services)
     log_fields(request.scope)["format"] = wanted.response_format
-    transcript, _ = await until_gone(request.receive, _transcribe(request, services, wanted))
+    transcript, _ = await until_gone(
+        request.receive, transcribe(request, services, wanted.upload, wanted.params)
+    )
     body, media_type = render(transcript, wanted.response_format)
     return Response(body, media_type=media_type)
-
-
-async def _transcribe(
-    request: Request, services: Services, wanted: TranscriptionRequest
-) -> tuple[Transcript, AudioInfo]:
-    """Run the straight line to its end."""
-    async with opened(request, services, wanted.upload, wanted.params) as transcription:
-        return await transcription.collect(), transcription.audio.info
 
 
 async def _events(
     request: Request, services: Services, wanted: TranscriptionRequest
 ) -> AsyncGenerator[bytes, None]:
-    """Run the straight line, telling what each phrase adds as soon as its window is decoded."""
-    deltas, parts = Deltas(), list[str]()
-    async with (
-        opened(request, services, wanted.upload, wanted.params) as transcription,
-        contextlib.aclosing(transcription.segments()) as segments,
-    ):
-        async for segment in segments:
-            if delta := deltas.add(segment.text):
-                parts.append(delta)
-                yield sse.event(DeltaEvent(type="transcript.text.delta", delta=delta).model_dump())
+    """Tell what each phrase adds to the text, and then all of it."""
+    parts: list[str] = []
+    async with contextlib.aclosing(phrases(request, services, wanted.upload, wanted.params)) as found:
+        async for delta, _ in found:
+            parts.append(delta)
+            yield sse.event(DeltaEvent(type="transcript.text.delta", delta=delta).model_dump())
     yield sse.event(DoneEvent(type="transcript.text.done", text="".join(parts)).model_dump())
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    request: Request, services: Services, upload: Upload, params: TranscribeParams
-) -> AsyncIterator[Transcription]:
-    """Open the upload for the straight line; note for the log what was done with it."""
-    fields = log_fields(request.scope)
-    with named_as(upload):
-        transcription = await services.transcriber.open(upload.data, params)
-        fields["model"] = params.model  # known now, so it is safe to log
-        try:
-            yield transcription
-        finally:
-            fields["audio_s"] = round(transcription.duration_s, 3)
-            fields["windows"] = transcription.windows_done
 
 
 @router.post("/debug/audio-info", openapi_extra=_BODIES)
@@ -174,7 +148,7 @@ async def audio_info(request: Request, services: ServicesDep) -> AudioInfoReply:
 
 
 async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
-    with named_as(upload):
+    with named_as(upload.param):
         stream = await services.pool.run(services.audio.open, upload.data)
         durations = services.pool.iterate(_speech_seconds(stream))
         async with contextlib.aclosing(durations):  # type: ignore[type-var]
@@ -209,13 +183,3 @@ def _audio_info_reply(
 def _finite(level_dbfs: float) -> float | None:
     """Return the level as JSON can say it: silence is minus infinity."""
     return round(level_dbfs, 2) if math.isfinite(level_dbfs) else None
-
-
-@contextlib.contextmanager
-def named_as(upload: Upload) -> Iterator[None]:
-    """Let errors of the audio name the field that the client sent it in."""
-    try:
-        yield
-    except InvalidAudio as error:
-        error.param = upload.param
-        raise

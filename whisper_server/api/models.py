@@ -126,6 +126,75 @@ class DoneEvent(BaseModel):
     text: str
 
 
+class StreamOptions(BaseModel):
+    """Options of a chat stream."""
+
+    include_usage: bool = Field(False, description="Send one more chunk, with the usage.")
+
+
+class ChatFields(_Fields):
+    """What a client may ask of a chat completion; every other parameter of the chat API is ignored."""
+
+    model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
+    language: str = Field("", description="Beyond OpenAI: code or English name; absent: detect it.")
+    stream: bool = Field(False, description="Send the text as Server-Sent Events while it is being made.")
+    stream_options: StreamOptions = StreamOptions(include_usage=False)
+
+
+class ChatBody(ChatFields):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(
+        description="The last `input_audio` part of the last message that has one is transcribed; text parts "
+        "beside it become the prompt."
+    )
+
+
+class ChatMessage(BaseModel):
+    """The transcript as an assistant's answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+    annotations: list[Any] = []
+
+
+class ChatChoice(BaseModel):
+    """The only choice."""
+
+    index: int = 0
+    message: ChatMessage
+    logprobs: None = None
+    finish_reason: Literal["stop"] = "stop"
+
+
+class PromptTokens(BaseModel):
+    """Not counted."""
+
+    audio_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class ChatUsage(BaseModel):
+    """The tokens that the model wrote, timestamps included; what it was given is not counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokens = PromptTokens()
+
+
+class ChatReply(BaseModel):
+    """A chat completion, as OpenAI describes it."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: ChatUsage
+
+
 class AudioInfoReply(BaseModel):
     """What the audio is."""
 

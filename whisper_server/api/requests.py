@@ -32,7 +32,7 @@ from whisper_server.services.transcriber import TranscribeParams
 
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
-_MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
+MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
 _LISTS = ("timestamp_granularities", "timestamp_granularities[]")
 
 
@@ -42,7 +42,7 @@ class Upload:
 
     data: bytes
     fields: Mapping[str, Any]  # as they came; unchecked
-    param: str  # what the client calls the audio: "file" or "audio"
+    param: str  # what the client calls the audio: "file", "audio" or "messages"
 
     @property
     def is_json(self) -> bool:
@@ -86,7 +86,7 @@ async def read_transcription(request: Request, services: Services) -> Transcript
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
         language=parse_language(fields.language),
-        prompt=fields.prompt[-_MAX_PROMPT_CHARS:],
+        prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities,
     )
@@ -103,7 +103,7 @@ async def read_translation(request: Request, services: Services) -> Transcriptio
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
         task="translate",
-        prompt=fields.prompt[-_MAX_PROMPT_CHARS:],
+        prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         temperature=check_temperature(fields.temperature),
     )
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
@@ -124,7 +124,7 @@ async def read_upload(request: Request, services: Services) -> Upload:
             return await _read_form(request)
         if content_type == "application/json":
             limit_bytes = services.settings.max_audio_bytes
-            return await services.pool.run(_parse_json, await request.body(), limit_bytes)
+            return await services.pool.run(_upload_of, await request.body(), limit_bytes)
     except ClientDisconnect as error:
         raise ClientGone from error
     raise InvalidRequest(
@@ -147,11 +147,20 @@ async def _read_form(request: Request) -> Upload:
     return Upload(bytes(form.file), {**fields, "timestamp_granularities": tuple(listed)}, "file")
 
 
-def _parse_json(body: bytes, max_bytes: int) -> Upload:
-    """Parse and decode; runs on the pool, because it takes long for a large body."""
+def parse_json(body: bytes) -> Any:
+    """Parse a body; takes long for a large one. An empty body is an empty object.
+
+    Raises:
+        InvalidRequest: it is no JSON.
+    """
     try:
-        parsed = json.loads(body) if body.strip() else {}
+        return json.loads(body) if body.strip() else {}
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from error
+
+
+def _upload_of(body: bytes, max_bytes: int) -> Upload:
+    """Parse and decode; runs on the pool."""
+    parsed = parse_json(body)
     return Upload(decode_base64(find_audio(parsed), max_bytes), parsed, "audio")

@@ -10,9 +10,9 @@ import base64
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge
+from whisper_server.core.messages import data_of, newest_spoken
 
 GRANULARITIES = ("word", "segment")
 STREAMED_FORMATS = ("json", "text")  # those whose body is the text, which is what events carry
@@ -23,8 +23,6 @@ _WHITESPACE = b" \t\r\n\v\f"
 _CHUNK_CHARS = 1 << 20  # a multiple of 4; other threads run between two chunks
 
 _SHAPE = '{"audio": "<base64 of the file\'s bytes>", "model": "whisper-1", "language": "auto"}'
-_PART_TYPES = ("input_audio", "audio")
-_PART_KEYS = ("input_audio", "inputAudio", "audio")
 
 
 def too_large(limit_bytes: int, size_bytes: int) -> PayloadTooLarge:
@@ -87,35 +85,11 @@ def find_audio(body: object) -> str:
     """
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"The request body is not a JSON object. Send {_SHAPE}.", param="audio")
-    candidates = (body.get("audio"), body.get("audio_options"), *_from_messages(body.get("messages")))
-    for candidate in candidates:
-        if data := _data_of(candidate):
-            return data
+    if data := data_of(body.get("audio")) or data_of(body.get("audio_options")):
+        return data
+    if spoken := newest_spoken(body.get("messages")):
+        return spoken.data
     raise InvalidRequest(f"The request has no audio. Send {_SHAPE}.", param="audio")
-
-
-def _from_messages(messages: object) -> Iterator[object]:
-    """Yield what may hold audio, the last message and the last part first."""
-    for message in reversed(messages if isinstance(messages, list) else []):
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if isinstance(content, Mapping):
-            yield from _from_part(content)
-        elif isinstance(content, list):
-            for part in reversed(content):
-                if isinstance(part, Mapping) and part.get("type") in _PART_TYPES:
-                    yield from _from_part(part)
-
-
-def _from_part(part: Mapping[str, Any]) -> Iterator[object]:
-    yield from (part.get(key) for key in _PART_KEYS)
-    yield part
-
-
-def _data_of(value: object) -> str:
-    """Return a text, or the `data` of an object; empty where there is neither."""
-    if isinstance(value, Mapping):
-        value = value.get("data")
-    return value if isinstance(value, str) and value.strip() else ""
 
 
 def check_temperature(value: float) -> float:
