@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     api_key: str = Field(
         "", alias="WHISPER_API_KEY", repr=False, description="Bearer key that clients must send; empty: none."
     )
+    allow_unauthenticated: bool = Field(
+        False,
+        alias="WHISPER_ALLOW_UNAUTHENTICATED",
+        description="Serve other machines without a key; otherwise an address beyond loopback needs one.",
+    )
 
     model: str = Field(
         "whisper-1",
