@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from tests.conftest import OpenClient, Sample, all_samples
 from tests.integration.asgi_client import StreamingClient, events_of
 from tests.integration.http_requests import URL, b64, error_of, form
+from tests.integration.long_audio import speak_for
 from tests.unit.audio_files import wav_bytes
-from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.engines import fake
 
 ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind == "plain"]
@@ -24,16 +23,6 @@ ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind
 def _device_runs() -> Iterator[None]:
     yield
     fake.GATE.set()
-
-
-def speak_for(seconds: int) -> bytes:
-    """Return a file of speech that goes on for so long, or a little longer."""
-    said = next(sample for sample in all_samples() if sample.name == "en-plain-005.flac")
-    processor = AudioProcessor(max_bytes=1 << 24, max_seconds=600)
-    with processor.open(said.data) as stream:
-        samples = np.concatenate(list(stream.blocks()))
-    samples = np.tile(samples, 1 + int(seconds * 16_000 / len(samples)))
-    return wav_bytes((samples * 32767).astype("<i2").tobytes())
 
 
 @pytest.fixture(scope="session")
