@@ -113,10 +113,32 @@ def test_a_taken_port_ends_the_start(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_host_that_is_not_ours_ends_the_start(tmp_path: Path) -> None:
-    ended = run("--host", "192.0.2.1", "--port", "0", cwd=tmp_path)
+    ended = run("--host", "192.0.2.1", "--port", "0", "--allow-unauthenticated", cwd=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: cannot listen on 192.0.2.1:0: ")
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_it_does_not_serve_strangers_by_accident(tmp_path: Path, host: str) -> None:
+    ended = run("--port", "0", cwd=tmp_path, WHISPER_SERVER_HOST=host)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: WHISPER_SERVER_HOST: ")
+    assert "WHISPER_API_KEY" in ended.stderr
+    assert "WHISPER_ALLOW_UNAUTHENTICATED" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("variables", [{"WHISPER_API_KEY": "key"}, {"WHISPER_ALLOW_UNAUTHENTICATED": "true"}])
+def test_it_serves_other_machines_when_told_to(start_server: StartServer, variables: dict[str, str]) -> None:
+    server = start_server("--host", "0.0.0.0", **variables)
+    assert httpx.get(f"http://127.0.0.1:{server.address[1]}/health").status_code == 200
+
+
+def test_a_name_that_nobody_knows_ends_the_start(tmp_path: Path) -> None:
+    ended = run("--host", "nowhere.invalid", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: cannot listen on nowhere.invalid:")
 
 
 def test_it_can_listen_on_a_name(start_server: StartServer) -> None:

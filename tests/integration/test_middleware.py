@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import OpenClient, Sample, Server, StartServer
 from tests.integration.http_requests import HEARD, URL
 from whisper_server.api.access import AccessMiddleware
+from whisper_server.api.auth import AuthMiddleware
 
 
 async def status_for(client: httpx.AsyncClient, method: str = "GET", **headers: str) -> int:
@@ -154,6 +155,40 @@ async def test_the_key(open_client: OpenClient) -> None:
                 assert response.json()["error"]["code"] == "invalid_api_key"
         right = {"authorization": "bearer schlüssel".encode()}
         assert (await client.get("/v1/models", headers=right)).status_code == 200
+
+
+async def test_the_key_opens_every_route_but_the_probes(open_client: OpenClient) -> None:
+    async with open_client(api_key="key") as client:
+        paths = client.app.openapi()["paths"]
+        assert len(paths) > 8
+        for path, methods in paths.items():
+            for method in methods:
+                response = await client.request(method, path.replace("{model}", "whisper-1"))
+                assert (response.status_code == 401) == (path not in {"/health", "/ready"}), path
+                if response.status_code == 401:
+                    assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_the_key_opens_websockets_too() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+
+    async def nothing() -> Any:
+        raise AssertionError
+
+    for headers, expected in [
+        ([], "websocket.close"),
+        ([(b"authorization", b"Bearer wrong")], "websocket.close"),
+        ([(b"authorization", b"Bearer key")], "websocket.accept"),
+    ]:
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope = {"type": "websocket", "path": "/health", "headers": headers}
+        await AuthMiddleware(app, api_key="key")(scope, nothing, send)
+        assert [message["type"] for message in sent] == [expected]
 
 
 async def test_request_ids(client: httpx.AsyncClient) -> None:

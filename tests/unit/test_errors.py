@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from whisper_server.api.errors import error_reply
 from whisper_server.api.handlers import install_handlers
 from whisper_server.api.middleware import ErrorMiddleware
+from whisper_server.api.sse import EventStream
 from whisper_server.core import errors
 from whisper_server.core.errors import EngineFailure, ModelUnavailable, WhisperServerError
 
@@ -25,13 +27,14 @@ async def nothing() -> Any:
     raise AssertionError
 
 
-async def replies_of(error: BaseException, *, begun: bool = False) -> list[Any]:
+async def replies_of(error: BaseException, *, begun: bool = False, media_type: str = "") -> list[Any]:
     """Return what is sent when an application raises, before or after its reply has begun."""
+    headers = [(b"content-type", media_type.encode())] if media_type else []
     sent: list[Any] = []
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         if begun:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
         raise error
 
     async def send(message: Any) -> None:
@@ -90,6 +93,48 @@ async def test_a_reply_that_has_begun_gets_no_second_one(caplog: pytest.LogCaptu
             continue
         assert [message["type"] for message in sent] == ["http.response.start"]
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (EngineFailure("late"), "late"),
+        (asyncio.CancelledError(), "The server is shutting down; try again later."),
+        (ZeroDivisionError("secret"), "The server failed on this request; its log says why."),
+    ],
+)
+async def test_a_stream_that_has_begun_ends_with_an_event(error: BaseException, message: str) -> None:
+    sent = await replies_of(error, begun=True, media_type="text/event-stream; charset=utf-8")
+    assert [part["type"] for part in sent] == ["http.response.start", "http.response.body"]
+    assert sent[1]["more_body"] is False
+    event = json.loads(sent[1]["body"].removeprefix(b"data: "))
+    assert event["type"] == "error"
+    assert event["error"]["message"] == message
+    assert set(event["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("kind", [errors.DeviceOutOfMemory, EngineFailure])
+async def test_a_stream_that_has_not_begun_tells_whether_a_retry_helps(kind: Any) -> None:
+    async def frames() -> AsyncGenerator[bytes, None]:
+        raise kind("no")
+        yield b""
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        await EventStream(frames())(scope, wait, send)
+
+    async def wait() -> Any:
+        await asyncio.Event().wait()
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await ErrorMiddleware(app)(dict(SCOPE), wait, send)
+    headers = dict(sent[0]["headers"])
+    assert sent[0]["status"] == kind.status
+    assert (b"retry-after" in headers) == kind.retry_helps
+    assert (headers.get(b"x-should-retry") == b"false") != kind.retry_helps
 
 
 async def test_what_the_framework_raises() -> None:

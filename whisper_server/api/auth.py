@@ -11,7 +11,10 @@ OPEN_PATHS = frozenset({"/health", "/ready"})  # probes have no key
 
 
 class AuthMiddleware:
-    """Asks for `Authorization: Bearer <key>` on every path but the probes'; no key set: passes on."""
+    """Asks for `Authorization: Bearer <key>` on every path but the probes'; no key set: passes on.
+
+    A WebSocket without it is refused by closing it before it opens.
+    """
 
     def __init__(self, app: ASGIApp, *, api_key: str) -> None:
         self._app = app
@@ -19,8 +22,15 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the key before anything of the body is read."""
-        if self._api_key and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            self._check(header(scope, b"authorization"))
+        is_request = scope["type"] == "http" and scope["path"] not in OPEN_PATHS
+        if self._api_key and (is_request or scope["type"] == "websocket"):
+            try:
+                self._check(header(scope, b"authorization"))
+            except Unauthorized:
+                if is_request:
+                    raise
+                await send({"type": "websocket.close", "code": 1008})
+                return
         await self._app(scope, receive, send)
 
     def _check(self, value: str | None) -> None:

@@ -56,6 +56,19 @@ def error_reply(error: WhisperServerError) -> ErrorReply:
     return ErrorReply(error.status, headers, body)
 
 
+def error_event(error: WhisperServerError) -> bytes:
+    """Return the event that ends a stream whose status line has gone out already."""
+    # In ASCII, because some clients take other characters for the end of the line.
+    return b"data: " + json.dumps({"type": "error", **error_object(error)}).encode("ascii") + b"\n\n"
+
+
+def unforeseen() -> WhisperServerError:
+    """Return what a client gets to see of a fault of our own."""
+    error = WhisperServerError("The server failed on this request; its log says why.")
+    error.retry_helps = False
+    return error
+
+
 async def send_error(send: Send, error: WhisperServerError, *, more_body: bool = False) -> None:
     """Send an error as a whole ASGI reply; with `more_body` the caller still has to end it."""
     reply = error_reply(error)

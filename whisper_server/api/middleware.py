@@ -10,17 +10,14 @@ import time
 from collections.abc import Callable
 
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields
-from whisper_server.api.errors import send_error
+from whisper_server.api.errors import error_event, send_error, unforeseen
+from whisper_server.api.gone import ClientGone
 from whisper_server.core.errors import PayloadTooLarge, ShuttingDown, WhisperServerError
 
 log = logging.getLogger("whisper_server.requests")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LINGER_S = 2.0  # for what a client still sends after we said no
-
-
-class ClientGone(Exception):
-    """The client went away; there is nobody to answer."""
 
 
 class RequestLogMiddleware:
@@ -65,53 +62,66 @@ class RequestLogMiddleware:
 
 
 class ErrorMiddleware:
-    """Turns every exception into an error reply; the only place that does, whoever raised it."""
+    """Turns every exception into an error reply; the only place that does, whoever raised it.
+
+    A stream of events whose status is out ends with an error event; any other reply that has begun
+    is broken off, so that nobody takes it for whole.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on; answer what is raised, unless the reply has begun."""
+        """Pass on; answer what is raised."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_begun = False
-
-        async def send_watched(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
+        reply = _WatchedReply(send)
         fields = log_fields(scope)
         try:
-            await self._app(scope, receive, send_watched)
+            await self._app(scope, receive, reply.send)
         except ClientGone:
             fields["outcome"] = "client_gone"
         except WhisperServerError as error:
             fields["outcome"] = type(error).__name__
             if error.status >= 500 and error.__cause__ is not None:
                 log.warning("%s: %s", error.message, error.__cause__)
-            if has_begun:
+            if not await reply.end_with(error):
                 raise
-            await send_error(send, error)
         except asyncio.CancelledError:
             # Only the server's shutdown cancels a request, when the grace period is over; the task ends
             # here, so nobody waits for the exception, and it would be logged as a failure of ours.
             fields["outcome"] = "shutdown"
-            if has_begun:
+            if not await reply.end_with(ShuttingDown("The server is shutting down; try again later.")):
                 raise
-            await send_error(send, ShuttingDown("The server is shutting down; try again later."))
         except Exception:
             fields["outcome"] = "bug"
             log.exception("A request failed unexpectedly.")
-            if not has_begun:
-                await send_error(send, _unforeseen())
+            await reply.end_with(unforeseen())
 
 
-def _unforeseen() -> WhisperServerError:
-    error = WhisperServerError("The server failed on this request; its log says why.")
-    error.retry_helps = False
-    return error
+class _WatchedReply:
+    """A `send` that remembers how far the reply is."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._has_begun = False
+        self._is_stream = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kind = header({"headers": message.get("headers", ())}, b"content-type") or ""
+            self._is_stream = kind.startswith("text/event-stream")
+        self._has_begun = True
+        await self._send(message)
+
+    async def end_with(self, error: WhisperServerError) -> bool:
+        """Tell the client, where the reply still has a place for it; return whether it had."""
+        if not self._has_begun:
+            await send_error(self._send, error)
+        elif self._is_stream:
+            await self._send({"type": "http.response.body", "body": error_event(error), "more_body": False})
+        return self._is_stream or not self._has_begun
 
 
 class BodyLimitMiddleware:

@@ -10,10 +10,34 @@ from whisper_server.api.chunking import Chunking
 from whisper_server.api.fields import LISTS
 
 
-class TranscriptionFields(BaseModel):
-    """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
+class _Fields(BaseModel):
+    """Fields of a request; null and empty mean absent, as clients send them."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_absent(cls, data: Any) -> Any:
+        """Drop what is absent, and take one text for a list of one."""
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value not in (None, "")}
+        for name in given.keys() & set(LISTS):
+            values = given[name] if isinstance(given[name], list | tuple) else (given[name],)
+            given[name] = tuple(value for value in values if value != "")
+        return given
+
+
+class SubtitleFields(_Fields):
+    """How large a cue of subtitles may be; other formats ignore it."""
+
+    max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
+    max_lines: int = Field(2, description="For srt and vtt: 1 to 4 lines in a cue.")
+    max_cue_seconds: float = Field(7.0, description="For srt and vtt: 1 to 60; longer cues are split.")
+
+
+class TranscriptionFields(SubtitleFields):
+    """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
     language: str = Field("", description="Code or English name; absent or `auto`: detect it.")
@@ -39,9 +63,6 @@ class TranscriptionFields(BaseModel):
     timestamp_granularities: tuple[str, ...] = Field(
         (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
     )
-    max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
-    max_lines: int = Field(2, description="For srt and vtt: 1 to 4 lines in a cue.")
-    max_cue_seconds: float = Field(7.0, description="For srt and vtt: 1 to 60; longer cues are split.")
     include: tuple[str, ...] = Field(
         (),
         description="logprobs, with json: how sure the model is of each token. In a form also `include[]`.",
@@ -49,25 +70,36 @@ class TranscriptionFields(BaseModel):
     chunking_strategy: Chunking = Field(
         None, description="How speech is found; in a form `chunking_strategy[type]` and so on, or JSON."
     )
-    stream: bool = Field(False, description="Only false.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_absent(cls, data: Any) -> Any:
-        """Treat null and empty as absent, as clients send them, and one text as a list of one."""
-        if not isinstance(data, dict):
-            return data
-        given = {name: value for name, value in data.items() if value not in (None, "")}
-        for name in given.keys() & set(LISTS):
-            values = given[name] if isinstance(given[name], list | tuple) else (given[name],)
-            given[name] = tuple(value for value in values if value != "")
-        return given
+    stream: bool = Field(
+        False, description="Send the text as Server-Sent Events while it is being made; json and text only."
+    )
 
 
 class FormBody(TranscriptionFields):
     """POST /v1/audio/transcriptions as multipart/form-data."""
 
     file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
+
+
+class TranslationFields(SubtitleFields):
+    """What a client may ask of a translation; unknown fields are ignored."""
+
+    model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
+    prompt: str = Field("", description="English text that the translation continues.")
+    temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
+    response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
+
+
+class TranslationForm(TranslationFields):
+    """POST /v1/audio/translations as multipart/form-data."""
+
+    file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
+
+
+class TranslationJson(TranslationFields):
+    """POST /v1/audio/translations as application/json."""
+
+    audio: str = Field(description="The file's bytes as base64, or as a data: URL.")
 
 
 class AudioOptions(BaseModel):
@@ -149,6 +181,97 @@ class DiarizedReply(BaseModel):
     usage: Usage
 
 
+class TranslationReply(BaseModel):
+    """The reply of a translation for response_format json."""
+
+    text: str
+
+
+class DeltaEvent(BaseModel):
+    """One event of a stream: what the next phrase adds to the text."""
+
+    type: Literal["transcript.text.delta"]
+    delta: str
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
+
+
+class DoneEvent(BaseModel):
+    """The last event of a stream: the whole text, which is all deltas joined."""
+
+    type: Literal["transcript.text.done"]
+    text: str
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
+
+
+class StreamOptions(BaseModel):
+    """Options of a chat stream."""
+
+    include_usage: bool = Field(False, description="Send one more chunk, with the usage.")
+
+
+class ChatFields(_Fields):
+    """What a client may ask of a chat completion; every other parameter of the chat API is ignored."""
+
+    model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
+    language: str = Field("", description="Beyond OpenAI: code or English name; absent: detect it.")
+    stream: bool = Field(False, description="Send the text as Server-Sent Events while it is being made.")
+    stream_options: StreamOptions = StreamOptions(include_usage=False)
+
+
+class ChatBody(ChatFields):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(
+        description="The last `input_audio` part of the last message that has one is transcribed; text parts "
+        "beside it become the prompt."
+    )
+
+
+class ChatMessage(BaseModel):
+    """The transcript as an assistant's answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+    annotations: list[Any] = []
+
+
+class ChatChoice(BaseModel):
+    """The only choice."""
+
+    index: int = 0
+    message: ChatMessage
+    logprobs: None = None
+    finish_reason: Literal["stop"] = "stop"
+
+
+class PromptTokens(BaseModel):
+    """Not counted."""
+
+    audio_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class ChatUsage(BaseModel):
+    """The tokens that the model wrote, timestamps included; what it was given is not counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokens = PromptTokens()
+
+
+class ChatReply(BaseModel):
+    """A chat completion, as OpenAI describes it."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: ChatUsage
+
+
 class AudioInfoReply(BaseModel):
     """What the audio is."""
 
@@ -201,6 +324,14 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
+
+
+class DeletedModel(BaseModel):
+    """A model is gone from memory, and from the disk where the settings allow that."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
 
 
 class RootReply(BaseModel):

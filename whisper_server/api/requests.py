@@ -1,23 +1,22 @@
-"""Request body -> bytes and checked parameters; and work that ends when its client leaves.
+"""Request body -> bytes and checked parameters.
 
 Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an upload is written to disk.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from whisper_server.api.fields import from_form
+from whisper_server.api.gone import ClientGone
 from whisper_server.api.handlers import invalid_value
-from whisper_server.api.middleware import ClientGone
-from whisper_server.api.models import TranscriptionFields
+from whisper_server.api.models import SubtitleFields, TranscriptionFields, TranslationFields
 from whisper_server.api.multipart import read_form
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
@@ -27,6 +26,7 @@ from whisper_server.core.validators import (
     check_keywords,
     check_languages,
     check_speakers,
+    check_streamed,
     check_temperature,
     decode_base64,
     find_audio,
@@ -34,16 +34,14 @@ from whisper_server.core.validators import (
     without_surrogates,
 )
 from whisper_server.services.container import Services
-from whisper_server.services.formats import SUBTITLE_FORMATS, check_format
+from whisper_server.services.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS, check_format
 from whisper_server.services.subtitles import SubtitleOptions, check_options
 from whisper_server.services.transcriber import TranscribeParams
 from whisper_server.services.vad import VadOptions
 
-T = TypeVar("T")
-
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
-_MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
+MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
 _MAX_JSON_VALUES = 10_000
 
 
@@ -53,7 +51,7 @@ class Upload:
 
     data: bytes
     fields: Mapping[str, Any]  # as they came; unchecked
-    param: str  # what the client calls the audio: "file" or "audio"
+    param: str  # what the client calls the audio: "file", "audio" or "messages"
 
     @property
     def is_json(self) -> bool:
@@ -69,6 +67,7 @@ class TranscriptionRequest:
     params: TranscribeParams
     response_format: str
     subtitles: SubtitleOptions
+    stream: bool
 
 
 def body_limit(content_type: str, max_audio_bytes: int) -> int:
@@ -90,9 +89,9 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         fields = TranscriptionFields.model_validate(upload.fields)
     except ValidationError as error:
         raise invalid_value(error.errors(include_url=False)) from error
-    if fields.stream:
-        raise InvalidRequest("stream is not supported. Leave it out, or send false.", param="stream")
     response_format = check_format(fields.response_format)
+    if fields.stream:
+        check_streamed(response_format)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
     speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
     language = parse_language(fields.language)
@@ -100,7 +99,7 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         model=fields.model or services.catalog.default,
         language=language,
         languages=check_languages(fields.languages, language),
-        prompt=fields.prompt[-_MAX_PROMPT_CHARS:],
+        prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         keywords=check_keywords((*fields.keywords, *fields.hotwords)),
         temperature=check_temperature(fields.temperature),
         word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
@@ -109,14 +108,35 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         speakers=speakers if response_format == "diarized_json" else None,
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
     )
-    return TranscriptionRequest(upload, params, response_format, _subtitles(fields, response_format))
+    subtitles = _subtitles(fields, response_format)
+    return TranscriptionRequest(upload, params, response_format, subtitles, fields.stream)
 
 
-def _subtitles(fields: TranscriptionFields, response_format: str) -> SubtitleOptions:
+def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
     """Return the limits of cues, checked where the format has any."""
     if response_format not in SUBTITLE_FORMATS:
         return SubtitleOptions()
     return check_options(fields.max_line_chars, fields.max_lines, fields.max_cue_seconds)
+
+
+async def read_translation(request: Request, services: Services) -> TranscriptionRequest:
+    """Read the body of a translation; raises as `read_transcription`."""
+    upload = await read_upload(request, services)
+    try:
+        fields = TranslationFields.model_validate(upload.fields)
+    except ValidationError as error:
+        raise invalid_value(error.errors(include_url=False)) from error
+    response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
+    params = TranscribeParams(
+        model=fields.model or services.catalog.default,
+        task="translate",
+        prompt=fields.prompt[-MAX_PROMPT_CHARS:],
+        temperature=check_temperature(fields.temperature),
+        word_timestamps=response_format in SUBTITLE_FORMATS,
+    )
+    return TranscriptionRequest(
+        upload, params, response_format, _subtitles(fields, response_format), stream=False
+    )
 
 
 async def read_upload(request: Request, services: Services) -> Upload:
@@ -133,7 +153,7 @@ async def read_upload(request: Request, services: Services) -> Upload:
             return await _read_form(request)
         if content_type == "application/json":
             limit_bytes = services.settings.max_audio_bytes
-            return await services.pool.run(_parse_json, await request.body(), limit_bytes)
+            return await services.pool.run(_upload_of, await request.body(), limit_bytes)
     except ClientDisconnect as error:
         raise ClientGone from error
     raise InvalidRequest(
@@ -160,42 +180,25 @@ async def _read_form(request: Request) -> Upload:
     return Upload(bytes(form.file), from_form(form.fields), "file")
 
 
-def _parse_json(body: bytes, max_bytes: int) -> Upload:
-    """Parse and decode; runs on the pool, because it takes long for a large body.
+def parse_json(body: bytes) -> Any:
+    """Parse a body; takes long for a large one. An empty body is an empty object.
 
     A large body is one long string. One of many small values would take a hundred times its size in
     memory, and the parser would hold up every other thread: that is refused before it is parsed.
+
+    Raises:
+        InvalidRequest: it is no JSON, or has too many values.
     """
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MAX_JSON_VALUES:
         raise InvalidRequest(f"The request body has more than {_MAX_JSON_VALUES} values.")
     try:
-        parsed = without_surrogates(json.loads(body)) if body.strip() else {}
+        return without_surrogates(json.loads(body)) if body.strip() else {}
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from error
+
+
+def _upload_of(body: bytes, max_bytes: int) -> Upload:
+    """Parse and decode; runs on the pool."""
+    parsed = parse_json(body)
     return Upload(decode_base64(find_audio(parsed), max_bytes), parsed, "audio")
-
-
-async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await the work; cancel it when the client leaves, and wait until it has ended.
-
-    Raises:
-        ClientGone: the client left first.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    """Wait for the end of the connection; the body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

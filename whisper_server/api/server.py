@@ -20,7 +20,7 @@ import uvicorn
 
 from whisper_server.api.flags import parse_flags
 from whisper_server.api.front import Front
-from whisper_server.api.sockets import listen, url_of
+from whisper_server.api.sockets import is_loopback, listen, url_of
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging
@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), BAD_SETTING)
     configure_logging(settings.log_level)
     try:
+        check_exposure(settings)
         sockets = listen(settings.host, settings.port)
+    except ConfigError as error:
+        return _fail(str(error), BAD_SETTING)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         return _fail(f"cannot listen on {where}: {error.strerror or error}", CANNOT_START)
@@ -80,8 +83,25 @@ def read_settings(argv: Sequence[str] | None) -> Settings:
     return settings.model_copy(update={"preload": tuple(dict.fromkeys(wanted))})
 
 
+def check_exposure(settings: Settings) -> None:
+    """Check that other machines cannot use the server by accident.
+
+    Raises:
+        ConfigError: it would listen beyond loopback without a key, and nobody said that this is wanted.
+        OSError: nobody knows the host's name.
+    """
+    if settings.api_key or settings.allow_unauthenticated or is_loopback(settings.host):
+        return
+    raise ConfigError(
+        f"WHISPER_SERVER_HOST: {settings.host!r} can be reached by other machines. Set WHISPER_API_KEY to a"
+        " secret that clients must send, or WHISPER_ALLOW_UNAUTHENTICATED=true to let everybody in."
+    )
+
+
 def serve(settings: Settings, sockets: list[socket]) -> int:
     """Serve on these sockets until a signal comes; return the exit code."""
+
+    from whisper_server.api.protocol import PatientProtocol  # noqa: PLC0415  (not before the port is bound)
 
     def build() -> ASGIApp:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
@@ -98,7 +118,7 @@ def serve(settings: Settings, sockets: list[socket]) -> int:
     config = uvicorn.Config(
         front,
         loop="asyncio",
-        http="h11",
+        http=PatientProtocol,
         ws="none",
         lifespan="on",
         interface="asgi3",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 from contextlib import ExitStack
+from typing import Any
 
 _BACKLOG = 512  # connections that wait while the server starts
 
@@ -16,7 +18,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     Raises:
         OSError: the port is taken, or the host is none of this machine's addresses.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = _addresses(host, port)
     unavailable: OSError | None = None
     with ExitStack() as opened:
         sockets: list[socket.socket] = []
@@ -36,6 +38,21 @@ def listen(host: str, port: int) -> list[socket.socket]:
             raise unavailable or OSError(errno.EADDRNOTAVAIL, "no such address")
         opened.pop_all()
         return sockets
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a server that listens on `host`.
+
+    Raises:
+        OSError: nobody knows the name.
+    """
+    addresses = [str(address[0]) for *_, address in _addresses(host, 0)]
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    """Return what `listen` binds."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
 
 
 def _bind(listening: socket.socket, address: tuple[object, ...]) -> None:

@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     api_key: str = Field(
         "", alias="WHISPER_API_KEY", repr=False, description="Bearer key that clients must send; empty: none."
     )
+    allow_unauthenticated: bool = Field(
+        False,
+        alias="WHISPER_ALLOW_UNAUTHENTICATED",
+        description="Serve other machines without a key; otherwise an address beyond loopback needs one.",
+    )
 
     model: str = Field(
         "whisper-1",
@@ -104,6 +109,11 @@ class Settings(BaseSettings):
         default_factory=default_cache_dir,
         alias="WHISPER_CACHE_DIR",
         description="Folder for downloaded and converted models.",
+    )
+    allow_delete: bool = Field(
+        False,
+        alias="WHISPER_ALLOW_DELETE",
+        description="Let `DELETE /v1/models/{id}` delete downloaded files too; else it only frees memory.",
     )
     offline: bool = Field(False, alias="WHISPER_OFFLINE", description="Never open a socket to the model hub.")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
 from whisper_server.core.languages import parse_language
+from whisper_server.core.messages import data_of, newest_spoken
 
 GRANULARITIES = ("word", "segment")
 MAX_KEYWORDS = 100  # more do not fit into the model's context anyway
@@ -21,6 +22,7 @@ MAX_KEYWORD_CHARS = 1_000
 MAX_SPEAKERS = 4  # of the hosted API
 MAX_SPEAKER_CHARS = 100
 INCLUDABLE = ("logprobs",)
+STREAMED_FORMATS = ("json", "text")  # those whose body is the text, which is what events carry
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
@@ -28,8 +30,6 @@ _WHITESPACE = b" \t\r\n\v\f"
 _CHUNK_CHARS = 1 << 20  # a multiple of 4; other threads run between two chunks
 
 _SHAPE = '{"audio": "<base64 of the file\'s bytes>", "model": "whisper-1", "language": "auto"}'
-_PART_TYPES = ("input_audio", "audio")
-_PART_KEYS = ("input_audio", "inputAudio", "audio")
 
 
 def decode_base64(text: str, max_bytes: int) -> bytes:
@@ -93,35 +93,11 @@ def find_audio(body: object) -> str:
     """
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"The request body is not a JSON object. Send {_SHAPE}.", param="audio")
-    candidates = (body.get("audio"), body.get("audio_options"), *_from_messages(body.get("messages")))
-    for candidate in candidates:
-        if data := _data_of(candidate):
-            return data
+    if data := data_of(body.get("audio")) or data_of(body.get("audio_options")):
+        return data
+    if spoken := newest_spoken(body.get("messages")):
+        return spoken.data
     raise InvalidRequest(f"The request has no audio. Send {_SHAPE}.", param="audio")
-
-
-def _from_messages(messages: object) -> Iterator[object]:
-    """Yield what may hold audio, the last message and the last part first."""
-    for message in reversed(messages if isinstance(messages, list) else []):
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if isinstance(content, Mapping):
-            yield from _from_part(content)
-        elif isinstance(content, list):
-            for part in reversed(content):
-                if isinstance(part, Mapping) and part.get("type") in _PART_TYPES:
-                    yield from _from_part(part)
-
-
-def _from_part(part: Mapping[str, Any]) -> Iterator[object]:
-    yield from (part.get(key) for key in _PART_KEYS)
-    yield part
-
-
-def _data_of(value: object) -> str:
-    """Return a text, or the `data` of an object; empty where there is neither."""
-    if isinstance(value, Mapping):
-        value = value.get("data")
-    return value if isinstance(value, str) and value.strip() else ""
 
 
 def check_temperature(value: float) -> float:
@@ -241,3 +217,17 @@ def check_include(values: Iterable[str], response_format: str) -> tuple[str, ...
             f"include={found[0]} needs response_format json, not {response_format}.", param="include"
         )
     return found
+
+
+def check_streamed(response_format: str) -> None:
+    """Check that the format can be streamed.
+
+    Raises:
+        InvalidRequest: it has more than text, and events have no place for that.
+    """
+    if response_format not in STREAMED_FORMATS:
+        raise InvalidRequest(
+            f"stream does not go with response_format {response_format}. Use {' or '.join(STREAMED_FORMATS)},"
+            " or leave stream out.",
+            param="response_format",
+        )

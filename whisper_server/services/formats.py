@@ -6,7 +6,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
 from typing import Any
 
@@ -37,17 +37,20 @@ def render(
     return FORMATS[check_format(response_format)](transcript)
 
 
-def check_format(response_format: str) -> str:
-    """Return the format's name, or raise `InvalidRequest` with the names there are."""
-    if response_format not in FORMATS:
+def check_format(response_format: str, names: Collection[str] = ()) -> str:
+    """Return the format's name, or raise `InvalidRequest` with the names there are (`names`, else all)."""
+    names = names or FORMATS
+    if response_format not in names:
         raise InvalidRequest(
-            f"Unknown response_format {response_format[:40]!r}. Use one of: {', '.join(FORMATS)}.",
+            f"Unknown response_format {response_format[:40]!r}. Use one of: {', '.join(names)}.",
             param="response_format",
         )
     return response_format
 
 
 def _json(transcript: Transcript) -> tuple[str, str]:
+    if transcript.task == "translate":
+        return _dumps({"text": transcript.text}), JSON_TYPE
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
     if transcript.shows_languages and transcript.language:
         body["languages"] = [{"code": transcript.language}]
@@ -69,7 +72,7 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
     body: dict[str, Any] = {
         "task": transcript.task,
         # Silence has no language; clients expect a name, and the hosted API says english.
-        "language": language_name(transcript.language or "en"),
+        "language": language_name(_language_of_text(transcript)),
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
     }
@@ -81,8 +84,14 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
             for segment in transcript.segments
             for word in segment.words
         ]
-    body["usage"] = _usage(transcript)
+    if transcript.task == "transcribe":
+        body["usage"] = _usage(transcript)
     return _dumps(body), JSON_TYPE
+
+
+def _language_of_text(transcript: Transcript) -> str:
+    """Return the code of what the text is written in; translations are English."""
+    return (transcript.task == "transcribe" and transcript.language) or "en"
 
 
 def segment_object(index: int, segment: Segment) -> dict[str, Any]:
@@ -184,3 +193,4 @@ FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
     "vtt": _vtt,
     "diarized_json": _diarized_json,
 }
+TRANSLATED_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")  # those of translations

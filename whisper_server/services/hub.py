@@ -14,7 +14,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from urllib.parse import quote
 
 from whisper_server.core.errors import ModelUnavailable, WhisperServerError
 from whisper_server.services.hub_errors import explain
-from whisper_server.services.hub_files import choose, is_intact, record, recorded
+from whisper_server.services.hub_files import COMMIT, choose, is_intact, record, recorded
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 METADATA_TIMEOUT_S = 5.0  # for the hub to connect and to answer: a request waits for it
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
-
-_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 # No progress bars on stderr, no reports, and one protocol whose files stay in our cache folder.
 _QUIET = {
@@ -64,9 +61,7 @@ def fetch(
         ModelUnavailable: offline, the hub does not answer within `timeout_s`, it does not have the model, the
             transfer broke off, or the cache cannot be written. Nothing of it is taken for whole later.
     """
-    assert source.repo is not None
-    home = cache_dir / "hub" / source.repo.replace("/", "--")
-    marker = home / f"{quote(source.revision or DEFAULT_REVISION, safe='')}.json"
+    marker = marker_of(source, cache_dir)
     folder = recorded(marker)
     if folder is not None:
         return folder
@@ -76,11 +71,18 @@ def fetch(
         )
     endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     try:
-        return _Download(source, home, endpoint.rstrip("/"), timeout_s, on_progress).run(marker)
+        return _Download(source, marker.parent, endpoint.rstrip("/"), timeout_s, on_progress).run(marker)
     except WhisperServerError:
         raise
     except Exception as error:
         raise explain(error, source, endpoint) from error
+
+
+def marker_of(source: ModelSource, cache_dir: Path) -> Path:
+    """Return where a finished download of `source` is recorded."""
+    assert source.repo is not None
+    home = cache_dir / "hub" / source.repo.replace("/", "--")
+    return home / f"{quote(source.revision or DEFAULT_REVISION, safe='')}.json"
 
 
 class _Download:
@@ -135,7 +137,7 @@ class _Download:
             self._repo, revision=self._source.revision, files_metadata=True, timeout=self._timeout_s
         )
         commit = info.sha or ""
-        if not _COMMIT.fullmatch(commit):
+        if not COMMIT.fullmatch(commit):
             raise ModelUnavailable(f"The hub names no commit for {self._repo!r}.")
         siblings = {file.rfilename: file for file in info.siblings or ()}
         chosen = choose(siblings)

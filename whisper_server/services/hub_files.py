@@ -32,6 +32,7 @@ SIDE_FILES = frozenset(
     }
 )
 
+COMMIT = re.compile(r"[0-9a-f]{7,64}")  # its hash, whole or shortened; the name of its folder
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors", re.ASCII)
 _READ_BYTES = 1 << 20
 
@@ -63,6 +64,15 @@ def recorded(marker: Path) -> Path | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return folder if is_whole else None
+
+
+def commit_of(marker: Path) -> str | None:
+    """Return the commit that a marker names, which is the name of its folder; None where it is damaged."""
+    try:
+        commit = json.loads(marker.read_text(encoding="utf-8"))["commit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
 
 
 def record(marker: Path, commit: str, sizes: dict[str, int]) -> None:

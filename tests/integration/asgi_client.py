@@ -1,0 +1,69 @@
+"""A client below HTTP: sees every message of a reply as it is sent, and may leave at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+
+class StreamingClient:
+    """Sends one request to an application and takes its reply message by message."""
+
+    def __init__(self, request: httpx.Request, on_part: Callable[[bytes], None] = lambda _: None) -> None:
+        self._request = request
+        self._on_part = on_part
+        self._received = [{"type": "http.request", "body": request.read(), "more_body": False}]
+        self.left = asyncio.Event()
+        self.sent: list[dict[str, Any]] = []
+
+    async def run(self, app: Any) -> None:
+        path, _, query = self._request.url.raw_path.partition(b"?")
+        scope = {
+            "type": "http",
+            "method": self._request.method,
+            "path": path.decode(),
+            "query_string": query,
+            "headers": [(name.lower(), value) for name, value in self._request.headers.raw],
+        }
+        await app(scope, self._receive, self._send)
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._received:
+            return self._received.pop()
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+        if message["type"] == "http.response.body" and message["body"]:
+            self._on_part(message["body"])
+
+    @property
+    def status(self) -> int:
+        status: int = self.sent[0]["status"]
+        return status
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.sent[0]["headers"])
+
+    @property
+    def parts(self) -> list[bytes]:
+        return [message["body"] for message in self.sent[1:] if message["body"]]
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.sent) and not self.sent[-1].get("more_body", False)
+
+
+def events_of(body: bytes | str) -> list[dict[str, Any]]:
+    """Return the events of a stream; comments and `[DONE]` are left out."""
+    text = body.decode() if isinstance(body, bytes) else body
+    assert text.endswith("\n\n")
+    frames = [frame for frame in text.split("\n\n") if frame and not frame.startswith(":")]
+    assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames), frames
+    return [json.loads(frame[6:]) for frame in frames if frame != "data: [DONE]"]

@@ -1,0 +1,40 @@
+"""Work that ends when its client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from whisper_server.api.asgi import Receive
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client went away; there is nobody to answer."""
+
+
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Await the work; cancel it when the client leaves, and wait until it has ended.
+
+    Raises:
+        ClientGone: the client left first.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def disconnected(receive: Receive) -> None:
+    """Wait for the end of the connection; the body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
