@@ -49,6 +49,8 @@ def shape(result: Decoded, window: Window = WINDOW) -> list[tuple[float, float, 
         (decoded(3.0, " one two", 5.0), [(13.0, 61.0, " one two")]),
         # On the seam: the end of the left span, the start of the right one.
         (decoded(0.0, " one", 4.0, 4.0, " two", 9.0), [(10.0, 14.0, " one"), (60.0, 65.0, " two")]),
+        # An empty phrase on the seam is on one side of it.
+        (decoded(4.0, " one", 4.0), [(60.0, 60.0, " one")]),
         # No closing timestamp: up to the end of the audio.
         (decoded(5.0, " one"), [(61.0, 66.0, " one")]),
         # No timestamps at all.

@@ -43,10 +43,11 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
         taken += len(text_tokens)
         if not text.strip():
             continue
+        start_s = window.file_time(phrase.start_s)
         segments.append(
             Segment(
-                start_s=window.file_time(phrase.start_s),
-                end_s=window.file_time(phrase.end_s, is_end=True),
+                start_s=start_s,
+                end_s=max(start_s, window.file_time(phrase.end_s, is_end=True)),
                 text=text,
                 tokens=phrase.tokens,
                 temperature=decoded.temperature,
