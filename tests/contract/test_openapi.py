@@ -97,6 +97,16 @@ def test_the_document_names_the_whole_contract() -> None:
     assert has_route("delete", MODEL)
 
 
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [(path, method) for path, methods in document()["paths"].items() for method in methods],
+)
+def test_compat_names_every_field(path: str, method: str) -> None:
+    fields = request_fields(path, FORM, method=method) | request_fields(path, JSON, method=method)
+    text = COMPAT.read_text(encoding="utf-8")
+    assert [name for name in sorted(fields) if f"`{name}`" not in text] == []
+
+
 # --- what the document says is what happens ---------------------------------------------------------
 
 
