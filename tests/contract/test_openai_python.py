@@ -298,6 +298,7 @@ def test_formats_that_do_not_stream(client: Any, speech: Sample, response_format
 
 
 @needs_translations
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the client's word on its own method
 def test_translation(client: Any, samples: dict[str, Sample]) -> None:
     sample = samples["fr-translate-038.flac"]
     reply = client.audio.translations.create(model=NANO_NAME, file=sample.data)
@@ -411,6 +412,12 @@ def test_an_unknown_model(client: Any, speech: Sample) -> None:
 async def test_bad_audio(async_client: Any) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await async_client.audio.transcriptions.create(model=NANO_NAME, file=b"This is not audio. " * 50)
+    assert described(caught.value) == (400, "invalid_request_error", "file", None)
+
+
+def test_audio_that_is_too_short(client: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"Minimum audio length is 0\.1 seconds") as caught:
+        client.audio.transcriptions.create(model=NANO_NAME, file=encode(tone(0.05)))
     assert described(caught.value) == (400, "invalid_request_error", "file", None)
 
 

@@ -70,8 +70,9 @@ def test_both_encodings_are_described_with_examples(path: str) -> None:
 
 @needs_stream
 def test_streams_are_described() -> None:
-    responses = document()["paths"][TRANSCRIPTIONS]["post"]["responses"]
-    assert "text/event-stream" in responses["200"]["content"]
+    for path in (TRANSCRIPTIONS, CHAT):
+        content = document()["paths"][path]["post"]["responses"]["200"]["content"]
+        assert content["text/event-stream"]["itemSchema"]["properties"]["data"]["type"] == "string"
 
 
 def test_a_key_is_described_where_one_is_set(start_server: StartServer) -> None:

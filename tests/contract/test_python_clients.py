@@ -77,7 +77,8 @@ def test_llm_command_shows_the_error(nano: Server, wav_file: Path, tmp_path: Pat
     client_package("llm")
     done = _llm(tmp_path, nano, "whisper-9", "", "-a", str(wav_file))
     assert done.returncode != 0
-    assert "model_not_found" in done.stderr
+    assert "404" in done.stderr
+    assert "whisper-9" in done.stderr
 
 
 def _llm(folder: Path, server: Server, model: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,8 @@ from whisper_server.api.auth import OPEN_PATHS
 _LOCAL = "#/$defs/"
 _COMPONENTS = "#/components/schemas/"
 
+_EVENTS = "text/event-stream"
+
 _REQUEST_ID = {
     "x-request-id": {
         "description": "Names the request in the server's log; the client's own where it sent one.",
@@ -44,6 +46,7 @@ def install_document(app: FastAPI, *, needs_key: bool) -> None:
         document = write()
         for path, operation in _operations(document):
             _name_bodies(document, operation)
+            _describe_events(operation)
             _add_headers(operation)
             if needs_key and path not in OPEN_PATHS:
                 operation["security"] = [{"key": []}]
@@ -82,6 +85,19 @@ def _with_global_references(node: Any) -> Any:
         key: value.replace(_LOCAL, _COMPONENTS) if key == "$ref" else _with_global_references(value)
         for key, value in node.items()
     }
+
+
+def _describe_events(operation: dict[str, Any]) -> None:
+    """Say that a stream is a list of events, in the keyword that the framework uses for its own streams.
+
+    What the routes write into `schema` is about the text of one event; readers of the document would take
+    it for the whole event, or for the whole stream.
+    """
+    for response in operation["responses"].values():
+        stream = response.get("content", {}).get(_EVENTS)
+        if stream and "schema" in stream:
+            data = stream.pop("schema")
+            stream["itemSchema"] = {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _add_headers(operation: dict[str, Any]) -> None:
