@@ -301,17 +301,18 @@ def test_formats_that_do_not_stream(client: Any, speech: Sample, response_format
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the client's word on its own method
 def test_translation(client: Any, samples: dict[str, Sample]) -> None:
     sample = samples["fr-translate-038.flac"]
+    english = "green zero bird evening"
     reply = client.audio.translations.create(model=NANO_NAME, file=sample.data)
-    assert reply.text == sample.text
+    assert reply.text == english
     assert set(reply.to_dict()) == {"text"}
     verbose = client.audio.translations.create(
         model=NANO_NAME, file=sample.data, response_format="verbose_json"
     )
-    assert (verbose.language, verbose.text) == ("english", sample.text)
+    assert (verbose.language, verbose.text) == ("english", english)
     assert verbose.segments
     assert client.audio.translations.create(
         model=NANO_NAME, file=sample.data, response_format="text"
-    ).startswith(sample.text)
+    ).startswith(english)
 
 
 def spoken(sample: Sample) -> list[dict[str, Any]]:
