@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,15 @@ def all_samples() -> list[Sample]:
     ]
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def forget_settings(patch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
     for field_info in Settings.model_fields.values():
-        monkeypatch.delenv(field_info.alias or "", raising=False)
+        patch.delenv(field_info.alias or "", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_settings(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -165,16 +169,16 @@ def server_environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "WHISPER_ENGINE": "fake", **variables}
 
 
-@pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[StartServer]:
-    """Start real servers; all are ended with the test."""
+@contextmanager
+def servers(folder: Path) -> Iterator[StartServer]:
+    """Start real servers in a folder; all are ended when the context is left."""
     with ExitStack() as stack:
 
         def start(*flags: str, python_options: tuple[str, ...] = (), **variables: str) -> Server:
             process = subprocess.Popen(
                 server_command("--port", "0", *flags, python_options=python_options),
-                cwd=tmp_path,
-                env=server_environment(**{"WHISPER_CACHE_DIR": str(tmp_path / "cache"), **variables}),
+                cwd=folder,
+                env=server_environment(**{"WHISPER_CACHE_DIR": str(folder / "cache"), **variables}),
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -195,6 +199,13 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
             stack.callback(_end, process, close=False)
             return server
 
+        yield start
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start real servers; all are ended with the test."""
+    with servers(tmp_path) as start:
         yield start
 
 

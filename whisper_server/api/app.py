@@ -18,6 +18,7 @@ from whisper_server.api.auth import AuthMiddleware
 from whisper_server.api.handlers import install_handlers
 from whisper_server.api.middleware import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
 from whisper_server.api.models import ErrorBody
+from whisper_server.api.openapi import install_document
 from whisper_server.api.requests import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
@@ -58,6 +59,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
     )
     app.include_router(router)
     install_handlers(app)
+    install_document(app, needs_key=bool(settings.api_key))
     return app
 
 

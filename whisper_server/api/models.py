@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -78,6 +78,21 @@ class TranscriptionFields(SubtitleFields):
 class FormBody(TranscriptionFields):
     """POST /v1/audio/transcriptions as multipart/form-data."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"file": "<the file's bytes>", "model": "whisper-1"},
+                {
+                    "file": "<the file's bytes>",
+                    "model": "whisper-1",
+                    "language": "en",
+                    "response_format": "verbose_json",
+                    "timestamp_granularities": ["word", "segment"],
+                },
+            ]
+        }
+    )
+
     file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
 
 
@@ -110,6 +125,15 @@ class AudioOptions(BaseModel):
 
 class JsonBody(TranscriptionFields):
     """POST /v1/audio/transcriptions as application/json; the audio is in one of the three fields."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"audio": "UklGRiQAAABXQVZF...", "model": "whisper-1", "language": "auto"},
+                {"audio": "data:audio/mpeg;base64,SUQzBAAAAAA...", "response_format": "srt"},
+            ]
+        }
+    )
 
     audio: str | None = Field(None, description="The file's bytes as base64, or as a data: URL.")
     audio_options: AudioOptions | None = Field(None, description="Older clients.")
@@ -149,7 +173,7 @@ class LanguageCode(BaseModel):
     code: str
 
 
-class FormReply(BaseModel):
+class PlainReply(BaseModel):
     """The reply to a form for response_format json."""
 
     text: str
@@ -345,6 +369,44 @@ class RootReply(BaseModel):
     health: str
 
 
+class SegmentObject(BaseModel):
+    """A phrase, with what the decoder thought of it; clients check that all ten fields are there."""
+
+    id: int
+    seek: int = Field(description="Where its window starts, in hundredths of a second.")
+    start: float = Field(description="Seconds from the start of the file.")
+    end: float
+    text: str = Field(description="With the space that leads it.")
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
+class WordObject(BaseModel):
+    """A word and when it is spoken."""
+
+    word: str
+    start: float = Field(description="Seconds from the start of the file.")
+    end: float
+
+
+class VerboseReply(BaseModel):
+    """The reply for response_format verbose_json, to forms and to JSON."""
+
+    task: Literal["transcribe", "translate"]
+    language: str = Field(description="The English name: english, french, ...")
+    duration: float = Field(description="Seconds.")
+    text: str
+    segments: list[SegmentObject] | None = Field(None, description="Absent if only words were asked for.")
+    words: list[WordObject] | None = Field(None, description="With timestamp_granularities word.")
+    usage: Usage | None = None
+
+
+FormReply: TypeAlias = VerboseReply | PlainReply
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
@@ -356,5 +418,20 @@ class ErrorDetail(BaseModel):
 
 class ErrorBody(BaseModel):
     """OpenAI's error object."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "message": "The model 'whisper-9' does not exist.",
+                        "type": "invalid_request_error",
+                        "param": "model",
+                        "code": "model_not_found",
+                    }
+                }
+            ]
+        }
+    )
 
     error: ErrorDetail

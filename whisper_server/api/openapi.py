@@ -1,0 +1,106 @@
+"""The OpenAPI document: what the framework writes, mended where it cannot know better.
+
+Request bodies are read by our own parsers, so their schemas come in by hand; here they become components,
+and their references lead somewhere. Headers that middleware sets are added to every reply.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+
+from whisper_server.api.auth import OPEN_PATHS
+
+_LOCAL = "#/$defs/"
+_COMPONENTS = "#/components/schemas/"
+
+_EVENTS = "text/event-stream"
+
+_REQUEST_ID = {
+    "x-request-id": {
+        "description": "Names the request in the server's log; the client's own where it sent one.",
+        "schema": {"type": "string"},
+    }
+}
+_RETRY = {
+    "retry-after": {
+        "description": "Seconds until a retry makes sense.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "x-should-retry": {
+        "description": "`false` where the same request would fail again.",
+        "schema": {"type": "string", "enum": ["false"]},
+    },
+}
+
+
+def install_document(app: FastAPI, *, needs_key: bool) -> None:
+    """Make the app describe itself completely; with `needs_key`, the key on every route but the probes."""
+    write = app.openapi
+
+    @functools.cache
+    def openapi() -> dict[str, Any]:
+        document = write()
+        for path, operation in _operations(document):
+            _name_bodies(document, operation)
+            _describe_events(operation)
+            _add_headers(operation)
+            if needs_key and path not in OPEN_PATHS:
+                operation["security"] = [{"key": []}]
+        if needs_key:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            yield path, operation
+
+
+def _name_bodies(document: dict[str, Any], operation: dict[str, Any]) -> None:
+    """Move the schemas of the request's bodies, and what they refer to, to the components."""
+    schemas: dict[str, Any] = document["components"]["schemas"]
+    for body in operation.get("requestBody", {}).get("content", {}).values():
+        schema = body["schema"]
+        for name, definition in schema.pop("$defs", {}).items():
+            schemas.setdefault(name, _with_global_references(definition))
+        if name := schema.get("title"):
+            schemas.setdefault(name, _with_global_references(schema))
+            body["schema"] = {"$ref": _COMPONENTS + name}
+
+
+def _with_global_references(node: Any) -> Any:
+    """Return a schema whose references are those of a whole document."""
+    if isinstance(node, list):
+        return [_with_global_references(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: value.replace(_LOCAL, _COMPONENTS) if key == "$ref" else _with_global_references(value)
+        for key, value in node.items()
+    }
+
+
+def _describe_events(operation: dict[str, Any]) -> None:
+    """Say that a stream is a list of events, in the keyword that the framework uses for its own streams.
+
+    What the routes write into `schema` is about the text of one event; readers of the document would take
+    it for the whole event, or for the whole stream.
+    """
+    for response in operation["responses"].values():
+        stream = response.get("content", {}).get(_EVENTS)
+        if stream and "schema" in stream:
+            data = stream.pop("schema")
+            stream["itemSchema"] = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+
+
+def _add_headers(operation: dict[str, Any]) -> None:
+    for status, response in operation["responses"].items():
+        headers = _REQUEST_ID | (_RETRY if status in {"4XX", "5XX"} else {})
+        response["headers"] = {**response.get("headers", {}), **headers}
