@@ -195,15 +195,26 @@ def test_logprobs_fit_only_into_json(client: Any, speech: Sample) -> None:
 
 
 @needs_field("keywords")
-def test_keywords_and_languages(client: Any, speech: Sample) -> None:
-    reply = client.audio.transcriptions.create(
-        model=NANO_NAME, file=speech.data, keywords=["house", "tree"], languages=["en", "fr"]
-    )
+@pytest.mark.parametrize(
+    "hint",
+    [{"keywords": ["4 0 2 7 1 8"]}, {"extra_body": {"hotwords": "4 0 2 7 1 8"}}],
+    ids=["keywords", "hotwords"],
+)
+def test_keywords_change_how_it_is_written(
+    client: Any, samples: dict[str, Sample], hint: dict[str, Any]
+) -> None:
+    numerals = samples["en-numerals-036.flac"]
+    plain = client.audio.transcriptions.create(model=NANO_NAME, file=numerals.data)
+    hinted = client.audio.transcriptions.create(model=NANO_NAME, file=numerals.data, **hint)
+    assert hinted.text == numerals.text
+    assert plain.text != numerals.text
+
+
+@needs_field("languages")
+def test_languages_to_choose_from(client: Any, speech: Sample) -> None:
+    reply = client.audio.transcriptions.create(model=NANO_NAME, file=speech.data, languages=["en", "fr"])
     assert reply.text == speech.text
-    reply = client.audio.transcriptions.create(
-        model=NANO_NAME, file=speech.data, extra_body={"hotwords": "house, tree"}
-    )
-    assert reply.text == speech.text
+    assert [language.code for language in reply.languages] == ["en"]
 
 
 @needs_field("chunking_strategy")

@@ -86,7 +86,6 @@ def test_a_key_is_described_where_one_is_set(start_server: StartServer) -> None:
     assert "security" not in json.dumps(document())
 
 
-@pytest.mark.xfail(reason="not all of the contract is there yet; take this mark away when it is")
 def test_the_document_names_the_whole_contract() -> None:
     assert {
         *("file", "model", "language", "languages", "keywords", "prompt", "response_format", "temperature"),

@@ -361,3 +361,10 @@ async def test_requests_are_logged_without_their_content(
     assert "windows=1" in lines[0]
     for word in ("private", "Secret", "heard"):
         assert word not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+async def test_probes_may_ask_for_the_head_only(client: httpx.AsyncClient, path: str) -> None:
+    while (response := await client.head(path)).status_code == 503:
+        await asyncio.sleep(0)
+    assert (response.status_code, response.content) == (200, b"")

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import NANO, Sample, all_samples
 from tests.integration.http_requests import URL, b64, error_of, form
 from tests.unit.subtitle_files import Shown, check_times, parse_srt, parse_vtt
-from whisper_server.api.models import TranscriptionFields
+from whisper_server.api.bodies import TranscriptionFields
 from whisper_server.cli import main
 from whisper_server.cli.arguments import build_parser
 from whisper_server.services.subtitles import SubtitleOptions, check_options

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from whisper_server.api.bodies import TranscriptionFields
 from whisper_server.api.chunking import ServerVad
 from whisper_server.api.fields import from_form
-from whisper_server.api.models import TranscriptionFields
 
 VAD = ServerVad(type="server_vad", threshold=0.4)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from whisper_server.api import sse
 from whisper_server.api.asgi import log_fields
+from whisper_server.api.bodies import FormBody, JsonBody, TranslationForm, TranslationJson
 from whisper_server.api.deps import ServicesDep
 from whisper_server.api.gone import until_gone
 from whisper_server.api.models import (
@@ -20,13 +21,9 @@ from whisper_server.api.models import (
     DeltaEvent,
     DiarizedReply,
     DoneEvent,
-    FormBody,
     FormReply,
-    JsonBody,
     JsonReply,
     TokenLogprob,
-    TranslationForm,
-    TranslationJson,
     TranslationReply,
 )
 from whisper_server.api.requests import (

@@ -15,10 +15,11 @@ from starlette.requests import ClientDisconnect
 
 from whisper_server.api import sse
 from whisper_server.api.asgi import log_fields
+from whisper_server.api.bodies import ChatBody, ChatFields
+from whisper_server.api.chat_models import ChatChoice, ChatMessage, ChatReply, ChatUsage
 from whisper_server.api.deps import ServicesDep
 from whisper_server.api.gone import ClientGone, until_gone
 from whisper_server.api.handlers import invalid_value
-from whisper_server.api.models import ChatBody, ChatChoice, ChatFields, ChatMessage, ChatReply, ChatUsage
 from whisper_server.api.requests import MAX_PROMPT_CHARS, Upload, parse_json
 from whisper_server.api.work import named_as, phrases, transcribe
 from whisper_server.core.errors import InvalidRequest

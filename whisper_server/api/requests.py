@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from whisper_server.api.bodies import SubtitleFields, TranscriptionFields, TranslationFields
 from whisper_server.api.fields import from_form
 from whisper_server.api.gone import ClientGone
 from whisper_server.api.handlers import invalid_value
-from whisper_server.api.models import SubtitleFields, TranscriptionFields, TranslationFields
 from whisper_server.api.multipart import read_form
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language

@@ -12,14 +12,7 @@ from whisper_server import __version__
 from whisper_server.api import audio, chat
 from whisper_server.api.deps import ServicesDep
 from whisper_server.api.health import health_body
-from whisper_server.api.models import (
-    DeletedModel,
-    HealthReply,
-    ModelList,
-    ModelObject,
-    ReadyReply,
-    RootReply,
-)
+from whisper_server.api.models import DeletedModel, HealthReply, ModelList, ModelObject, ReadyReply, RootReply
 from whisper_server.core.errors import Unavailable
 from whisper_server.services.catalog import ModelSource
 from whisper_server.services.removal import remove_download
@@ -42,12 +35,14 @@ async def root() -> RootReply:
     )
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=HealthReply)
 async def health(services: ServicesDep) -> dict[str, Any]:
     """Tell that the process lives, and which models are in memory; always 200."""
     return health_body(services.models.loaded())
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request) -> ReadyReply:
     """Tell whether requests are answered without a wait for the models named in WHISPER_PRELOAD."""
