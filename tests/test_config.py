@@ -188,3 +188,9 @@ def test_tracebacks_cannot_forge_a_line() -> None:
     _, *rest = LineFormatter().format(record).split("\n")
     assert rest
     assert all(line.startswith("    ") for line in rest)
+
+
+def test_the_version_is_the_package_s() -> None:
+    # setuptools cannot read it from the package: it takes the script of that name for it.
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\nversion = "{__version__}"' in project
