@@ -18,7 +18,7 @@ from whisper_server.api.handlers import install_handlers
 from whisper_server.api.middleware import ErrorMiddleware
 from whisper_server.api.sse import EventStream
 from whisper_server.core import errors
-from whisper_server.core.errors import EngineFailure, ModelUnavailable, WhisperServerError
+from whisper_server.core.errors import EngineFailure, ModelUnavailable, PayloadTooLarge, WhisperServerError
 
 SCOPE = {"type": "http", "method": "GET", "path": "/", "headers": []}
 
@@ -50,9 +50,10 @@ def all_errors(kind: type[WhisperServerError] = WhisperServerError) -> list[type
 
 @pytest.mark.parametrize("kind", all_errors())
 def test_every_error_has_openais_shape(kind: type[WhisperServerError]) -> None:
-    reply = error_reply(kind("what to do"))
+    error = PayloadTooLarge(10, 20) if kind is PayloadTooLarge else kind("what to do")
+    reply = error_reply(error)
     body = json.loads(reply.body)["error"]
-    assert body == {"message": "what to do", "type": kind.type, "param": kind.param, "code": kind.code}
+    assert body == {"message": error.message, "type": kind.type, "param": kind.param, "code": kind.code}
     assert reply.status == kind.status
     assert int(reply.headers["content-length"]) == len(reply.body)
     assert ("retry-after" in reply.headers) == (reply.status == 503)

@@ -70,7 +70,7 @@ class Loader:
 
 
 def make_catalog() -> Catalog:
-    models = ",".join(f"{name}=./{name}" for name in NAMES) + ",alias=./a"
+    models = ",".join(f"{name}=someone/{name}" for name in NAMES) + ",alias=someone/a"
     return Catalog(Settings(_env_file=None, model="whisper-1", models=models))
 
 
