@@ -131,6 +131,12 @@ async def test_json_of_very_many_values_is_refused_unparsed(client: httpx.AsyncC
     assert "more than 10000 values" in error_of(response, 400)
 
 
+async def test_commas_in_a_text_are_no_values(client: httpx.AsyncClient, speech: Sample) -> None:
+    prompt = "a, \\" + '"' + ", " * 20_000
+    response = await client.post(URL, json={"audio": b64(speech.data), "prompt": prompt})
+    assert response.status_code == 200, response.text
+
+
 async def test_a_language_is_refused_whether_somebody_speaks_or_not(
     nano_client: httpx.AsyncClient, speech: Sample
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import wave
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -204,3 +206,35 @@ async def test_wrong_speakers(client: httpx.AsyncClient, fields: dict[str, Any],
 
 async def test_audio_that_is_none_names_the_file(client: httpx.AsyncClient) -> None:
     error_of(await client.post(URL, **form(b"no audio" * 100, **DIARIZED)), 400, param="file")
+
+
+@pytest.mark.parametrize("n_channels", [7, 8])
+async def test_as_many_channels_as_there_may_be(client: httpx.AsyncClient, n_channels: int) -> None:
+    # Seven and eight: PyAV's planar frames have room for eight pointers, and reading on crashed the process.
+    rng = np.random.default_rng(5)
+    planes = rng.integers(-9000, 9000, (16_000, n_channels), dtype=np.int16)
+    response = await client.post(URL, **form(wav(planes), response_format="diarized_json"))
+    assert response.status_code == 200, response.text
+
+
+def wav(frames: np.ndarray, rate: int = 16_000) -> bytes:
+    """A WAV file of int16 [n, n_channels]; libav's encoders name no layout of seven channels."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(frames.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(frames.tobytes())
+    return out.getvalue()
+
+
+async def test_unloading_meanwhile_does_not_disturb_it(services: Services) -> None:
+    left, right = talk(40.0, (1.0, "en-plain-003.flac")), talk(40.0, (35.0, "en-plain-000.flac"))
+    transcription = await services.transcriber.open(encode(np.stack([left, right])), BY_CHANNEL)
+    said = []
+    async with contextlib.aclosing(transcription.segments()) as segments:
+        async for segment in segments:
+            services.models.unload("nano-whisper")
+            said.append((segment.speaker, segment.text.strip()))
+            services.models.unload("nano-whisper")
+    assert said == [("A", "mother house flower brother"), ("B", "house left tree")]

@@ -24,6 +24,9 @@ def test_labels() -> None:
     assert labels((), 3) == ("A", "B", "C")
     assert labels(("Ada",), 3) == ("Ada", "B", "C")
     assert labels(("Ada", "Bob"), 2) == ("Ada", "Bob")
+    assert labels(("", "Bob"), 3) == ("A", "Bob", "C")
+    assert labels(("B",), 2) == ("B", "A")
+    assert labels(("C", ""), 3) == ("C", "B", "A")
     with pytest.raises(InvalidRequest) as caught:
         labels(("Ada", "Bob", "Cy"), 2)
     assert caught.value.param == "known_speaker_names"
@@ -42,7 +45,9 @@ def test_channels_that_carry_the_same() -> None:
     assert surveyed(np.stack([left, left + 0.005 * right])).is_one_signal
     assert not surveyed(np.stack([left, right])).is_one_signal
     assert not surveyed(np.stack([left, left, right])).is_one_signal
-    assert not surveyed(np.stack([left, 0.5 * left])).is_one_signal
+    assert surveyed(np.stack([left, 0.5 * left])).is_one_signal
+    assert surveyed(np.stack([left, -left])).is_one_signal
+    assert not surveyed(np.stack([left, 0 * left])).is_one_signal
     assert not surveyed(np.zeros((2, RATE), np.float32)).is_one_signal
     assert not Survey(2).is_one_signal
 

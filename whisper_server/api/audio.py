@@ -23,6 +23,7 @@ from whisper_server.api.models import (
     DoneEvent,
     FormReply,
     JsonReply,
+    LanguageCode,
     TokenLogprob,
     TranslationReply,
 )
@@ -104,11 +105,19 @@ async def create_transcription(request: Request, services: ServicesDep) -> Respo
             processing_time=round(time.monotonic() - started, 3),
             model=wanted.params.model,
             format=info.format,
+            languages=_languages(wanted, transcript.segments),
             logprobs=_logprobs(wanted, transcript.segments),
         )
         return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
     body, media_type = await services.pool.run(render, transcript, wanted.response_format, wanted.subtitles)
     return Response(body, media_type=media_type)
+
+
+def _languages(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[LanguageCode] | None:
+    """Return the language that was heard, where those to choose from were named."""
+    if not (wanted.params.languages and segments):
+        return None
+    return [LanguageCode(code=segments[0].language)]
 
 
 def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[TokenLogprob] | None:
@@ -148,7 +157,12 @@ async def _events(
             scores = _logprobs(wanted, [segment])
             event = DeltaEvent(type="transcript.text.delta", delta=delta, logprobs=scores)
             yield sse.event(event.model_dump(exclude_none=True))
-    done = DoneEvent(type="transcript.text.done", text="".join(parts), logprobs=_logprobs(wanted, said))
+    done = DoneEvent(
+        type="transcript.text.done",
+        text="".join(parts),
+        languages=_languages(wanted, said),
+        logprobs=_logprobs(wanted, said),
+    )
     yield sse.event(done.model_dump(exclude_none=True))
 
 

@@ -24,12 +24,13 @@ class _Fields(BaseModel):
         given = {name: value for name, value in data.items() if value not in (None, "")}
         for name in given.keys() & set(LISTS):
             values = given[name] if isinstance(given[name], list | tuple) else (given[name],)
-            given[name] = tuple(value for value in values if value != "")
+            # Names of speakers count by place; elsewhere an empty text says nothing.
+            given[name] = tuple(value for value in values if value != "" or name == "known_speaker_names")
         return given
 
 
 class SubtitleFields(_Fields):
-    """How large a cue of subtitles may be; other formats ignore it."""
+    """How large a cue of subtitles may be; the bounds hold for srt and vtt only."""
 
     max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
     max_lines: int = Field(2, description="For srt and vtt: 1 to 4 lines in a cue.")
@@ -142,7 +143,7 @@ class JsonBody(TranscriptionFields):
     )
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(_Fields):
     """Options of a chat stream."""
 
     include_usage: bool = Field(False, description="Send one more chunk, with the usage.")

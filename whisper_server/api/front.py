@@ -20,6 +20,7 @@ from collections.abc import Callable
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send
 from whisper_server.api.errors import send_error
 from whisper_server.api.health import health_body
+from whisper_server.api.middleware import RequestLogMiddleware
 from whisper_server.core.errors import ConfigError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -37,29 +38,32 @@ class Front:
         self._app: ASGIApp | None = None  # set once it is ready
         self._settled = asyncio.Event()  # ready or failed
         self._leave = asyncio.Event()
+        self._named_stand_in = RequestLogMiddleware(self._stand_in)
         self.has_failed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Delegate, or stand in."""
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
-        elif self._app is not None:
+            return
+        if self._app is None and scope.get("path") not in {"/health", "/ready"}:
+            await self._wait()
+        if self._app is not None:
             await self._app(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == "/health":
-            await _send_health(send)
-        elif scope["type"] == "http" and scope["path"] == "/ready":
-            await send_error(send, Unavailable("The server is starting."))
-        else:
-            await self._wait_and_delegate(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._named_stand_in(scope, receive, send)
 
-    async def _wait_and_delegate(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _wait(self) -> None:
         try:
             await asyncio.wait_for(self._settled.wait(), PATIENCE_S)
         except asyncio.TimeoutError:
             log.warning("A request waited for the start of the server in vain.")
-        if self._app is not None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
+
+    async def _stand_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        if scope["path"] == "/health":
+            await _send_health(send)
+        else:
             await send_error(send, Unavailable("The server is still starting; try again later."))
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,6 +22,7 @@ class JsonReply(BaseModel):
     processing_time: float = Field(description="Seconds that the request took.")
     model: str = Field(description="The name that was asked for.")
     format: str = Field(description="What the bytes were: m4a, mp3, wav, ...")
+    languages: list[LanguageCode] | None = Field(None, description="Only where `languages` was sent.")
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include=logprobs.")
 
 
@@ -89,6 +90,7 @@ class DoneEvent(BaseModel):
 
     type: Literal["transcript.text.done"]
     text: str
+    languages: list[LanguageCode] | None = Field(None, description="Only where `languages` was sent.")
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
 
 

@@ -175,7 +175,7 @@ def check_keywords(keywords: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_speakers(names: Iterable[str], references: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the channels, each on one line.
+    """Return the names of the channels in order, each on one line; empty for a channel without one.
 
     Raises:
         InvalidRequest: they are too many or too long, or there are samples of voices.
@@ -183,9 +183,15 @@ def check_speakers(names: Iterable[str], references: Iterable[str]) -> tuple[str
     if any(references):
         raise no_references()
     found = tuple(" ".join(name.split()) for name in names)
-    if len(found) > MAX_SPEAKERS or any(not 0 < len(name) <= MAX_SPEAKER_CHARS for name in found):
+    given = [name for name in found if name]
+    if len(found) > MAX_SPEAKERS or any(len(name) > MAX_SPEAKER_CHARS for name in given):
         raise InvalidRequest(
-            f"Send at most {MAX_SPEAKERS} known_speaker_names, each of 1 to {MAX_SPEAKER_CHARS} characters.",
+            f"Send at most {MAX_SPEAKERS} known_speaker_names, of {MAX_SPEAKER_CHARS} characters each.",
+            param="known_speaker_names",
+        )
+    if len(set(given)) < len(given):
+        raise InvalidRequest(
+            "Two of the known_speaker_names are the same. Send a name for each channel.",
             param="known_speaker_names",
         )
     return found

@@ -38,8 +38,8 @@ class Survey:
     def __init__(self, n_channels: int) -> None:
         self._rest: Samples = np.zeros((n_channels, 0), dtype=np.float32)
         self._steps: list[NDArray[np.float32]] = []
-        self._energy = 0.0  # of the first channel
-        self._difference = np.zeros(n_channels)  # energy of each channel minus the first
+        self._energy = np.zeros(n_channels)
+        self._common = np.zeros(n_channels)  # product of each channel with the first
 
     def add(self, planes: Samples) -> None:
         """Take the next samples, float32 [n_channels, n].
@@ -49,8 +49,8 @@ class Survey:
         """
         if len(planes) != len(self._rest):
             raise InvalidAudio("The number of channels changes within the recording.")
-        self._energy += float(np.square(planes[0], dtype=np.float64).sum())
-        self._difference += np.square(planes - planes[0], dtype=np.float64).sum(axis=1)
+        self._energy += np.square(planes, dtype=np.float64).sum(axis=1)
+        self._common += (planes * planes[0]).sum(axis=1, dtype=np.float64)
         samples = np.concatenate([self._rest, planes], axis=1)
         whole = samples.shape[1] // STEP_SAMPLES * STEP_SAMPLES
         self._rest = samples[:, whole:].copy()
@@ -63,8 +63,14 @@ class Survey:
 
     @property
     def is_one_signal(self) -> bool:
-        """Whether all channels carry the same sound; silence in all of them is none."""
-        return self._energy > 0 and bool((self._difference <= SAME_ENERGY * self._energy).all())
+        """Whether all channels carry the same sound, louder or softer; silence carries none.
+
+        What is left of a channel when its share of the first is taken out has `rest` of its energy.
+        """
+        if not self._energy.all():
+            return False
+        rest = 1.0 - self._common**2 / (self._energy * self._energy[0])
+        return bool((rest <= SAME_ENERGY).all())
 
     def is_bleed(self, channel: int, start_s: float, end_s: float) -> bool:
         """Tell whether another channel is so much louder then that this one only picks it up."""
@@ -108,7 +114,7 @@ def measured(stream: AudioStream, survey: Survey) -> Generator[None, None, None]
 
 
 def labels(names: Sequence[str], n_channels: int) -> tuple[str, ...]:
-    """Return what the channels are called: the names in order, then A, B, ... by place.
+    """Return what the channels are called: the names in order; A, B, ... by place where there is none.
 
     Raises:
         InvalidRequest: there are more names than channels.
@@ -119,7 +125,12 @@ def labels(names: Sequence[str], n_channels: int) -> tuple[str, ...]:
             "names are those of the channels, in order.",
             param="known_speaker_names",
         )
-    return (*names, *string.ascii_uppercase[len(names) : n_channels])
+    found = [*names, *[""] * (n_channels - len(names))]
+    for channel, letter in enumerate(string.ascii_uppercase[:n_channels]):
+        if not found[channel]:
+            free = (each for each in string.ascii_uppercase if each not in found)
+            found[channel] = letter if letter not in found else next(free)
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +183,11 @@ class Conversation:
         async with contextlib.AsyncExitStack() as stack:
             for line in self.lines:  # one that was never begun does not close its file by itself
                 stack.callback(line.audio.close)
+            # One lease for all: a line that began later might find the model unloaded by then.
+            model = await stack.enter_async_context(self.lines[0].lease())
             produced = [
-                await stack.enter_async_context(contextlib.aclosing(line.segments())) for line in self.lines
+                await stack.enter_async_context(contextlib.aclosing(line.segments(model)))
+                for line in self.lines
             ]
             heads = {channel: await anext(each, None) for channel, each in enumerate(produced)}
             while waiting := {channel: head for channel, head in heads.items() if head is not None}:

@@ -58,6 +58,7 @@ class Resampler:
         self._graph: Graph | None = None
         self._source: tuple[int, str, str] | None = None
         self._queued = 0
+        self._n_channels = 0
 
     def push(self, frame: av.AudioFrame) -> Iterator[Samples]:
         """Take a frame; yield float32 [n] ("each": [n_channels, n]) where enough has come together.
@@ -70,6 +71,7 @@ class Resampler:
             yield from self.flush()
             check_source(frame.sample_rate, frame.layout.nb_channels)
             self._graph, self._source = _graph(frame, self._channel), source
+            self._n_channels = frame.layout.nb_channels
         # Times are not looked at: a file that starts late, or with a gap, does not become silence.
         frame.pts = None
         self._graph.push(frame)
@@ -91,9 +93,9 @@ class Resampler:
                 frame = graph.pull()
             except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
                 return
-            samples = frame.to_ndarray().astype(np.float32, copy=False)
-            if self._channel != "each":
-                samples = samples.reshape(-1)
+            samples = frame.to_ndarray().astype(np.float32, copy=False).reshape(-1)
+            if self._channel == "each":
+                samples = samples.reshape(-1, self._n_channels).T
             if not np.isfinite(samples).all():
                 samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
             yield samples
@@ -124,7 +126,8 @@ def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:
         chain.append(graph.add("pan", f"mono|c0<{terms}"))
     # rematrix_maxval=1: the gains of a downmix add up to 1, so it never clips (float would allow 1.4).
     chain.append(graph.add("aresample", f"{SAMPLE_RATE}:rematrix_maxval=1.0"))
-    formats = {"sample_fmts": "fltp", "sample_rates": str(SAMPLE_RATE)}
+    # Channels side by side come interleaved: PyAV reads past the end of 8 planes or more, and crashes.
+    formats = {"sample_fmts": "flt", "sample_rates": str(SAMPLE_RATE)}
     if channel != "each":
         formats["channel_layouts"] = "mono"
     chain.append(graph.add("aformat", **formats))

@@ -124,13 +124,13 @@ def _cue_ends(units: Sequence[Unit], first: int, options: SubtitleOptions) -> It
 
     After one unit it always may, whatever its time.
     """
-    lines, columns, total = 1, 0, 0
+    lines, columns, total, line_first = 1, 0, 0, first
     for i in range(first, len(units)):
         piece = units[i].piece
         space = piece.has_space and i > first
         total += space + piece.width
-        if columns and columns + space + piece.width > options.max_line_chars:
-            lines, columns = lines + 1, piece.width
+        if i > line_first and columns + space + piece.width > options.max_line_chars:
+            lines, columns, line_first = lines + 1, piece.width, i
         else:
             columns += space + piece.width
         is_long = units[i].end_s - units[first].start_s > options.max_cue_s

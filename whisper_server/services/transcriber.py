@@ -18,6 +18,7 @@ from asyncio import Future as AsyncFuture
 from asyncio import wrap_future
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -75,9 +76,7 @@ class Transcriber:
     async def open(
         self, source: AudioSource, params: TranscribeParams
     ) -> Transcription | channels.Conversation:
-        """Check the model's name, then the audio; no model is loaded yet.
-
-        Nothing is decoded either, but where channels are speakers: those are compared first.
+        """Check the model's name, then the audio; nothing is loaded, and only channels are compared.
 
         Raises:
             InvalidRequest: the channels are to be speakers, and the audio has no two that differ.
@@ -176,10 +175,14 @@ class Transcription:
             shows_logprobs=self.params.logprobs,
         )
 
-    async def segments(self) -> AsyncGenerator[Segment, None]:
+    def lease(self) -> AbstractAsyncContextManager[WhisperModel]:
+        """Lend the model of this file, loading it where needed."""
+        return self._models.lease(self.params.model)
+
+    async def segments(self, model: WhisperModel | None = None) -> AsyncGenerator[Segment, None]:
         """Produce segments in file order, each as soon as its window is decoded.
 
-        Run it under `contextlib.aclosing`: it holds the model's lease and the open file.
+        Run it under `contextlib.aclosing`: it holds the open file and, unless it is lent a model, a lease.
 
         Raises:
             AudioTooLong: the audio goes on for longer than the limit.
@@ -189,13 +192,13 @@ class Transcription:
         """
         try:
             async with (
-                self._models.lease(self.params.model) as model,
-                contextlib.aclosing(self._decoded(model)) as decoded,
+                contextlib.nullcontext(model) if model else self.lease() as leased,
+                contextlib.aclosing(self._decoded(leased)) as decoded,
             ):
                 if self._language is not None:  # refused now, and not only where somebody speaks
-                    model.engine.tokenizer.start_sequence(self._language, self.params.task)
+                    leased.engine.tokenizer.start_sequence(self._language, self.params.task)
                 async for window, result in decoded:
-                    found = await self._pool.run(segments.of, window, result, model.engine.tokenizer)
+                    found = await self._pool.run(segments.of, window, result, leased.engine.tokenizer)
                     for segment in found:
                         yield segment
         finally:
