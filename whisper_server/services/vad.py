@@ -32,9 +32,8 @@ class VadOptions:
 
     Silero's own threshold and hysteresis; the durations differ. Its 100 ms of silence is for turn taking.
     Here a pause of 2 s splits, as in faster-whisper, and 0.8 s on each side stay: models learned on
-    natural pauses, and a sentence squeezed against the next one loses words. On the bundled samples,
-    joined into one file with pauses of up to 10 s, 700 ms with 300 ms of padding gave 22 wrong words in
-    105, 2 s with 400 ms gave 21 and this 11. Less than 100 ms of speech is a click.
+    natural pauses, and a sentence squeezed against the next one loses words (bench/pauses.py counts
+    them). Less than 100 ms of speech is a click.
     """
 
     threshold: float = 0.5
