@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from whisper_server.api import sse
@@ -19,8 +18,7 @@ from whisper_server.api.bodies import ChatBody, ChatFields
 from whisper_server.api.chat_models import ChatChoice, ChatMessage, ChatReply, ChatUsage
 from whisper_server.api.deps import ServicesDep
 from whisper_server.api.gone import ClientGone, until_gone
-from whisper_server.api.handlers import invalid_value
-from whisper_server.api.requests import MAX_PROMPT_CHARS, Upload, parse_json
+from whisper_server.api.requests import MAX_PROMPT_CHARS, Upload, parse_json, validated
 from whisper_server.api.work import named_as, phrases, transcribe
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
@@ -146,10 +144,7 @@ async def _read(request: Request, services: Services) -> _Wanted:
     except ClientDisconnect as error:
         raise ClientGone from error
     upload, prompt = await services.pool.run(_parse, body, services.settings.max_audio_bytes)
-    try:
-        fields = ChatFields.model_validate(upload.fields)
-    except ValidationError as error:
-        raise invalid_value(error.errors(include_url=False)) from error
+    fields = validated(ChatFields, upload.fields)
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
         language=parse_language(fields.language),

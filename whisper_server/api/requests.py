@@ -9,9 +9,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from whisper_server.api.bodies import SubtitleFields, TranscriptionFields, TranslationFields
@@ -39,6 +39,8 @@ from whisper_server.services.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS
 from whisper_server.services.subtitles import SubtitleOptions, check_options
 from whisper_server.services.transcriber import TranscribeParams
 from whisper_server.services.vad import VadOptions
+
+F = TypeVar("F", bound=BaseModel)
 
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
@@ -72,6 +74,14 @@ class TranscriptionRequest:
     stream: bool
 
 
+def validated(kind: type[F], fields: Mapping[str, Any]) -> F:
+    """Return the fields as their model; raises `InvalidRequest` that names the first wrong one."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise invalid_value(error.errors(include_url=False)) from error
+
+
 def body_limit(content_type: str, max_audio_bytes: int) -> int:
     """Return how many bytes the body may have; base64 writes three bytes as four."""
     is_form = content_type.lower().startswith("multipart/form-data")
@@ -87,10 +97,7 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         PayloadTooLarge: the audio is larger than the limit.
     """
     upload = await read_upload(request, services)
-    try:
-        fields = TranscriptionFields.model_validate(upload.fields)
-    except ValidationError as error:
-        raise invalid_value(error.errors(include_url=False)) from error
+    fields = validated(TranscriptionFields, upload.fields)
     response_format = check_format(fields.response_format)
     if fields.stream:
         check_streamed(response_format)
@@ -124,10 +131,7 @@ def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
 async def read_translation(request: Request, services: Services) -> TranscriptionRequest:
     """Read the body of a translation; raises as `read_transcription`."""
     upload = await read_upload(request, services)
-    try:
-        fields = TranslationFields.model_validate(upload.fields)
-    except ValidationError as error:
-        raise invalid_value(error.errors(include_url=False)) from error
+    fields = validated(TranslationFields, upload.fields)
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
     params = TranscribeParams(
         model=fields.model or services.catalog.default,
