@@ -93,7 +93,7 @@ class Resampler:
                 frame = graph.pull()
             except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
                 return
-            samples = frame.to_ndarray().astype(np.float32, copy=False).reshape(-1)
+            samples: Samples = frame.to_ndarray().astype(np.float32, copy=False).reshape(-1)
             if self._channel == "each":
                 samples = samples.reshape(-1, self._n_channels).T
             if not np.isfinite(samples).all():
