@@ -50,7 +50,7 @@ def grow(shape: Shape, folder: Path) -> Path:
     """Write the grown checkpoint, float16, into `folder`; return it. What is complete there is kept."""
     if (folder / "config.json").is_file():
         return folder
-    from safetensors.numpy import load_file, save_file  # noqa: PLC0415  (of those who grow models)
+    from safetensors.numpy import load_file, save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_file(NANO / "model.safetensors")
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("size", choices=SHAPES)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    print(grow(SHAPES[arguments.size], arguments.folder))  # noqa: T201  a script
+    print(grow(SHAPES[arguments.size], arguments.folder))
 
 
 if __name__ == "__main__":
