@@ -23,6 +23,7 @@ class EngineInfo:
     n_mels: int  # 80, or 128 from large-v3 on
     is_multilingual: bool
     max_batch: int  # windows that one call gains from
+    workers: int  # calls at once that the device gains from
     memory_bytes: int  # weights in memory, near enough to budget with
 
 
@@ -61,9 +62,9 @@ class Encoded(Protocol):
 
 
 class Engine(Protocol):
-    """One loaded model. Calls block, come from one thread at a time, and never pad, trim or reorder
-    by batch: row i of a result belongs to row i of the input, and a neighbour may delay it but never
-    change it beyond float rounding.
+    """One loaded model. Calls block, come from at most `info.workers` threads at a time, and never
+    pad, trim or reorder by batch: row i of a result belongs to row i of the input, and a neighbour may
+    delay it but never change it beyond float rounding.
 
     Every method raises `DeviceOutOfMemory` where the device has no memory for the batch (nothing was
     decoded, a smaller batch may do) and `EngineFailure` for what else the library reports.

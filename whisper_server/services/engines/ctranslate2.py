@@ -115,6 +115,7 @@ class CTranslate2Engine:
             n_mels=model.n_mels,
             is_multilingual=model.is_multilingual,
             max_batch=_MAX_BATCH[model.device],
+            workers=1,
             memory_bytes=memory_bytes,
         )
 

@@ -68,7 +68,9 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.tokenizer = build_tokenizer()
-        self.info = EngineInfo("fake", "cpu", "none", 80, is_multilingual=True, max_batch=4, memory_bytes=0)
+        self.info = EngineInfo(
+            "fake", "cpu", "none", 80, is_multilingual=True, max_batch=4, workers=1, memory_bytes=0
+        )
 
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
         """Count, per row, the frames up to the last one that is louder than the quietest."""
