@@ -26,6 +26,8 @@ class Model:
     """A model that knows whether it is closed, and complains where that happens twice."""
 
     memory_bytes = 7
+    is_degraded = False
+    is_broken = False
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure, InvalidRequest, ShuttingDown
+from whisper_server.core.errors import (
+    DeviceOutOfMemory,
+    EngineFailure,
+    InvalidRequest,
+    ModelUnavailable,
+    ShuttingDown,
+)
 from whisper_server.core.types import Decoded, DecodeOptions, Placed, Window, WindowJob
-from whisper_server.services.scheduler import Scheduler, _Entry, _take_batch
+from whisper_server.services.batch import DecodeBatch
+from whisper_server.services.scheduler import Scheduler
 
-PLAIN, WORDS = DecodeOptions(), DecodeOptions(word_timestamps=True)
+PLAIN, WARM = DecodeOptions(), DecodeOptions(temperatures=(0.7,))
 MEL = np.zeros((80, 3000), np.float32)
 PATIENCE_S = 30  # only ever reached where the code under test hangs
 
@@ -32,51 +38,87 @@ def answer(name: str) -> Decoded:
 class Device:
     """Answers with the name of the job; may be held shut, and fails on names it is told to."""
 
-    def __init__(self, fails: dict[str, Exception] | None = None, *, most: int = 99) -> None:
+    def __init__(self, fails: dict[str, BaseException] | None = None, *, most: int = 99) -> None:
         self.batches: list[list[str]] = []
         self.fails = fails or {}
         self.most = most
+        self.unwanted: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
 
-    def decode(self, jobs: Sequence[WindowJob], options: DecodeOptions) -> list[Decoded]:
+    def decode(
+        self,
+        jobs: Sequence[WindowJob],
+        options: DecodeOptions,
+        is_wanted: Callable[[int], bool] = lambda _row: True,
+    ) -> list[Decoded]:
         names = [job.prompt for job in jobs]
         self.batches.append(names)
         self.entered.release()
         assert self.gate.wait(PATIENCE_S)
         if len(jobs) > self.most:
             raise DeviceOutOfMemory("too many")
+        self.unwanted += [name for row, name in enumerate(names) if not is_wanted(row)]
         for name in names:
             if name in self.fails:
                 raise self.fails[name]
         return [answer(name) for name in names]
 
 
+class Counted:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def window_waited(self, wait_s: float) -> None:
+        assert wait_s >= 0
+        self.counts["waited"] += 1
+
+    def batch_done(self, n_windows: int, audio_s: float, wall_s: float) -> None:
+        assert (audio_s, wall_s >= 0) == (n_windows * 1.0, True)
+        self.counts["batches"] += 1
+
+    def windows_cancelled(self, n: int) -> None:
+        self.counts["cancelled"] += n
+
+    def windows_failed(self, n: int) -> None:
+        self.counts["failed"] += n
+
+    def worker_replaced(self) -> None:
+        self.counts["replaced"] += 1
+
+
 @pytest.fixture
-def start() -> Callable[..., Scheduler]:
+def start() -> Iterator[Callable[..., Scheduler]]:
     running: list[tuple[Scheduler, Device]] = []
 
-    def _start(device: Device, max_batch: int = 4) -> Scheduler:
-        scheduler = Scheduler(device.decode, max_batch=max_batch)
+    def _start(device: Device, max_batch: int = 4, **options: Any) -> Scheduler:
+        scheduler = Scheduler(device.decode, max_batch=max_batch, name="tested", **options)
         running.append((scheduler, device))
         return scheduler
 
-    yield _start  # type: ignore[misc]
+    yield _start
     for scheduler, device in running:
         device.gate.set()
         scheduler.close()
-        assert not scheduler._thread.is_alive()
+    assert not [thread for thread in threading.enumerate() if thread.name.endswith("-tested")]
+
+
+def submit(scheduler: Scheduler, name: str, options: DecodeOptions = PLAIN) -> Future[Decoded]:
+    """Queue a window of a request of its own."""
+    return scheduler.lane().submit(job(name), options)
 
 
 def said(future: Future[Decoded]) -> str:
     return future.result(PATIENCE_S).language
 
 
-def hold(scheduler: Scheduler, device: Device) -> Future[Decoded]:
+def hold(scheduler: Scheduler, device: Device, name: str = "held") -> Future[Decoded]:
     """Occupy the device with one job, so that what comes next has to wait."""
     device.gate.clear()
-    future = scheduler.submit(job("held"), PLAIN)
+    future = submit(scheduler, name)
     assert device.entered.acquire(timeout=PATIENCE_S)
     return future
 
@@ -85,7 +127,7 @@ def test_results_belong_to_their_jobs_and_batches_are_shared(start: Callable[...
     device = Device()
     scheduler = start(device)
     held = hold(scheduler, device)
-    futures = {name: scheduler.submit(job(name), PLAIN) for name in "abcdef"}
+    futures = {name: submit(scheduler, name) for name in "abcdef"}
     device.gate.set()
     assert said(held) == "held"
     assert {name: said(future) for name, future in futures.items()} == {name: name for name in "abcdef"}
@@ -96,7 +138,7 @@ def test_different_options_never_share_a_batch_and_keep_their_turn(start: Callab
     device = Device()
     scheduler = start(device)
     hold(scheduler, device)
-    futures = [scheduler.submit(job(n), WORDS if n in "bd" else PLAIN) for n in "abcd"]
+    futures = [submit(scheduler, n, WARM if n in "bd" else PLAIN) for n in "abcd"]
     device.gate.set()
     assert [said(future) for future in futures] == list("abcd")
     assert device.batches[1:] == [["a", "c"], ["b", "d"]]
@@ -106,20 +148,20 @@ def test_one_bad_window_harms_one_client(start: Callable[..., Scheduler]) -> Non
     device = Device({"c": RuntimeError("boom")})
     scheduler = start(device)
     hold(scheduler, device)
-    futures = {name: scheduler.submit(job(name), PLAIN) for name in "abcd"}
+    futures = {name: submit(scheduler, name) for name in "abcd"}
     device.gate.set()
     assert [said(futures[name]) for name in "abd"] == ["a", "b", "d"]
     with pytest.raises(EngineFailure, match="failed on this audio") as caught:
         futures["c"].result(PATIENCE_S)
     assert isinstance(caught.value.__cause__, RuntimeError)
-    assert said(scheduler.submit(job("next"), PLAIN)) == "next"
+    assert said(submit(scheduler, "next")) == "next"
 
 
 def test_out_of_memory_is_retried_in_halves(start: Callable[..., Scheduler]) -> None:
     device = Device(most=1)
     scheduler = start(device)
     hold(scheduler, device)
-    futures = [scheduler.submit(job(name), PLAIN) for name in "abc"]
+    futures = [submit(scheduler, name) for name in "abc"]
     device.gate.set()
     assert [said(future) for future in futures] == ["a", "b", "c"]
 
@@ -128,15 +170,15 @@ def test_our_own_errors_pass_unchanged(start: Callable[..., Scheduler]) -> None:
     refusal = InvalidRequest("no such language", param="language")
     scheduler = start(Device({"a": refusal}))
     with pytest.raises(InvalidRequest) as caught:
-        scheduler.submit(job("a"), PLAIN).result(PATIENCE_S)
+        submit(scheduler, "a").result(PATIENCE_S)
     assert caught.value is refusal
 
 
 @pytest.mark.parametrize("results", [[], [answer("a"), answer("b")]])
 def test_a_wrong_number_of_results_is_an_error_and_no_hang(results: list[Decoded]) -> None:
-    scheduler = Scheduler(lambda _jobs, _options: results, max_batch=4)
+    scheduler = Scheduler(lambda _jobs, _options, _is_wanted: results, max_batch=4)
     with pytest.raises(EngineFailure):
-        scheduler.submit(job("a"), PLAIN).result(PATIENCE_S)
+        submit(scheduler, "a").result(PATIENCE_S)
     scheduler.close()
 
 
@@ -144,7 +186,7 @@ def test_a_cancelled_job_is_never_decoded(start: Callable[..., Scheduler]) -> No
     device = Device()
     scheduler = start(device)
     hold(scheduler, device)
-    futures = {name: scheduler.submit(job(name), PLAIN) for name in "abc"}
+    futures = {name: submit(scheduler, name) for name in "abc"}
     assert futures["b"].cancel()
     device.gate.set()
     assert (said(futures["a"]), said(futures["c"])) == ("a", "c")
@@ -155,10 +197,10 @@ def test_a_batch_of_cancelled_jobs_does_not_reach_the_device(start: Callable[...
     device = Device()
     scheduler = start(device)
     hold(scheduler, device)
-    future = scheduler.submit(job("a"), PLAIN)
+    future = submit(scheduler, "a")
     future.cancel()
     device.gate.set()
-    assert said(scheduler.submit(job("b"), PLAIN)) == "b"
+    assert said(submit(scheduler, "b")) == "b"
     assert ["a"] not in device.batches
 
 
@@ -166,8 +208,8 @@ def test_close_finishes_what_runs_and_refuses_what_waits() -> None:
     device = Device()
     scheduler = Scheduler(device.decode, max_batch=4)
     held = hold(scheduler, device)
-    waiting = scheduler.submit(job("waits"), PLAIN)
-    cancelled = scheduler.submit(job("gone"), PLAIN)
+    waiting = submit(scheduler, "waits")
+    cancelled = submit(scheduler, "gone")
     cancelled.cancel()
     closer = threading.Thread(target=scheduler.close)
     closer.start()
@@ -179,22 +221,133 @@ def test_close_finishes_what_runs_and_refuses_what_waits() -> None:
     with pytest.raises(CancelledError):
         cancelled.result(PATIENCE_S)
     with pytest.raises(ShuttingDown):
-        scheduler.submit(job("late"), PLAIN)
+        submit(scheduler, "late")
     scheduler.close()
 
 
-@given(st.lists(st.sampled_from([PLAIN, WORDS]), min_size=1, max_size=12), st.integers(1, 5))
-def test_batches_lose_nothing_and_keep_the_order(options: list[DecodeOptions], most: int) -> None:
-    entries = [_Entry(job(str(number)), option) for number, option in enumerate(options)]
-    waiting, batches = deque(entries), []
-    while waiting:
-        oldest = waiting[0]
-        batch = _take_batch(waiting, most)
-        assert batch[0] is oldest
-        assert 1 <= len(batch) <= most
-        assert len({entry.options for entry in batch}) == 1
-        batches += batch
-    assert sorted(map(id, batches)) == sorted(map(id, entries))
-    for option in (PLAIN, WORDS):
-        kept = [entry for entry in batches if entry.options == option]
-        assert kept == [entry for entry in entries if entry.options == option]
+def test_two_workers_share_what_waits_and_run_at_once(start: Callable[..., Scheduler]) -> None:
+    device = Device()
+    scheduler = start(device, workers=2)
+    first = hold(scheduler, device, "a")
+    second = submit(scheduler, "b")
+    assert device.entered.acquire(timeout=PATIENCE_S)  # while the first is held
+    waiting = [submit(scheduler, name) for name in "cdef"]
+    device.gate.set()
+    assert [said(future) for future in (first, second, *waiting)] == list("abcdef")
+    assert all(len(batch) <= 4 for batch in device.batches)
+
+
+def test_a_lane_that_closes_frees_its_place_and_its_rows(start: Callable[..., Scheduler]) -> None:
+    device, events = Device(), Counted()
+    scheduler = start(device, events=events, max_batch=1)
+    device.gate.clear()
+    with scheduler.lane() as lane:
+        futures = [lane.submit(job(name), PLAIN) for name in ("runs", "waits")]
+        assert device.entered.acquire(timeout=PATIENCE_S)
+    assert futures[1].cancelled()
+    device.gate.set()
+    assert said(submit(scheduler, "next")) == "next"
+    assert device.unwanted == ["runs"]
+    assert device.batches == [["runs"], ["next"]]
+    assert events.counts["cancelled"] == 2
+
+
+def test_windows_ahead_are_shared_among_the_lanes(start: Callable[..., Scheduler]) -> None:
+    scheduler = start(Device(), max_batch=4, workers=2)
+    assert scheduler.ahead == 16
+    lanes = [scheduler.lane() for _ in range(5)]
+    assert scheduler.ahead == lanes[0].ahead == 4
+    lanes += [scheduler.lane() for _ in range(95)]
+    assert scheduler.ahead == 1
+    for lane in lanes:
+        lane.close()
+    assert scheduler.ahead == 16
+
+
+def test_out_of_memory_makes_the_next_batches_smaller(start: Callable[..., Scheduler]) -> None:
+    device = Device(most=2)
+    scheduler = start(device)
+    hold(scheduler, device)
+    futures = [submit(scheduler, name) for name in "abcdefgh"]
+    device.gate.set()
+    assert [said(future) for future in futures] == list("abcdefgh")
+    assert [len(batch) for batch in device.batches] == [1, 4, 2, 2, 2, 2]
+
+
+def test_draining_refuses_what_has_not_begun_and_finishes_the_rest(start: Callable[..., Scheduler]) -> None:
+    device = Device()
+    scheduler = start(device)
+    device.gate.clear()
+    begun = scheduler.lane()
+    first = begun.submit(job("first"), PLAIN)
+    assert device.entered.acquire(timeout=PATIENCE_S)
+    second, waiting = begun.submit(job("second"), PLAIN), submit(scheduler, "waits")
+    idle = scheduler.lane()
+    scheduler.drain()
+    for refused in (waiting.result, lambda _: scheduler.lane(), lambda _: idle.submit(job("late"), PLAIN)):
+        with pytest.raises(ShuttingDown):
+            refused(PATIENCE_S)
+    third = begun.submit(job("third"), PLAIN)
+    device.gate.set()
+    assert [said(future) for future in (first, second, third)] == ["first", "second", "third"]
+
+
+def test_a_dead_worker_is_replaced_and_the_rest_goes_on(start: Callable[..., Scheduler]) -> None:
+    broken, fresh, events = Device({"kills": SystemExit("died")}), Device(), Counted()
+    held = threading.Event()
+    fresh_asked = threading.Event()
+
+    def revive() -> DecodeBatch:
+        fresh_asked.set()
+        assert held.wait(PATIENCE_S)
+        return fresh.decode
+
+    scheduler = start(broken, revive=revive, events=events, max_batch=1)
+    hold(scheduler, broken)
+    killed, waiting = submit(scheduler, "kills"), submit(scheduler, "waits")
+    broken.gate.set()
+    with pytest.raises(EngineFailure):
+        killed.result(PATIENCE_S)
+    assert fresh_asked.wait(PATIENCE_S)
+    assert scheduler.is_degraded
+    held.set()
+    assert said(waiting) == "waits"
+    assert not scheduler.is_degraded
+    assert (broken.batches, fresh.batches) == ([["held"], ["kills"]], [["waits"]])
+    assert events.counts["replaced"] == events.counts["failed"] == 1
+
+
+def test_a_hanging_worker_is_replaced_and_its_late_answer_dropped(start: Callable[..., Scheduler]) -> None:
+    hanging, fresh = Device(), Device()
+    hanging.gate.clear()
+    scheduler = start(hanging, revive=lambda: fresh.decode, patience_s=1.0)
+    late = submit(scheduler, "hangs")
+    with pytest.raises(EngineFailure):
+        late.result(PATIENCE_S)
+    assert said(submit(scheduler, "next")) == "next"
+    assert fresh.batches == [["next"]]
+    hanging.gate.set()
+    assert said(submit(scheduler, "last")) == "last"
+    assert isinstance(late.exception(), EngineFailure)
+
+
+@pytest.mark.parametrize("error", [ModelUnavailable("files gone"), ValueError("bug"), SystemExit()])
+def test_an_engine_that_is_gone_for_good_answers_everybody(
+    start: Callable[..., Scheduler], error: BaseException
+) -> None:
+    def revive() -> DecodeBatch:
+        raise error
+
+    device = Device({"kills": SystemExit()})
+    scheduler = start(device, revive=revive, max_batch=1)
+    hold(scheduler, device)
+    futures = [submit(scheduler, name) for name in ("kills", "waits")]
+    device.gate.set()
+    with pytest.raises(EngineFailure):
+        futures[0].result(PATIENCE_S)
+    with pytest.raises(ModelUnavailable):
+        futures[1].result(PATIENCE_S)
+    assert scheduler.is_broken
+    assert not scheduler.is_degraded
+    with pytest.raises(ModelUnavailable):
+        scheduler.lane()

@@ -137,6 +137,15 @@ class Settings(BaseSettings):
     beam_size: int = Field(
         5, alias="WHISPER_BEAM_SIZE", ge=1, le=16, description="Beams of the search; 1 is greedy and faster."
     )
+    batch_timeout_s: float = Field(
+        600.0,
+        alias="WHISPER_BATCH_TIMEOUT_S",
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds after which a batch of windows counts as hung: its requests fail and the "
+        "model is loaded anew; 0: never.",
+    )
     vad: bool = Field(
         True,
         alias="WHISPER_VAD",

@@ -30,6 +30,7 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP_SAMPLES  # 100
 SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, one encoder position
 
 Task = Literal["transcribe", "translate"]
+Priority = Literal["interactive", "normal", "background"]  # shares of a busy device, not turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +113,17 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """What windows must share to be decoded in one batch; the prompt may differ and is not here.
+    """What windows must share to be decoded in one batch; what may differ is in `WindowJob`.
 
     The defaults are those of "Robust Speech Recognition via Large-Scale Weak Supervision"
     (Radford et al., 2022), section 4.5 (long-form transcription).
     """
 
-    task: Task = "transcribe"
     beam_size: int = 5
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     compression_ratio_threshold: float = 2.4
     logprob_threshold: float = -1.0
     no_speech_threshold: float = 0.6
-    word_timestamps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +135,8 @@ class WindowJob:
     prompt: str = ""  # text that comes before the window, "" for none
     candidates: tuple[str, ...] = ()  # codes to choose from where the language is detected; (): all
     keywords: str = ""  # words to expect, put before the prompt; "" for none
+    task: Task = "transcribe"
+    word_timestamps: bool = False  # tell when each token was spoken
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ scheduler's thread; knows nothing of requests, files or queues.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,14 +40,22 @@ def needs_fallback(attempt: Decoded, options: DecodeOptions) -> bool:
 
 
 class WindowDecoder:
-    """Decodes batches of windows with one loaded engine; blocks, one call at a time."""
+    """Decodes batches of windows with one loaded engine; blocks, as many calls at once as it takes."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tokenizer = engine.tokenizer
 
-    def decode(self, jobs: Sequence[WindowJob], options: DecodeOptions) -> list[Decoded]:
+    def decode(
+        self,
+        jobs: Sequence[WindowJob],
+        options: DecodeOptions,
+        is_wanted: Callable[[int], bool] = lambda _row: True,
+    ) -> list[Decoded]:
         """Decode jobs that share `options`; result i belongs to job i.
+
+        `is_wanted` is asked between the steps: a row that nobody waits for any more is not tried again
+        and its tokens are not timed.
 
         Raises:
             DeviceOutOfMemory: nothing was decoded; a smaller batch may do.
@@ -56,15 +64,17 @@ class WindowDecoder:
         """
         encoded = self._engine.encode(np.stack([job.window.mel for job in jobs]))
         languages = self._languages(encoded, jobs)
-        starts = [self._tokenizer.start_sequence(code, options.task) for code, _ in languages]
+        starts = [
+            self._tokenizer.start_sequence(code, job.task)
+            for (code, _), job in zip(languages, jobs, strict=True)
+        ]
         prompts = [
             self._tokenizer.prompt(start, job.prompt, job.keywords)
             for start, job in zip(starts, jobs, strict=True)
         ]
-        decoded = self._with_fallback(encoded, prompts, languages, options)
-        if options.word_timestamps:
-            decoded = self._with_token_times(encoded, starts, jobs, decoded)
-        return decoded
+        decoded = self._with_fallback(encoded, prompts, languages, options, is_wanted)
+        timed = [row for row, job in enumerate(jobs) if job.word_timestamps and is_wanted(row)]
+        return self._with_token_times(encoded, starts, jobs, decoded, timed)
 
     def _languages(self, encoded: Encoded, jobs: Sequence[WindowJob]) -> list[tuple[str, float]]:
         """Return (code, probability) per job, detecting those that do not say."""
@@ -99,6 +109,7 @@ class WindowDecoder:
         prompts: Sequence[Sequence[int]],
         languages: Sequence[tuple[str, float]],
         options: DecodeOptions,
+        is_wanted: Callable[[int], bool],
     ) -> list[Decoded]:
         """Decode at rising temperatures until each row is good enough, or keep its best attempt."""
         kept: dict[int, Decoded] = {}
@@ -116,7 +127,7 @@ class WindowDecoder:
             }
             for row, attempt in attempts.items():
                 kept[row] = _better(kept.get(row), attempt, options)
-            pending = [row for row in pending if needs_fallback(attempts[row], options)]
+            pending = [row for row in pending if needs_fallback(attempts[row], options) and is_wanted(row)]
             if not pending:
                 break
         return [kept[row] for row in range(len(prompts))]
@@ -142,10 +153,11 @@ class WindowDecoder:
         starts: Sequence[Sequence[int]],
         jobs: Sequence[WindowJob],
         decoded: Sequence[Decoded],
+        wanted: Sequence[int],
     ) -> list[Decoded]:
-        """Add when each text token was spoken, for the rows that have any."""
-        texts = [self._tokenizer.text_tokens(row.tokens) for row in decoded]
-        rows = [row for row, text in enumerate(texts) if text and not decoded[row].is_silence]
+        """Add when each text token was spoken, to those of the `wanted` rows that have any."""
+        texts = {row: self._tokenizer.text_tokens(decoded[row].tokens) for row in wanted}
+        rows = [row for row, text in texts.items() if text and not decoded[row].is_silence]
         results = list(decoded)
         if not rows:
             return results

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisper_server.services.batch import DecodeBatch, Events
 from whisper_server.services.decoding import WindowDecoder
 from whisper_server.services.engines.base import Engine, EngineSpec
 from whisper_server.services.engines.registry import load_engine
@@ -20,30 +22,64 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class WhisperModel:
     """One loaded model and everything that works for it alone."""
 
-    name: str
-    engine: Engine
-    scheduler: Scheduler
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Engine],
+        *,
+        patience_s: float = math.inf,
+        events: Events | None = None,
+    ) -> None:
+        """Load the engine with `load`, which is called again where the engine is lost; blocks."""
+        self.name = name
+        self.engine = load()
+        self._load = load
+        info = self.engine.info
+        self.scheduler = Scheduler(
+            WindowDecoder(self.engine).decode,
+            max_batch=info.max_batch,
+            workers=info.workers,
+            revive=self._revive,
+            patience_s=patience_s,
+            name=name,
+            events=events,
+        )
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of weights in memory."""
         return self.engine.info.memory_bytes
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether its engine was lost and is being made anew."""
+        return self.scheduler.is_degraded
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether its engine was lost for good; only another load helps."""
+        return self.scheduler.is_broken
+
     def close(self) -> None:
         """Refuse what waits, finish what runs, give the memory back; blocks."""
         self.scheduler.close()
         self.engine.close()
 
+    def _revive(self) -> DecodeBatch:
+        # The old engine may hang in a call: it is let go, not closed, and ends with that call.
+        self.engine = self._load()
+        return WindowDecoder(self.engine).decode
+
 
 class ModelLoader:
     """Loads what the settings describe; the callable that the model manager uses."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, events: Events | None = None) -> None:
         self._settings = settings
+        self._events = events
 
     def __call__(self, source: ModelSource) -> WhisperModel:
         """Download if needed, convert if needed, load; blocks.
@@ -51,22 +87,28 @@ class ModelLoader:
         Raises:
             ModelUnavailable: the hub cannot be reached, or the files are no model for this engine.
         """
+        patience_s = self._settings.batch_timeout_s or math.inf
+        return WhisperModel(
+            source.name, lambda: self._load(source), patience_s=patience_s, events=self._events
+        )
+
+    def _load(self, source: ModelSource) -> Engine:
         started = time.monotonic()
         settings = self._settings
         spec = EngineSpec(settings.engine, settings.device, settings.compute_type, settings.threads)
         engine = load_engine(self._folder(source), spec, settings.cache_dir)
-        scheduler = Scheduler(WindowDecoder(engine).decode, max_batch=engine.info.max_batch, name=source.name)
         info = engine.info
         log.info(
-            "model %s loaded in %.2f s: engine=%s device=%s compute_type=%s max_batch=%d",
+            "model %s loaded in %.2f s: engine=%s device=%s compute_type=%s max_batch=%d workers=%d",
             source.name,
             time.monotonic() - started,
             info.engine,
             info.device,
             info.compute_type,
             info.max_batch,
+            info.workers,
         )
-        return WhisperModel(source.name, engine, scheduler)
+        return engine
 
     def _folder(self, source: ModelSource) -> Path:
         """Return a local folder with the model's files; the fake engine needs none."""

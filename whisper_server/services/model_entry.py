@@ -25,6 +25,16 @@ class LoadedModel(Protocol):
         """Memory that the weights take."""
         ...
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether it works again in a moment: what it lost is being replaced."""
+        ...
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether only another load helps."""
+        ...
+
     def close(self) -> None:
         """Give the memory back; blocks, is called once, and nobody uses the model afterwards."""
         ...
@@ -33,12 +43,15 @@ class LoadedModel(Protocol):
 M = TypeVar("M", bound=LoadedModel)
 
 
+State = Literal["loading", "ready", "degraded", "unloading"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelState:
     """One model for /health."""
 
     name: str  # canonical
-    state: Literal["loading", "ready", "unloading"]
+    state: State
     leases: int  # users and waiters
     memory_bytes: int  # 0 while it loads
 
@@ -65,7 +78,9 @@ class Entry(Generic[M]):
 
     def state(self) -> ModelState:
         """Return what /health shows."""
-        state: Literal["loading", "ready", "unloading"] = "loading" if self.loading else "ready"
+        state: State = "loading" if self.loading else "ready"
+        if self.model is not None and (self.model.is_degraded or self.model.is_broken):
+            state = "degraded"
         memory_bytes = self.model.memory_bytes if self.model is not None else 0
         return ModelState(self.source.name, "unloading" if self.leaving else state, self.leases, memory_bytes)
 

@@ -126,6 +126,9 @@ class ModelManager(Generic[M]):
             if self._is_closing:
                 raise ShuttingDown("The server is shutting down.")
             entry = self._table.get(source.name)
+            if entry is not None and entry.model is not None and entry.model.is_broken:
+                self._retire(entry)
+                entry = None
             if entry is None:
                 self._make_room(source.name)
                 entry = Entry(source)

@@ -1,131 +1,200 @@
-"""One per loaded model: takes windows of all requests, forms batches, answers every job exactly once.
+"""One per loaded model: takes windows of all requests and hands them to the workers in fair batches.
 
-Owns the one thread that talks to the device. Knows nothing of audio, files or HTTP.
+Owns the queue and who may still join it. Who goes next is `fair_queue`'s decision, how a batch is
+answered `batch`'s, on which thread `workers`'. Knows nothing of audio, files or HTTP.
 
-A job is in one of three places: waiting (in the queue, may be cancelled), running (in the batch, a
-cancel is noticed when the batch is done) or answered (its future is resolved and nobody here holds
-it). `close` answers what waits with `ShuttingDown`, so no future is ever left behind.
+Theory of operation. A request opens a lane and submits its windows there. A job is in one of three
+places: waiting (in the queue; gone at once when its lane closes), running (in a worker's batch; when
+its lane closes it is given up at the next step) or answered (its future is resolved and nobody here
+holds it). A worker that is free takes what waits and never waits for company; company gathers while
+all workers are busy. `close` answers what waits with `ShuttingDown`, so no future is left behind.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from types import TracebackType
 
-from whisper_server.core.errors import EngineFailure, InvalidRequest, ShuttingDown, WhisperServerError
-from whisper_server.core.process import THREAD_PREFIX
-from whisper_server.core.types import Decoded, DecodeOptions, WindowJob
+from whisper_server.core.errors import ShuttingDown, WhisperServerError
+from whisper_server.core.types import Decoded, DecodeOptions, Priority, WindowJob
+from whisper_server.services.batch import DecodeBatch, Events, Job, Silent
+from whisper_server.services.fair_queue import BatchLimit, FairQueue, Flow, share
+from whisper_server.services.workers import Crew, Revive
 
-log = logging.getLogger(__name__)
-
-DecodeBatch = Callable[[Sequence[WindowJob], DecodeOptions], list[Decoded]]
-
-
-@dataclass(eq=False, slots=True)
-class _Entry:
-    """A job and the promise of its answer."""
-
-    job: WindowJob
-    options: DecodeOptions
-    future: Future[Decoded] = field(default_factory=Future)
+WEIGHTS: dict[Priority, int] = {"interactive": 16, "normal": 4, "background": 1}
+_REFUSED = "The server is shutting down; try again later."
 
 
-class Scheduler:
-    """Runs `decode` on batches of waiting windows, oldest first; thread-safe."""
+class Lane:
+    """The place of one request in the queue; a context manager."""
 
-    def __init__(self, decode: DecodeBatch, *, max_batch: int, name: str = "model") -> None:
-        self._decode = decode
-        self._max_batch = max_batch
-        self._waiting: deque[_Entry] = deque()
-        self._changed = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(
-            target=self._run, name=f"{THREAD_PREFIX}scheduler-{name}", daemon=True
-        )
-        self._thread.start()
+    def __init__(self, scheduler: Scheduler, flow: Flow[Job]) -> None:
+        self._scheduler = scheduler
+        self._flow = flow
+        self._jobs: set[Job] = set()
 
-    def submit(self, job: WindowJob, options: DecodeOptions) -> Future[Decoded]:
-        """Queue one window; the future may be cancelled as long as its batch has not started.
+    @property
+    def ahead(self) -> int:
+        """How many windows to have ready: two batches for every worker, shared among all lanes."""
+        return self._scheduler.ahead
+
+    def submit(self, window: WindowJob, options: DecodeOptions) -> Future[Decoded]:
+        """Queue one window.
 
         Raises:
             ShuttingDown: no new work is taken.
+            ModelUnavailable: the engine is gone and could not be made anew.
         """
-        entry = _Entry(job, options)
-        with self._changed:
-            if self._closing:
-                raise ShuttingDown("The model is being unloaded; try again.")
-            self._waiting.append(entry)
-            self._changed.notify()
-        return entry.future
+        job = self._scheduler.add(self._flow, window, options)
+        self._jobs.add(job)
+        job.future.add_done_callback(lambda _: self._jobs.discard(job))
+        return job.future
 
     def close(self) -> None:
-        """Finish the running batch, refuse what waits, end the thread; blocks."""
-        with self._changed:
-            self._closing = True
-            refused = list(self._waiting)
-            self._waiting.clear()
-            self._changed.notify()
-        for entry in refused:
-            if entry.future.set_running_or_notify_cancel():
-                entry.future.set_exception(ShuttingDown("The server is shutting down; try again later."))
-        self._thread.join()
+        """Let everything go that is not answered yet."""
+        self._scheduler.leave(self._flow, tuple(self._jobs))
 
-    def _run(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            running = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
-            if running:
-                self._answer(running)
-            # The loop must not keep audio alive while it waits for the next job.
-            del batch, running
+    def __enter__(self) -> Lane:
+        return self
 
-    def _next_batch(self) -> list[_Entry] | None:
-        """Wait for work; None once there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if not self._waiting:
-                return None
-            return _take_batch(self._waiting, self._max_batch)
-
-    def _answer(self, batch: Sequence[_Entry]) -> None:
-        """Decode a batch and resolve each of its futures, in halves where the whole fails."""
-        try:
-            results = self._decode([entry.job for entry in batch], batch[0].options)
-            if len(results) != len(batch):
-                raise EngineFailure(f"{len(results)} results for {len(batch)} windows")  # noqa: TRY301
-        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for an answer
-            if len(batch) > 1:
-                half = len(batch) // 2
-                self._answer(batch[:half])
-                self._answer(batch[half:])
-            else:
-                batch[0].future.set_exception(_as_ours(error))
-            return
-        for entry, result in zip(batch, results, strict=True):
-            entry.future.set_result(result)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def _take_batch(waiting: deque[_Entry], max_batch: int) -> list[_Entry]:
-    """Take the oldest entry and, in order, those that can share its batch; the others keep their turn."""
-    first = waiting.popleft()
-    batch, rest = [first], list[_Entry]()
-    while waiting and len(batch) < max_batch:
-        entry = waiting.popleft()
-        (batch if entry.options == first.options else rest).append(entry)
-    waiting.extendleft(reversed(rest))
-    return batch
+class Scheduler:
+    """Runs `decode` on fair batches of waiting windows; thread-safe."""
+
+    def __init__(
+        self,
+        decode: DecodeBatch,
+        *,
+        max_batch: int,
+        workers: int = 1,
+        revive: Revive | None = None,
+        patience_s: float = math.inf,
+        name: str = "model",
+        events: Events | None = None,
+    ) -> None:
+        """Take `decode`, called by `workers` threads at once, and `revive`, which makes another one.
+
+        A batch that takes longer than `patience_s` fails, and its worker is replaced.
+        """
+        self._events = events or Silent()
+        self._limit = BatchLimit(max_batch)
+        self._budget = 2 * max_batch * workers
+        self._queue: FairQueue[Job] = FairQueue()
+        self._lanes: set[Flow[Job]] = set()
+        self._is_draining = False
+        self._is_closing = False
+        self._failure: WhisperServerError | None = None
+        self._crew = Crew(
+            decode,
+            self._take,
+            self._break,
+            revive=revive,
+            patience_s=patience_s,
+            limit=self._limit,
+            events=self._events,
+            name=name,
+        )
+        self._lock = self._crew.lock
+        self._crew.start(workers)
+
+    @property
+    def ahead(self) -> int:
+        """Windows that a lane should have ready: two batches for every worker, shared among the lanes."""
+        return math.ceil(self._budget / max(1, len(self._lanes)))
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether a lost worker is being replaced."""
+        return self._crew.is_degraded
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the engine was lost and could not be made anew; nothing is decoded here any more."""
+        return self._failure is not None
+
+    def lane(self, priority: Priority = "normal") -> Lane:
+        """Open a place for one request; close it when its windows are no longer wanted.
+
+        Raises:
+            ShuttingDown: no new work is taken.
+            ModelUnavailable: the engine is gone and could not be made anew.
+        """
+        flow: Flow[Job] = Flow(WEIGHTS[priority])
+        with self._lock:
+            self._check_open(flow)
+            self._lanes.add(flow)
+        return Lane(self, flow)
+
+    def add(self, flow: Flow[Job], window: WindowJob, options: DecodeOptions) -> Job:
+        """Queue one window of a lane; see `Lane.submit`."""
+        job = Job(window, options, flow, time.monotonic())
+        with self._lock:
+            self._check_open(flow)
+            self._queue.add(flow, job, options)
+            self._crew.wake()
+        return job
+
+    def leave(self, flow: Flow[Job], jobs: Iterable[Job]) -> None:
+        """Close a lane: what waits is gone, what runs is given up at the next step."""
+        n_given_up = 0
+        with self._lock:
+            self._lanes.discard(flow)
+            for job in jobs:
+                if self._queue.remove(flow, job):
+                    job.future.cancel()
+                    n_given_up += 1
+                elif not job.future.done():
+                    job.is_abandoned = True
+                    n_given_up += 1
+        if n_given_up:
+            self._events.windows_cancelled(n_given_up)
+
+    def drain(self) -> None:
+        """Refuse every request that has not begun; what has begun goes on to its end."""
+        with self._lock:
+            self._is_draining = True
+            refused = self._queue.clear(begun=False)
+        _fail(refused, ShuttingDown(_REFUSED))
+
+    def close(self) -> None:
+        """Finish the running batches, refuse what waits, end the threads; blocks."""
+        with self._lock:
+            self._is_closing = True
+            refused = self._queue.clear()
+        _fail(refused, ShuttingDown(_REFUSED))
+        self._crew.close()
+
+    def _check_open(self, flow: Flow[Job]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._is_closing or (self._is_draining and not flow.has_begun):
+            raise ShuttingDown(_REFUSED)
+
+    def _take(self, n_idle: int) -> list[Job]:
+        """Return a batch for one of `n_idle` workers; called with the lock held."""
+        while len(self._queue):
+            taken = self._queue.take(share(len(self._queue), n_idle, self._limit.value))
+            if batch := [job for job in taken if job.start()]:
+                return batch
+        return []
+
+    def _break(self, error: WhisperServerError) -> None:
+        """Answer everybody once the engine is gone for good."""
+        with self._lock:
+            self._failure = error
+            waiting = self._queue.clear()
+        _fail(waiting, error)
 
 
-def _as_ours(error: Exception) -> Exception:
-    """Pass our own errors on; log and wrap what nobody foresaw."""
-    if isinstance(error, WhisperServerError):
-        if not isinstance(error, InvalidRequest):
-            log.error("A window failed: %s", error)
-        return error
-    log.error("A window failed unexpectedly.", exc_info=error)
-    wrapped = EngineFailure("The engine failed on this audio.")
-    wrapped.__cause__ = error
-    return wrapped
+def _fail(jobs: Iterable[Job], error: WhisperServerError) -> None:
+    for job in jobs:
+        if job.start():
+            job.fail(error)

@@ -22,7 +22,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from whisper_server.core.types import Decoded, DecodeOptions, Segment, Task, Transcript, Window, WindowJob
+from whisper_server.core.types import (
+    Decoded,
+    DecodeOptions,
+    Priority,
+    Segment,
+    Task,
+    Transcript,
+    Window,
+    WindowJob,
+)
 from whisper_server.services import channels, segments, vad, windows
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.vad import VadOptions
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
     from whisper_server.services.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.pool import WorkPool
+    from whisper_server.services.scheduler import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,7 @@ class TranscribeParams:
     logprobs: bool = False  # of every text token
     speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
     vad: VadOptions = VadOptions()  # noqa: RUF009  frozen
+    priority: Priority = "normal"  # the request's share of a busy device
 
 
 class Transcriber:
@@ -126,11 +137,7 @@ class Transcriber:
         return await transcription.collect()
 
     def _options(self, params: TranscribeParams) -> DecodeOptions:
-        options = DecodeOptions(
-            task=params.task,
-            beam_size=self._beam_size,
-            word_timestamps=params.word_timestamps or params.logprobs,
-        )
+        options = DecodeOptions(beam_size=self._beam_size)
         return replace(options, temperatures=(params.temperature,)) if params.temperature > 0 else options
 
 
@@ -145,6 +152,7 @@ class Transcription:
     _options: DecodeOptions
     _use_vad: bool
     _language: str | None = field(init=False)
+    _is_first: bool = field(default=True, init=False)  # no window was queued yet
     windows_done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -206,34 +214,48 @@ class Transcription:
             self.audio.close()
 
     async def _decoded(self, model: WhisperModel) -> AsyncGenerator[tuple[Window, Decoded], None]:
-        """Decode windows in order, a few ahead, so that they can share batches.
+        """Decode windows in order, with some ahead, so that the device never waits for the next one.
 
-        The first window goes alone where it must tell the language of all others.
+        Where the first window must tell the language, the others are made ready meanwhile.
         """
+        ready: deque[Window] = deque()
         pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
         source = self._pool.iterate(self._windows(model.engine.info.n_mels))
-        prompt, keywords = self.params.prompt, ", ".join(self.params.keywords)
-        try:
+        with model.scheduler.lane(self.params.priority) as lane:
             async with contextlib.aclosing(source):  # type: ignore[type-var]
                 async for window in source:
-                    if window is None:  # nothing yet; another request had its turn on the thread
-                        continue
-                    job = WindowJob(window, self._language, prompt, self.params.languages, keywords)
-                    prompt = ""
-                    pending.append((window, wrap_future(model.scheduler.submit(job, self._options))))
-                    while pending and self._must_wait(pending, model.engine.info.max_batch):
+                    if window is not None:  # else nothing yet; another request had its turn on the thread
+                        ready.append(window)
+                    self._submit(lane, ready, pending)
+                    while pending and (pending[0][1].done() or len(ready) + len(pending) >= lane.ahead):
                         yield await self._next(pending)
-                while pending:
-                    yield await self._next(pending)
-        finally:
-            for _, future in pending:
-                future.cancel()
+                        self._submit(lane, ready, pending)
+            while pending:
+                yield await self._next(pending)
+                self._submit(lane, ready, pending)
 
-    def _must_wait(self, pending: deque[tuple[Window, AsyncFuture[Decoded]]], ahead: int) -> bool:
-        return self._language is None or len(pending) >= ahead or pending[0][1].done()
+    def _submit(
+        self, lane: Lane, ready: deque[Window], pending: deque[tuple[Window, AsyncFuture[Decoded]]]
+    ) -> None:
+        """Queue what is ready; all but one window waits until the language is known."""
+        while ready and (self._language is not None or not pending):
+            window = ready.popleft()
+            pending.append((window, wrap_future(lane.submit(self._job(window), self._options))))
+
+    def _job(self, window: Window) -> WindowJob:
+        params = self.params
+        is_first, self._is_first = self._is_first, False
+        return WindowJob(
+            window,
+            self._language,
+            prompt=params.prompt if is_first else "",
+            candidates=params.languages,
+            keywords=", ".join(params.keywords),
+            task=params.task,
+            word_timestamps=params.word_timestamps or params.logprobs,
+        )
 
     async def _next(self, pending: deque[tuple[Window, AsyncFuture[Decoded]]]) -> tuple[Window, Decoded]:
-        # Peek first: a cancel while waiting must find the future still in the queue.
         window, future = pending[0]
         result = await future
         pending.popleft()

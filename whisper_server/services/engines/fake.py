@@ -2,13 +2,13 @@
 
 Deterministic, and different for different audio: its text counts the frames of the window that hold
 sound, so that a reply which belongs to another request shows. `GATE` lets a test hold the device
-while it looks at what waits.
+while it looks at what waits; `TRAPS` lets it break the device, at any stage and in any way.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from whisper_server.services.tokenizer import Tokenizer
 
 GATE = threading.Event()
 GATE.set()
+TRAPS: dict[str, Callable[[int], None]] = {}  # by stage; called with the number of windows
 
 
 def load(_folder: Path, _spec: EngineSpec, _cache_dir: Path) -> FakeEngine:
@@ -75,12 +76,14 @@ class FakeEngine:
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
         """Count, per row, the frames up to the last one that is louder than the quietest."""
         GATE.wait()
+        _spring("encode", len(mels))
         loud = mels.max(axis=1) > mels.min(axis=(1, 2))[:, None]
         return _FakeEncoded([int(row.nonzero()[0].max(initial=-1)) + 1 for row in loud])
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
         """Hear English everywhere."""
         assert isinstance(encoded, _FakeEncoded)
+        _spring("detect_language", len(encoded.frames))
         return [{"en": 0.9, "de": 0.1} for _ in encoded.frames]
 
     def generate(
@@ -89,6 +92,7 @@ class FakeEngine:
         """Write the number of frames, and the first text of the prompt where there is one."""
         assert isinstance(encoded, _FakeEncoded)
         del sampling
+        _spring("generate", len(prompts))
         return [self._say(frames, prompt) for frames, prompt in zip(encoded.frames, prompts, strict=True)]
 
     def _say(self, frames: int, prompt: Sequence[int]) -> Hypothesis:
@@ -108,6 +112,7 @@ class FakeEngine:
     ) -> list[Alignment]:
         """Spread the tokens evenly over the sound."""
         del encoded, start_sequences
+        _spring("align", len(text_tokens))
         return [
             Alignment(
                 tuple(i * frames / FRAMES_PER_SECOND / len(tokens) for i in range(len(tokens) + 1)),
@@ -118,3 +123,9 @@ class FakeEngine:
 
     def close(self) -> None:
         """Hold nothing."""
+
+
+def _spring(stage: str, n_windows: int) -> None:
+    trap = TRAPS.get(stage)
+    if trap is not None:
+        trap(n_windows)
