@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whisper_server.api.chunking import Chunking
 from whisper_server.api.fields import LISTS
+from whisper_server.core.types import Priority
 
 
 class _Fields(BaseModel):
@@ -29,7 +30,17 @@ class _Fields(BaseModel):
         return given
 
 
-class SubtitleFields(_Fields):
+class WorkFields(_Fields):
+    """What every request that takes the model's time may say."""
+
+    priority: Priority = Field(
+        "normal",
+        description="Beyond OpenAI: the request's share of a busy server. interactive counts 4 times as "
+        "much as normal, background a quarter; nobody waits for another's end.",
+    )
+
+
+class SubtitleFields(WorkFields):
     """How large a cue of subtitles may be; the bounds hold for srt and vtt only."""
 
     max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
@@ -149,7 +160,7 @@ class StreamOptions(_Fields):
     include_usage: bool = Field(False, description="Send one more chunk, with the usage.")
 
 
-class ChatFields(_Fields):
+class ChatFields(WorkFields):
     """What a client may ask of a chat completion; every other parameter of the chat API is ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")

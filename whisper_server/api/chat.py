@@ -149,6 +149,7 @@ async def _read(request: Request, services: Services) -> _Wanted:
         model=fields.model or services.catalog.default,
         language=parse_language(fields.language),
         prompt=prompt[-MAX_PROMPT_CHARS:],
+        priority=fields.priority,
     )
     return _Wanted(upload, fields, params)
 

@@ -15,9 +15,13 @@ _STARTED_AT = time.monotonic()  # a process starts once; imported first of all
 
 
 def health_body(models: Iterable[ModelState] = ()) -> dict[str, Any]:
-    """Return the body of /health; `models` are those in memory or on their way."""
+    """Return the body of /health; `models` are those in memory or on their way.
+
+    The status is "degraded" while a model's engine was lost and is being loaded anew.
+    """
+    models = list(models)
     return {
-        "status": "ok",
+        "status": "degraded" if any(model.state == "degraded" for model in models) else "ok",
         "version": __version__,
         "uptime_s": round(time.monotonic() - _STARTED_AT, 3),
         "models": [

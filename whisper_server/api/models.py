@@ -113,14 +113,14 @@ class ModelHealth(BaseModel):
     """One model in memory or on its way."""
 
     name: str
-    state: Literal["loading", "ready", "unloading"]
+    state: Literal["loading", "ready", "degraded", "unloading"]
     memory_bytes: int
 
 
 class HealthReply(BaseModel):
     """The server lives."""
 
-    status: Literal["ok"]
+    status: Literal["ok", "degraded"]
     version: str
     uptime_s: float
     models: list[ModelHealth]

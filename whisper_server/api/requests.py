@@ -116,6 +116,7 @@ async def read_transcription(request: Request, services: Services) -> Transcript
         logprobs="logprobs" in check_include(fields.include, response_format),
         speakers=speakers if response_format == "diarized_json" else None,
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
+        priority=fields.priority,
     )
     subtitles = _subtitles(fields, response_format)
     return TranscriptionRequest(upload, params, response_format, subtitles, fields.stream)
@@ -139,6 +140,7 @@ async def read_translation(request: Request, services: Services) -> Transcriptio
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         temperature=check_temperature(fields.temperature),
         word_timestamps=response_format in SUBTITLE_FORMATS,
+        priority=fields.priority,
     )
     return TranscriptionRequest(
         upload, params, response_format, _subtitles(fields, response_format), stream=False

@@ -1,0 +1,191 @@
+"""Many requests on one device: the same words as alone, a turn for everybody, and a broken device."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from tests.conftest import OpenClient, Sample, all_samples
+from tests.integration.long_audio import speak_for
+from whisper_server.core.config import Settings
+from whisper_server.core.errors import DeviceOutOfMemory
+from whisper_server.core.types import Transcript
+from whisper_server.services.container import Services, open_services
+from whisper_server.services.engines import fake
+from whisper_server.services.transcriber import TranscribeParams
+
+Traps = dict[str, Callable[[int], None]]
+ROBUST = [sample for sample in all_samples() if sample.is_robust]
+
+
+@pytest.fixture
+async def services(nano_settings: Settings) -> AsyncIterator[Services]:
+    async with open_services(nano_settings.model_copy(update={"threads": 2})) as opened:
+        yield opened
+
+
+def wanted(sample: Sample, number: int) -> TranscribeParams:
+    """Ask for something else each time: batches mix languages, tasks, prompts, keywords and word times."""
+    return TranscribeParams(
+        "nano-whisper",
+        task="translate" if sample.kind == "translate" else "transcribe",
+        language=sample.language if number % 3 == 0 else None,
+        prompt=sample.prompt,
+        keywords=("house", "tree") if number % 5 == 0 and sample.language == "en" else (),
+        word_timestamps=number % 2 == 0,
+        priority="interactive" if number % 4 == 0 else "normal",
+    )
+
+
+async def test_sixteen_at_once_get_what_each_gets_alone(services: Services) -> None:
+    requests = [(sample.data, wanted(sample, number)) for number, sample in enumerate(ROBUST)]
+    alone = [await services.transcriber.transcribe(*request) for request in requests]
+    order = list(range(len(requests)))
+    random.Random(4).shuffle(order)
+    places = asyncio.Semaphore(16)
+
+    async def one(number: int) -> tuple[int, Transcript]:
+        async with places:
+            return number, await services.transcriber.transcribe(*requests[number])
+
+    crowd = dict(await asyncio.gather(*map(one, order)))
+    assert [crowd[number].text for number in sorted(order)] == [each.text for each in alone]
+    assert [times(crowd[number]) for number in sorted(order)] == [times(each) for each in alone]
+
+
+def times(transcript: Transcript) -> list[tuple[float, float, list[tuple[float, float]]]]:
+    return [(s.start_s, s.end_s, [(w.start_s, w.end_s) for w in s.words]) for s in transcript.segments]
+
+
+async def test_a_clip_behind_a_long_file_is_answered_within_a_few_batches(
+    services: Services, speech: Sample
+) -> None:
+    long = await services.transcriber.open(speak_for(700), TranscribeParams("nano-whisper"))
+    async with contextlib.aclosing(long.segments()) as segments:
+        await anext(segments)
+        reading = asyncio.create_task(_exhaust(segments))
+        before = long.windows_done
+        clip = await services.transcriber.transcribe(speech.data, TranscribeParams("nano-whisper"))
+        meanwhile = long.windows_done - before
+        assert clip.text == speech.text
+        assert not reading.done()
+        reading.cancel()
+        await asyncio.wait({reading})
+    async with services.models.lease("nano-whisper") as model:
+        info = model.engine.info
+        assert meanwhile <= 3 * info.max_batch * info.workers
+        assert model.scheduler.ahead == 2 * info.max_batch * info.workers, "the lane is closed"
+
+
+async def _exhaust(segments: AsyncIterator[object]) -> None:
+    async for _ in segments:
+        pass
+
+
+@pytest.fixture
+def traps() -> Iterator[Traps]:
+    yield fake.TRAPS
+    fake.TRAPS.clear()
+
+
+def post(client: httpx.AsyncClient, speech: Sample) -> asyncio.Task[httpx.Response]:
+    form = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    return asyncio.create_task(
+        client.post("/v1/audio/transcriptions", files={"file": speech.data}, data=form)
+    )
+
+
+@pytest.mark.parametrize("stage", ["encode", "detect_language", "generate", "align"])
+async def test_running_out_of_memory_is_no_error_for_anybody(
+    client: httpx.AsyncClient, speech: Sample, traps: Traps, stage: str
+) -> None:
+    def too_many(n_windows: int) -> None:
+        if n_windows > 1:
+            raise DeviceOutOfMemory("no room")
+
+    traps[stage] = too_many
+    replies = await asyncio.gather(*[post(client, speech) for _ in range(12)])
+    assert {reply.status_code for reply in replies} == {200}
+
+
+@pytest.mark.parametrize("stage", ["encode", "detect_language", "generate", "align"])
+@pytest.mark.parametrize("error", [RuntimeError("raises"), SystemExit("dies")])
+async def test_a_device_that_fails_once_harms_one_batch(
+    client: httpx.AsyncClient,
+    speech: Sample,
+    traps: Traps,
+    stage: str,
+    error: BaseException,
+) -> None:
+    def once(_n_windows: int) -> None:
+        del traps[stage]
+        raise error
+
+    traps[stage] = once
+    replies = await asyncio.gather(*[post(client, speech) for _ in range(12)])
+    statuses = [reply.status_code for reply in replies]
+    assert set(statuses) <= {200, 500}
+    assert statuses.count(500) <= 4
+    assert all(reply.json()["error"]["message"] for reply in replies if reply.status_code == 500)
+    assert (await post(client, speech)).status_code == 200
+    assert (await client.get("/health")).json()["status"] == "ok"
+
+
+async def test_a_hanging_device_is_replaced_and_health_says_so(
+    open_client: OpenClient,
+    speech: Sample,
+    traps: Traps,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs, loads = threading.Event(), threading.Event()
+    load = fake.load
+
+    def loads_slowly(*arguments: object) -> fake.FakeEngine:
+        assert loads.wait(30)
+        return load(*arguments)  # type: ignore[arg-type]
+
+    async with open_client(batch_timeout_s=2) as client:
+        assert (await post(client, speech)).status_code == 200
+        monkeypatch.setattr(fake, "load", loads_slowly)
+        traps["generate"] = lambda _: (traps.clear(), hangs.wait(30))  # type: ignore[assignment]
+        assert (await post(client, speech)).status_code == 500
+        health = (await client.get("/health")).json()
+        assert (health["status"], health["models"][0]["state"]) == ("degraded", "degraded")
+        waiting = post(client, speech)
+        loads.set()
+        assert (await waiting).status_code == 200
+        assert (await client.get("/health")).json()["status"] == "ok"
+        hangs.set()
+
+
+async def test_a_model_that_cannot_be_made_anew_is_loaded_by_the_next_request(
+    open_client: OpenClient,
+    speech: Sample,
+    traps: Traps,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dies(_n_windows: int) -> None:
+        traps.clear()
+        raise SystemExit
+
+    async with open_client() as client:
+        assert (await post(client, speech)).status_code == 200
+        traps["encode"] = dies
+        with monkeypatch.context() as patch:
+            patch.delattr(fake, "load")
+            replies = await asyncio.gather(*[post(client, speech) for _ in range(6)])
+            assert {reply.status_code for reply in replies} <= {500, 503}
+        assert (await post(client, speech)).status_code == 200
+        assert (await client.get("/health")).json()["status"] == "ok"
+
+
+def test_params_of_the_crowd_differ() -> None:
+    kinds = {replace(wanted(sample, number), prompt="") for number, sample in enumerate(ROBUST)}
+    assert len(kinds) > 8
