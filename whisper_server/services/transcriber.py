@@ -3,7 +3,7 @@
     bytes --AudioProcessor.open--> AudioStream   blocks of float32 [n_samples], 16 kHz, mono, -1..1
           --vad.spans------------> [Span]        start_s, end_s in file time
           --windows.pack---------> Window        mel [n_mels, 3000], places (iterator)
-          --scheduler.submit-----> Decoded       tokens, avg_logprob, no_speech_prob (await)
+          --lane.submit----------> Decoded       tokens, avg_logprob, no_speech_prob (await)
           --segments.of----------> Segment       start_s, end_s, text, words (file time again)
           --formats.render-------> str           in api and cli
 
