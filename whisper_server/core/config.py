@@ -149,6 +149,28 @@ class Settings(BaseSettings):
         le=64,
         description="Threads that read audio and compute spectrograms.",
     )
+    queue_requests: int = Field(
+        128,
+        alias="WHISPER_QUEUE_REQUESTS",
+        ge=1,
+        le=10_000,
+        description="Requests with audio at once, running and waiting; one more gets a 429.",
+    )
+    queue_seconds: int = Field(
+        8 * 3600,  # twice the longest file: one that runs does not keep out the next
+        alias="WHISPER_QUEUE_SECONDS",
+        ge=1,
+        description="Seconds of audio that may wait at once; what would be more gets a 429. Leave room for "
+        "`MAX_AUDIO_SECONDS` beside others.",
+    )
+    queue_mb: int = Field(
+        1024,
+        alias="WHISPER_QUEUE_MB",
+        ge=1,
+        le=1024 * 1024,
+        description="Uploads held in memory at once, in MiB, at least one of the largest; what would be more "
+        "gets a 429.",
+    )
     shutdown_grace_s: float = Field(
         20.0,
         alias="WHISPER_SHUTDOWN_GRACE_S",
@@ -205,6 +227,11 @@ class Settings(BaseSettings):
     def max_audio_bytes(self) -> int:
         """Largest audio file in bytes."""
         return self.max_audio_file_size_mb * 1024 * 1024
+
+    @property
+    def queue_bytes(self) -> int:
+        """Bytes of uploads held at once: what is set, but never less than the largest file in base64."""
+        return max(self.queue_mb * 1024 * 1024, self.max_audio_bytes * 4 // 3 + 1024 * 1024)
 
     @property
     def operator_models(self) -> dict[str, str]:

@@ -11,6 +11,7 @@
     |-- ModelNotFound                    404 model_not_found
     |-- MethodNotAllowed                 405
     |-- PayloadTooLarge                  413 as the hosted API words it
+    |-- Overloaded                       429 rate_limit_exceeded; the server has enough to do
     |-- Unavailable                      503 try again later
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
     |   |-- ShuttingDown                 503
@@ -123,6 +124,18 @@ class PayloadTooLarge(WhisperServerError):
             f"Maximum content size limit ({limit_bytes}) exceeded ({size_bytes} bytes read). "
             "Send a smaller or compressed file, or raise MAX_AUDIO_FILE_SIZE_MB on the server."
         )
+
+
+class Overloaded(WhisperServerError):
+    """The server has as much to do as it takes on; nothing is wrong with the request."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(WhisperServerError):
