@@ -16,6 +16,7 @@ from whisper_server import __version__
 from whisper_server.api.access import AccessMiddleware
 from whisper_server.api.auth import AuthMiddleware
 from whisper_server.api.handlers import install_handlers
+from whisper_server.api.measure import MeasureMiddleware
 from whisper_server.api.middleware import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
 from whisper_server.api.models import ErrorBody
 from whisper_server.api.openapi import install_document
@@ -23,6 +24,7 @@ from whisper_server.api.requests import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
+from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
 from whisper_server.services.container import Services, open_services
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        lent = contextlib.nullcontext(services) if services else open_services(settings)
+        lent = contextlib.nullcontext(services) if services else open_services(settings, Metrics())
         async with lent as opened:
             app.state.services = opened
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
@@ -71,6 +73,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     """
     return [
         Middleware(RequestLogMiddleware),
+        Middleware(MeasureMiddleware),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,

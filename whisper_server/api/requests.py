@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from whisper_server.core.validators import (
     no_references,
     without_surrogates,
 )
+from whisper_server.services.admission import Ticket
 from whisper_server.services.container import Services
 from whisper_server.services.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS, check_format
 from whisper_server.services.subtitles import SubtitleOptions, check_options
@@ -89,14 +90,14 @@ def body_limit(content_type: str, max_audio_bytes: int) -> int:
     return audio + FORM_OVERHEAD_BYTES
 
 
-async def read_transcription(request: Request, services: Services) -> TranscriptionRequest:
+async def read_transcription(request: Request, services: Services, ticket: Ticket) -> TranscriptionRequest:
     """Read the body and check every parameter; the audio itself is not looked at.
 
     Raises:
         InvalidRequest: a parameter is wrong, or there is no audio.
         PayloadTooLarge: the audio is larger than the limit.
     """
-    upload = await read_upload(request, services)
+    upload = await read_upload(request, services, ticket)
     fields = validated(TranscriptionFields, upload.fields)
     response_format = check_format(fields.response_format)
     if fields.stream:
@@ -128,9 +129,9 @@ def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
     return check_options(fields.max_line_chars, fields.max_lines, fields.max_cue_seconds)
 
 
-async def read_translation(request: Request, services: Services) -> TranscriptionRequest:
+async def read_translation(request: Request, services: Services, ticket: Ticket) -> TranscriptionRequest:
     """Read the body of a translation; raises as `read_transcription`."""
-    upload = await read_upload(request, services)
+    upload = await read_upload(request, services, ticket)
     fields = validated(TranslationFields, upload.fields)
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
     params = TranscribeParams(
@@ -145,21 +146,22 @@ async def read_translation(request: Request, services: Services) -> Transcriptio
     )
 
 
-async def read_upload(request: Request, services: Services) -> Upload:
+async def read_upload(request: Request, services: Services, ticket: Ticket) -> Upload:
     """Read the body into memory, whatever its encoding.
 
     Raises:
         InvalidRequest: it is neither a form nor JSON, or has no audio.
         PayloadTooLarge: base64 of more bytes than the limit.
+        Overloaded: there is no room for so many bytes now.
         ClientGone: the client left before the end of the body.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if content_type == "multipart/form-data":
-            return await _read_form(request)
+            return await _read_form(request, ticket)
         if content_type == "application/json":
             limit_bytes = services.settings.max_audio_bytes
-            return await services.pool.run(_upload_of, await request.body(), limit_bytes)
+            return await services.pool.run(_upload_of, await read_body(request, ticket), limit_bytes)
     except ClientDisconnect as error:
         raise ClientGone from error
     raise InvalidRequest(
@@ -169,9 +171,21 @@ async def read_upload(request: Request, services: Services) -> Upload:
     )
 
 
-async def _read_form(request: Request) -> Upload:
+async def read_body(request: Request, ticket: Ticket) -> bytes:
+    """Return the whole body; raises `Overloaded` where there is no room for it."""
+    return b"".join([chunk async for chunk in _received(request, ticket)])
+
+
+async def _received(request: Request, ticket: Ticket) -> AsyncIterator[bytes]:
+    """Yield the body as it comes in, counted: not every client declares its length."""
+    async for chunk in request.stream():
+        ticket.receive(len(chunk))
+        yield chunk
+
+
+async def _read_form(request: Request, ticket: Ticket) -> Upload:
     try:
-        form = await read_form(request.headers["content-type"], request.stream())
+        form = await read_form(request.headers["content-type"], _received(request, ticket))
     except InvalidRequest as error:
         if error.param == "known_speaker_references":
             # They are longer than a field may be, but that is not what is wrong with them.

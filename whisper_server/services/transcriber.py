@@ -17,7 +17,7 @@ import contextlib
 from asyncio import Future as AsyncFuture
 from asyncio import wrap_future
 from collections import deque
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -146,6 +146,9 @@ class Transcription:
     _use_vad: bool
     _language: str | None = field(init=False)
     windows_done: int = field(default=0, init=False)
+    on_window: Callable[[float], None] | None = field(
+        default=None, init=False
+    )  # gets: decoded up to, file time
 
     def __post_init__(self) -> None:
         only = self.params.languages[0] if len(self.params.languages) == 1 else None
@@ -239,6 +242,8 @@ class Transcription:
         pending.popleft()
         self._language = self._language or result.language
         self.windows_done += 1
+        if self.on_window is not None:
+            self.on_window(window.file_time(window.duration_s, is_end=True))
         return window, result
 
     def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
