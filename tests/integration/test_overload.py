@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.conftest import OpenClient, Sample, Server, StartServer
@@ -18,6 +19,7 @@ from tests.integration.long_audio import speak_for
 from tests.integration.test_lifecycle import reply_of, upload_begun
 from tests.unit.audio_files import wav_bytes
 from whisper_server.services.engines import fake
+from whisper_server.services.transcriber import TranscribeParams
 
 CODE = "rate_limit_exceeded"
 
@@ -225,6 +227,40 @@ async def test_leaving_in_the_middle_of_a_stream(open_client: OpenClient, talk: 
         leaving = StreamingClient(client.build_request("POST", URL, **form(talk, stream="true")), leave)
         await leaving.run(client.app)
         assert inside(client) == (0, 0.0, 0)
+
+
+async def test_an_upload_that_stops_frees_its_place(
+    open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose network is gone does not hang up."""
+    monkeypatch.setattr("whisper_server.api.requests.STALL_S", 0.05)
+    monkeypatch.setattr("whisper_server.api.middleware._LINGER_S", 0.05)
+    async with open_client(queue_requests=1) as client:
+        for arguments in (form(speech.data), {"json": {"audio": ""}}):
+            stopped = Uploading(client.build_request("POST", URL, **arguments))
+            stopped.say(b"-")
+            await stopped.run(client.app)
+            assert stopped.status == 408
+            assert stopped.headers[b"connection"] == b"close"
+            assert inside(client) == (0, 0.0, 0)
+
+
+async def test_a_recording_of_two_speakers_is_as_far_as_its_slower_channel(
+    client: httpx.AsyncClient, talk: bytes
+) -> None:
+    one = np.frombuffer(talk[44:], "<i2")
+    both = np.stack([one, np.concatenate([np.zeros(35 * 16_000, "<i2"), one])[: len(one)]], axis=1)
+    services = client.app.state.services
+    told: list[float] = []
+    params = TranscribeParams("whisper-1", speakers=("Ann", "Bob"))
+    conversation = await services.transcriber.open(wav_bytes(both.tobytes(), channels=2), params)
+    conversation.on_window = told.append
+    transcript = await conversation.collect()
+    assert {segment.speaker for segment in transcript.segments} == {"Ann", "Bob"}
+    assert len(told) == conversation.windows_done > 4
+    assert told == sorted(told)
+    assert told[0] == 0.0  # one channel has its first window, the other none yet
+    assert 60 < told[-1] <= transcript.duration_s
 
 
 @pytest.mark.parametrize("data", [b"", b"no audio" * 99, b"RIFF"])

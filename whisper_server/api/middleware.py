@@ -12,7 +12,13 @@ from collections.abc import Callable
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields
 from whisper_server.api.errors import error_event, send_error, unforeseen
 from whisper_server.api.gone import ClientGone
-from whisper_server.core.errors import Overloaded, PayloadTooLarge, ShuttingDown, WhisperServerError
+from whisper_server.core.errors import (
+    Overloaded,
+    PayloadTooLarge,
+    ShuttingDown,
+    UploadStalled,
+    WhisperServerError,
+)
 
 log = logging.getLogger("whisper_server.requests")
 
@@ -149,7 +155,7 @@ class BodyLimitMiddleware:
             if declared is not None and declared.isdecimal():
                 body.check(int(declared))
             await self._app(scope, body.receive, send)
-        except (PayloadTooLarge, Overloaded) as error:
+        except (PayloadTooLarge, Overloaded, UploadStalled) as error:
             if body.is_complete:
                 raise
             log_fields(scope)["outcome"] = type(error).__name__

@@ -5,6 +5,7 @@ Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an up
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +20,7 @@ from whisper_server.api.fields import from_form
 from whisper_server.api.gone import ClientGone
 from whisper_server.api.handlers import invalid_value
 from whisper_server.api.multipart import read_form
-from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.errors import InvalidRequest, UploadStalled
 from whisper_server.core.languages import parse_language
 from whisper_server.core.validators import (
     check_granularities,
@@ -46,6 +47,7 @@ F = TypeVar("F", bound=BaseModel)
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
+STALL_S = 60.0  # without a byte of the body; as long as a client may take to read a reply
 _MAX_JSON_VALUES = 10_000
 _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
@@ -177,8 +179,18 @@ async def read_body(request: Request, ticket: Ticket) -> bytes:
 
 
 async def _received(request: Request, ticket: Ticket) -> AsyncIterator[bytes]:
-    """Yield the body as it comes in, counted: not every client declares its length."""
-    async for chunk in request.stream():
+    """Yield the body as it comes in, counted: not every client declares its length.
+
+    A client whose network is gone never hangs up. Its place would be taken for ever.
+    """
+    stream = request.stream()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(stream, None), STALL_S)
+        except asyncio.TimeoutError as error:
+            raise UploadStalled(f"Nothing of the upload came in for {STALL_S:.0f} seconds.") from error
+        if chunk is None:
+            return
         ticket.receive(len(chunk))
         yield chunk
 

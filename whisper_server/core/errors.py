@@ -10,6 +10,7 @@
     |-- RouteNotFound                    404
     |-- ModelNotFound                    404 model_not_found
     |-- MethodNotAllowed                 405
+    |-- UploadStalled                    408 the client stopped sending
     |-- PayloadTooLarge                  413 as the hosted API words it
     |-- Overloaded                       429 rate_limit_exceeded; the server has enough to do
     |-- Unavailable                      503 try again later
@@ -111,6 +112,13 @@ class MethodNotAllowed(WhisperServerError):
     status = 405
     type = "invalid_request_error"
     retry_helps = False
+
+
+class UploadStalled(WhisperServerError):
+    """Nothing more of the body came in; a place that was held for it is free again."""
+
+    status = 408
+    type = "invalid_request_error"
 
 
 class PayloadTooLarge(WhisperServerError):
