@@ -163,20 +163,25 @@ def test_time_without_work_is_not_counted() -> None:
 
 def test_those_who_come_later_are_told_a_later_time() -> None:
     """One place becomes free at a time: a crowd that is told the same second would come back in vain."""
-    backlog = Backlog(Limits(1, 10_000.0, MIB))
-    place = backlog.enter(0.0)
-    backlog.expect(place, 0.0, 300.0)  # ten steps, at a step a second
-    told = []
-    for _ in range(7):
+    backlog = Backlog(Limits(2, 10_000.0, MIB))
+    places = [backlog.enter(0.0), backlog.enter(0.0)]
+    for place in places:
+        backlog.expect(place, 0.0, 300.0)  # ten steps, at a step a second
+
+    def told() -> int | None:
         with pytest.raises(Overloaded) as caught:
             backlog.enter(0.0)
-        told.append(caught.value.retry_after_s)
-    assert told == [10, 20, 30, 40, 50, 60, 60]
-    backlog.leave(place, 0.0)
+        return caught.value.retry_after_s
+
+    assert [told() for _ in range(7)] == [10, 20, 30, 40, 50, 60, 60]
+    backlog.leave(places.pop(), 0.0)
+    places.append(backlog.enter(0.0))
+    assert told() == 39  # behind six others, at 5.5 steps a place
+    for place in places:
+        backlog.leave(place, 0.0)
     backlog.enter(0.0)
-    with pytest.raises(Overloaded) as caught:
-        backlog.enter(0.0)
-    assert caught.value.retry_after_s == 7  # the six before it, and one step of which nothing is known
+    backlog.enter(0.0)
+    assert told() == 1  # who has not come back by now is forgotten
 
 
 def test_a_place_is_given_back_whatever_happens() -> None:

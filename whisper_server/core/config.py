@@ -7,10 +7,7 @@ reads the settings once and hands them down.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,26 +16,12 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from whisper_server.core.errors import ConfigError
+from whisper_server.core.folders import default_cache_dir
 
 ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
 ]
 CommaList = Annotated[tuple[str, ...], NoDecode]
-
-
-def default_cache_dir() -> Path:
-    """Return the folder for downloads and converted models, by the platform's own custom."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        home = Path(base or "~/.cache").expanduser()
-    except RuntimeError:  # a user without a home, as in containers
-        home = Path(tempfile.gettempdir())
-    return home / "whisper-server"
 
 
 class Settings(BaseSettings):
@@ -160,16 +143,14 @@ class Settings(BaseSettings):
         8 * 3600,  # twice the longest file: one that runs does not keep out the next
         alias="WHISPER_QUEUE_SECONDS",
         ge=1,
-        description="Seconds of audio that may wait at once; what would be more gets a 429. Leave room for "
-        "`MAX_AUDIO_SECONDS` beside others.",
+        description="Seconds of audio that may wait at once; more gets a 429. One file is never too long.",
     )
     queue_mb: int = Field(
         1024,
         alias="WHISPER_QUEUE_MB",
         ge=1,
         le=1024 * 1024,
-        description="Uploads held in memory at once, in MiB, at least one of the largest; what would be more "
-        "gets a 429.",
+        description="Uploads held in memory at once, in MiB; more gets a 429. One largest file always fits.",
     )
     shutdown_grace_s: float = Field(
         20.0,

@@ -153,7 +153,8 @@ class Backlog:
         """Give back everything that it took up."""
         self._advance(now_s)
         self._inside.remove(place)
-        self._turned_away = max(0, self._turned_away - 1)
+        # Not all of them come back; where nobody is inside, nobody is waiting outside either.
+        self._turned_away = max(0, self._turned_away - 1) if self._inside else 0
 
     def _advance(self, now_s: float) -> None:
         """Count the time since the last call as busy, if somebody's audio was being decoded."""
