@@ -9,10 +9,11 @@ from whisper_server.core.watcher import Stage, Watcher
 
 
 class MeasureMiddleware:
-    """Tells the watcher of the app's services about each request when it has ended."""
+    """Tells the watcher about each request when it has ended."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, watcher: Watcher) -> None:
         self._app = app
+        self._watcher = watcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Watch the messages go by."""
@@ -37,16 +38,14 @@ class MeasureMiddleware:
         try:
             await self._app(scope, receive_watched, send_watched)
         finally:
-            watcher: Watcher = scope["app"].state.services.metrics
             # Starlette puts the route here once it has found one; its path is the template.
             route = getattr(scope.get("route"), "path", None)
-            watcher.request_done(route, scope["method"], status, time.monotonic() - started)
+            self._watcher.request_done(route, scope["method"], status, time.monotonic() - started)
             stage: Stage = "reply" if status else "work" if has_body else "upload"
-            _tell_outcome(watcher, log_fields(scope).get("outcome"), stage)
+            self._tell_outcome(log_fields(scope).get("outcome"), stage)
 
-
-def _tell_outcome(watcher: Watcher, outcome: str | None, stage: Stage) -> None:
-    if outcome == "client_gone":
-        watcher.client_gone(stage)
-    elif outcome is not None:
-        watcher.request_failed(outcome)
+    def _tell_outcome(self, outcome: str | None, stage: Stage) -> None:
+        if outcome == "client_gone":
+            self._watcher.client_gone(stage)
+        elif outcome is not None:
+            self._watcher.request_failed(outcome)

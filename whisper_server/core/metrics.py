@@ -44,6 +44,7 @@ class Metrics(Watcher):
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self._gauges = {name: Gauge(name, text, registry=self.registry) for name, text in GAUGES.items()}
         self._count_requests()
         self._count_audio()
         self._count_windows()
@@ -167,7 +168,7 @@ class Metrics(Watcher):
 
     def watch(self, gauge: str, read: Callable[[], float]) -> None:
         """Show one of `GAUGES`."""
-        Gauge(gauge, GAUGES[gauge], registry=self.registry).set_function(read)
+        self._gauges[gauge].set_function(read)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the page, and its media type."""
