@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SAMPLES, Sample, Server
+from tests.conftest import SAMPLES, Sample, Server, StartServer
 from tests.contract.clients import KEY, NANO_NAME, client_package, stereo, wav_of
 from tests.contract.document import needs_chat, needs_delete, needs_field, needs_stream, needs_translations
+from tests.integration.test_lifecycle import upload_begun
 from tests.unit.audio_files import encode, tone
 
 openai = client_package("openai")
@@ -40,6 +41,39 @@ def counting(server: Server, **options: Any) -> tuple[Any, list[str]]:
     made: list[str] = []
     client._client.event_hooks = {"request": [lambda request: made.append(request.url.path)], "response": []}
     return client, made
+
+
+# --- a busy server ----------------------------------------------------------------------------------
+
+
+def test_it_comes_back_to_a_server_that_was_busy(start_contract_server: StartServer, speech: Sample) -> None:
+    server = start_contract_server("--queue-requests", "1")
+    client, made = counting(server)
+    waits: list[str] = []
+    first = upload_begun(server)
+
+    def when_answered(reply: Any) -> None:
+        if reply.status_code == 429:
+            waits.append(reply.headers["retry-after"])
+            first.sendall(b"{}")  # the one before it is done in the meantime
+            assert first.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+
+    client._client.event_hooks["response"] = [when_answered]
+    with first, client:
+        assert client.audio.transcriptions.create(model="whisper-1", file=speech.data).text
+    assert len(made) == 2
+    assert waits == ["1"]
+
+
+def test_what_it_sees_of_a_server_that_stays_busy(start_contract_server: StartServer, speech: Sample) -> None:
+    server = start_contract_server("--queue-requests", "1")
+    client, made = counting(server, max_retries=0)
+    with upload_begun(server), client, pytest.raises(openai.RateLimitError) as caught:
+        client.audio.transcriptions.create(model="whisper-1", file=speech.data)
+    error = caught.value
+    assert (error.status_code, error.code, error.type) == (429, "rate_limit_exceeded", "rate_limit_error")
+    assert error.request_id
+    assert len(made) == 1
 
 
 # --- plain replies ----------------------------------------------------------------------------------

@@ -57,6 +57,13 @@ def test_every_operation_describes_its_errors() -> None:
                 assert {"x-request-id", "retry-after", "x-should-retry"} <= set(response["headers"])
 
 
+@pytest.mark.parametrize("path", [TRANSCRIPTIONS, TRANSLATIONS, CHAT, "/debug/audio-info"])
+def test_a_busy_server_is_described(path: str) -> None:
+    response = document()["paths"][path]["post"]["responses"]["429"]
+    assert response["content"][JSON]["schema"]["$ref"].endswith("/ErrorBody")
+    assert response["headers"]["retry-after"]["schema"]["type"] == "integer"
+
+
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, "/debug/audio-info"])
 def test_both_encodings_are_described_with_examples(path: str) -> None:
     content = document()["paths"][path]["post"]["requestBody"]["content"]

@@ -34,7 +34,8 @@ def error_of(
     assert set(body) == {"error"}
     assert set(body["error"]) == PARTS_OF_AN_ERROR
     assert (body["error"]["param"], body["error"]["code"]) == (param, code)
-    assert body["error"]["type"] == ("server_error" if status in {413, 500, 503} else "invalid_request_error")
+    kinds = {413: "server_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+    assert body["error"]["type"] == kinds.get(status, "invalid_request_error")
     message: str = body["error"]["message"]
     assert message
     assert "Traceback" not in message

@@ -29,6 +29,7 @@ HEAVY = {
     "fastapi",
     "starlette",
     "faster_whisper",
+    "prometheus_client",
 }
 
 

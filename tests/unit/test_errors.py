@@ -56,7 +56,7 @@ def test_every_error_has_openais_shape(kind: type[WhisperServerError]) -> None:
     assert body == {"message": error.message, "type": kind.type, "param": kind.param, "code": kind.code}
     assert reply.status == kind.status
     assert int(reply.headers["content-length"]) == len(reply.body)
-    assert ("retry-after" in reply.headers) == (reply.status == 503)
+    assert ("retry-after" in reply.headers) == (reply.status in {429, 503})
     assert reply.headers.get("retry-after", "0").isdecimal()
     assert ("x-should-retry" in reply.headers) == (reply.status >= 500 and not kind.retry_helps)
     assert ("www-authenticate" in reply.headers) == (kind is errors.Unauthorized)

@@ -19,6 +19,7 @@ from whisper_server.core.errors import (
     ShuttingDown,
 )
 from whisper_server.core.types import Decoded, DecodeOptions, Placed, Window, WindowJob
+from whisper_server.core.watcher import Watcher
 from whisper_server.services.batch import DecodeBatch
 from whisper_server.services.scheduler import Scheduler
 
@@ -66,7 +67,7 @@ class Device:
         return [answer(name) for name in names]
 
 
-class Counted:
+class Counted(Watcher):
     """Counts what it is told."""
 
     def __init__(self) -> None:
@@ -239,7 +240,7 @@ def test_two_workers_share_what_waits_and_run_at_once(start: Callable[..., Sched
 
 def test_a_lane_that_closes_frees_its_place_and_its_rows(start: Callable[..., Scheduler]) -> None:
     device, events = Device(), Counted()
-    scheduler = start(device, events=events, max_batch=1)
+    scheduler = start(device, watcher=events, max_batch=1)
     device.gate.clear()
     with scheduler.lane() as lane:
         futures = [lane.submit(job(name), PLAIN) for name in ("runs", "waits")]
@@ -302,7 +303,7 @@ def test_a_dead_worker_is_replaced_and_the_rest_goes_on(start: Callable[..., Sch
         assert held.wait(PATIENCE_S)
         return fresh.decode
 
-    scheduler = start(broken, revive=revive, events=events, max_batch=1)
+    scheduler = start(broken, revive=revive, watcher=events, max_batch=1)
     hold(scheduler, broken)
     killed, waiting = submit(scheduler, "kills"), submit(scheduler, "waits")
     broken.gate.set()

@@ -16,6 +16,7 @@ from whisper_server import __version__
 from whisper_server.api.access import AccessMiddleware
 from whisper_server.api.auth import AuthMiddleware
 from whisper_server.api.handlers import install_handlers
+from whisper_server.api.measure import MeasureMiddleware
 from whisper_server.api.middleware import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
 from whisper_server.api.models import ErrorBody
 from whisper_server.api.openapi import install_document
@@ -23,6 +24,8 @@ from whisper_server.api.requests import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
+from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
+from whisper_server.core.watcher import Watcher
 from whisper_server.services.container import Services, open_services
 
 log = logging.getLogger(__name__)
@@ -35,9 +38,11 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
         ConfigError: when its lifespan starts, a setting names something that is not there.
     """
 
+    watcher = services.metrics if services else Metrics()
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        lent = contextlib.nullcontext(services) if services else open_services(settings)
+        lent = contextlib.nullcontext(services) if services else open_services(settings, watcher)
         async with lent as opened:
             app.state.services = opened
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
@@ -52,7 +57,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
         version=__version__,
         description="Speech to text on your own machine, with OpenAI's audio API.",
         lifespan=lifespan,
-        middleware=_middleware(settings),
+        middleware=_middleware(settings, watcher),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
         redirect_slashes=False,
         redoc_url=None,
@@ -63,7 +68,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
     return app
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(settings: Settings, watcher: Watcher) -> list[Middleware]:
     """Return the middleware, outermost first.
 
     CORS lies around the errors, so that a page may read them, and before the key, which a preflight
@@ -71,6 +76,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     """
     return [
         Middleware(RequestLogMiddleware),
+        Middleware(MeasureMiddleware, watcher=watcher),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,

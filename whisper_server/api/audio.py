@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from whisper_server.api import sse
 from whisper_server.api.asgi import log_fields
 from whisper_server.api.bodies import FormBody, JsonBody, TranslationForm, TranslationJson
-from whisper_server.api.deps import ServicesDep
+from whisper_server.api.deps import OVERLOADED, ServicesDep, TicketDep
 from whisper_server.api.gone import until_gone
 from whisper_server.api.models import (
     AudioInfoReply,
@@ -37,11 +37,12 @@ from whisper_server.api.requests import (
 from whisper_server.api.work import named_as, phrases, transcribe
 from whisper_server.core.types import AudioInfo, AudioLevels, Segment
 from whisper_server.services import vad
+from whisper_server.services.admission import Ticket
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.container import Services
 from whisper_server.services.formats import logprob_objects, render
 
-router = APIRouter()
+router = APIRouter(responses=OVERLOADED)
 
 
 def _bodies(form: type[BaseModel], json: type[BaseModel]) -> dict[str, Any]:
@@ -89,15 +90,15 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/v1/audio/transcriptions", response_class=Response, responses=_TRANSCRIPTS, openapi_extra=_BODIES
 )
-async def create_transcription(request: Request, services: ServicesDep) -> Response:
+async def create_transcription(request: Request, ticket: TicketDep, services: ServicesDep) -> Response:
     """Turn speech into text. As a form: OpenAI's contract. As JSON: see `JsonBody` and `JsonReply`."""
     started = time.monotonic()
-    wanted = await read_transcription(request, services)
+    wanted = await read_transcription(request, services, ticket)
     log_fields(request.scope)["format"] = "stream" if wanted.stream else wanted.response_format
     if wanted.stream:
-        return sse.EventStream(_events(request, services, wanted))
+        return sse.EventStream(_events(request, services, ticket, wanted))
     transcript, info = await until_gone(
-        request.receive, transcribe(request, services, wanted.upload, wanted.params)
+        request.receive, transcribe(request, services, ticket, wanted.upload, wanted.params)
     )
     if wanted.upload.is_json and wanted.response_format == "json":
         reply = JsonReply(
@@ -133,24 +134,24 @@ def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list
     responses=_TRANSLATIONS,
     openapi_extra=_bodies(TranslationForm, TranslationJson),
 )
-async def create_translation(request: Request, services: ServicesDep) -> Response:
+async def create_translation(request: Request, ticket: TicketDep, services: ServicesDep) -> Response:
     """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""
-    wanted = await read_translation(request, services)
+    wanted = await read_translation(request, services, ticket)
     log_fields(request.scope)["format"] = wanted.response_format
     transcript, _ = await until_gone(
-        request.receive, transcribe(request, services, wanted.upload, wanted.params)
+        request.receive, transcribe(request, services, ticket, wanted.upload, wanted.params)
     )
     body, media_type = await services.pool.run(render, transcript, wanted.response_format, wanted.subtitles)
     return Response(body, media_type=media_type)
 
 
 async def _events(
-    request: Request, services: Services, wanted: TranscriptionRequest
+    request: Request, services: Services, ticket: Ticket, wanted: TranscriptionRequest
 ) -> AsyncGenerator[bytes, None]:
     """Tell what each phrase adds to the text, and then all of it."""
     parts: list[str] = []
     said: list[Segment] = []
-    async with contextlib.aclosing(phrases(request, services, wanted.upload, wanted.params)) as found:
+    async with contextlib.aclosing(phrases(request, services, ticket, wanted.upload, wanted.params)) as found:
         async for delta, segment in found:
             parts.append(delta)
             said.append(segment)
@@ -167,9 +168,9 @@ async def _events(
 
 
 @router.post("/debug/audio-info", openapi_extra=_BODIES)
-async def audio_info(request: Request, services: ServicesDep) -> AudioInfoReply:
+async def audio_info(request: Request, ticket: TicketDep, services: ServicesDep) -> AudioInfoReply:
     """Tell what the audio is without transcribing it; takes the same bodies as a transcription."""
-    upload = await read_upload(request, services)
+    upload = await read_upload(request, services, ticket)
     return await until_gone(request.receive, _inspect(services, upload))
 
 

@@ -16,19 +16,20 @@ from whisper_server.api import sse
 from whisper_server.api.asgi import log_fields
 from whisper_server.api.bodies import ChatBody, ChatFields
 from whisper_server.api.chat_models import ChatChoice, ChatMessage, ChatReply, ChatUsage
-from whisper_server.api.deps import ServicesDep
+from whisper_server.api.deps import OVERLOADED, ServicesDep, TicketDep
 from whisper_server.api.gone import ClientGone, until_gone
-from whisper_server.api.requests import MAX_PROMPT_CHARS, Upload, parse_json, validated
+from whisper_server.api.requests import MAX_PROMPT_CHARS, Upload, parse_json, read_body, validated
 from whisper_server.api.work import named_as, phrases, transcribe
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
 from whisper_server.core.messages import newest_spoken
 from whisper_server.core.types import Segment
 from whisper_server.core.validators import decode_base64
+from whisper_server.services.admission import Ticket
 from whisper_server.services.container import Services
 from whisper_server.services.transcriber import TranscribeParams
 
-router = APIRouter()
+router = APIRouter(responses=OVERLOADED)
 
 _MESSAGES = "messages"
 _PART = '{"type": "input_audio", "input_audio": {"data": "<base64 of the file\'s bytes>", "format": "wav"}}'
@@ -72,18 +73,18 @@ class _Wanted:
 
 
 @router.post("/v1/chat/completions", response_class=Response, responses=_REPLIES, openapi_extra=_BODY)
-async def create_chat_completion(request: Request, services: ServicesDep) -> Response:
+async def create_chat_completion(request: Request, ticket: TicketDep, services: ServicesDep) -> Response:
     """Answer the newest audio of a conversation with its transcript.
 
     `temperature`, `max_tokens`, `n` and whatever else tunes a chat model are accepted and ignored: a default
     that a client sends for chats would only spoil the transcript.
     """
-    wanted = await _read(request, services)
+    wanted = await _read(request, services, ticket)
     log_fields(request.scope)["format"] = "stream" if wanted.fields.stream else "json"
     if wanted.fields.stream:
-        return sse.EventStream(_chunks(request, services, wanted))
+        return sse.EventStream(_chunks(request, services, ticket, wanted))
     transcript, _ = await until_gone(
-        request.receive, transcribe(request, services, wanted.upload, wanted.params)
+        request.receive, transcribe(request, services, ticket, wanted.upload, wanted.params)
     )
     reply = ChatReply(
         id=wanted.id,
@@ -95,12 +96,14 @@ async def create_chat_completion(request: Request, services: ServicesDep) -> Res
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-async def _chunks(request: Request, services: Services, wanted: _Wanted) -> AsyncGenerator[bytes, None]:
+async def _chunks(
+    request: Request, services: Services, ticket: Ticket, wanted: _Wanted
+) -> AsyncGenerator[bytes, None]:
     """Tell what each phrase adds to the text; the first frame also says who speaks."""
     options = wanted.fields.stream_options
     head = _chunk(wanted, {"role": "assistant", "content": ""})
     segments: list[Segment] = []
-    async with contextlib.aclosing(phrases(request, services, wanted.upload, wanted.params)) as found:
+    async with contextlib.aclosing(phrases(request, services, ticket, wanted.upload, wanted.params)) as found:
         async for delta, segment in found:
             segments.append(segment)
             yield head + _chunk(wanted, {"content": delta})
@@ -131,16 +134,17 @@ def _usage(segments: Iterable[Segment]) -> ChatUsage:
     return ChatUsage(completion_tokens=written, total_tokens=written)
 
 
-async def _read(request: Request, services: Services) -> _Wanted:
+async def _read(request: Request, services: Services, ticket: Ticket) -> _Wanted:
     """Read the body and check what counts; the audio itself is not looked at.
 
     Raises:
         InvalidRequest: it is no JSON, a parameter is wrong, or no message has audio.
         PayloadTooLarge: base64 of more bytes than the limit.
+        Overloaded: there is no room for so many bytes now.
         ClientGone: the client left before the end of the body.
     """
     try:
-        body = await request.body()
+        body = await read_body(request, ticket)
     except ClientDisconnect as error:
         raise ClientGone from error
     upload, prompt = await services.pool.run(_parse, body, services.settings.max_audio_bytes)

@@ -1,11 +1,14 @@
-"""What routes ask for: the services of the app they belong to."""
+"""What routes ask for: the services of the app they belong to, and a place among those that are served."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from whisper_server.api.models import ErrorBody
+from whisper_server.services.admission import Ticket
 from whisper_server.services.container import Services
 
 
@@ -15,4 +18,21 @@ def get_services(request: Request) -> Services:
     return services
 
 
+async def admitted(request: Request) -> AsyncIterator[Ticket]:
+    """Let the request in before its body is read, and out when its reply has been sent, streams too.
+
+    Raises:
+        Overloaded: the server has enough to do.
+    """
+    declared = request.headers.get("content-length", "")
+    with get_services(request).admission.enter(int(declared) if declared.isdecimal() else 0) as ticket:
+        yield ticket
+
+
+# Routes name the ticket first of all: what they ask for is made ready in that order.
+TicketDep = Annotated[Ticket, Depends(admitted)]
 ServicesDep = Annotated[Services, Depends(get_services)]
+
+OVERLOADED: dict[int | str, dict[str, Any]] = {
+    429: {"description": "The server has as much to do as it takes on.", "model": ErrorBody}
+}

@@ -72,6 +72,8 @@ def unforeseen() -> WhisperServerError:
 async def send_error(send: Send, error: WhisperServerError, *, more_body: bool = False) -> None:
     """Send an error as a whole ASGI reply; with `more_body` the caller still has to end it."""
     reply = error_reply(error)
+    if more_body:
+        reply.headers["connection"] = "close"  # the rest of the request is not read
     headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in reply.headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": more_body})

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: the log line, errors, the size of bodies. `app.py` shows their order."""
+"""Pure ASGI middleware: the log line, errors, bodies that are not read. `app.py` shows their order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from collections.abc import Callable
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields
 from whisper_server.api.errors import error_event, send_error, unforeseen
 from whisper_server.api.gone import ClientGone
-from whisper_server.core.errors import PayloadTooLarge, ShuttingDown, WhisperServerError
+from whisper_server.core.errors import (
+    Overloaded,
+    PayloadTooLarge,
+    ShuttingDown,
+    UploadStalled,
+    WhisperServerError,
+)
 
 log = logging.getLogger("whisper_server.requests")
 
@@ -125,7 +131,10 @@ class _WatchedReply:
 
 
 class BodyLimitMiddleware:
-    """Counts the bytes of a body as they come in, before anything parses or keeps them."""
+    """Counts the bytes of a body as they come in, before anything parses or keeps them.
+
+    Says no to clients that are still sending in a way that lets them hear it, also for want of a place.
+    """
 
     def __init__(
         self, app: ASGIApp, *, limit_of: Callable[[str], int], too_large: Callable[[int], PayloadTooLarge]
@@ -146,8 +155,8 @@ class BodyLimitMiddleware:
             if declared is not None and declared.isdecimal():
                 body.check(int(declared))
             await self._app(scope, body.receive, send)
-        except PayloadTooLarge as error:
-            if not body.is_over:
+        except (PayloadTooLarge, Overloaded, UploadStalled) as error:
+            if body.is_complete:
                 raise
             log_fields(scope)["outcome"] = type(error).__name__
             await send_error(send, error, more_body=True)
@@ -166,7 +175,7 @@ class _CountedBody:
         self._limit = limit
         self._too_large = too_large
         self._n_bytes = 0
-        self.is_over = False
+        self.is_complete = False
 
     @property
     def has_begun(self) -> bool:
@@ -174,13 +183,13 @@ class _CountedBody:
 
     def check(self, n_bytes: int) -> None:
         if n_bytes > self._limit:
-            self.is_over = True
             raise self._too_large(n_bytes)
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._n_bytes += len(message.get("body", b""))
+            self.is_complete = not message.get("more_body", False)
             self.check(self._n_bytes)
         return message
 

@@ -126,10 +126,22 @@ class HealthReply(BaseModel):
     models: list[ModelHealth]
 
 
+class QueueObject(BaseModel):
+    """What is inside of the server, and how much of it may be."""
+
+    requests: int = Field(description="Requests with audio, running and waiting.")
+    max_requests: int
+    audio_seconds: float = Field(description="What of their audio is still to be decoded, as far as known.")
+    max_audio_seconds: float
+    upload_bytes: int = Field(description="What of their bodies is held in memory.")
+    max_upload_bytes: int
+
+
 class ReadyReply(BaseModel):
     """The server takes work."""
 
     status: Literal["ready"]
+    queue: QueueObject
 
 
 class ModelObject(BaseModel):

@@ -102,5 +102,5 @@ def _describe_events(operation: dict[str, Any]) -> None:
 
 def _add_headers(operation: dict[str, Any]) -> None:
     for status, response in operation["responses"].items():
-        headers = _REQUEST_ID | (_RETRY if status in {"4XX", "5XX"} else {})
+        headers = _REQUEST_ID | (_RETRY if status in {"429", "4XX", "5XX"} else {})
         response["headers"] = {**response.get("headers", {}), **headers}

@@ -5,9 +5,10 @@ Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an up
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from whisper_server.api.fields import from_form
 from whisper_server.api.gone import ClientGone
 from whisper_server.api.handlers import invalid_value
 from whisper_server.api.multipart import read_form
-from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.errors import InvalidRequest, UploadStalled
 from whisper_server.core.languages import parse_language
 from whisper_server.core.validators import (
     check_granularities,
@@ -34,6 +35,7 @@ from whisper_server.core.validators import (
     no_references,
     without_surrogates,
 )
+from whisper_server.services.admission import Ticket
 from whisper_server.services.container import Services
 from whisper_server.services.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS, check_format
 from whisper_server.services.subtitles import SubtitleOptions, check_options
@@ -45,6 +47,7 @@ F = TypeVar("F", bound=BaseModel)
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
+STALL_S = 60.0  # without a byte of the body; as long as a client may take to read a reply
 _MAX_JSON_VALUES = 10_000
 _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
@@ -89,14 +92,14 @@ def body_limit(content_type: str, max_audio_bytes: int) -> int:
     return audio + FORM_OVERHEAD_BYTES
 
 
-async def read_transcription(request: Request, services: Services) -> TranscriptionRequest:
+async def read_transcription(request: Request, services: Services, ticket: Ticket) -> TranscriptionRequest:
     """Read the body and check every parameter; the audio itself is not looked at.
 
     Raises:
         InvalidRequest: a parameter is wrong, or there is no audio.
         PayloadTooLarge: the audio is larger than the limit.
     """
-    upload = await read_upload(request, services)
+    upload = await read_upload(request, services, ticket)
     fields = validated(TranscriptionFields, upload.fields)
     response_format = check_format(fields.response_format)
     if fields.stream:
@@ -129,9 +132,9 @@ def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
     return check_options(fields.max_line_chars, fields.max_lines, fields.max_cue_seconds)
 
 
-async def read_translation(request: Request, services: Services) -> TranscriptionRequest:
+async def read_translation(request: Request, services: Services, ticket: Ticket) -> TranscriptionRequest:
     """Read the body of a translation; raises as `read_transcription`."""
-    upload = await read_upload(request, services)
+    upload = await read_upload(request, services, ticket)
     fields = validated(TranslationFields, upload.fields)
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
     params = TranscribeParams(
@@ -147,21 +150,22 @@ async def read_translation(request: Request, services: Services) -> Transcriptio
     )
 
 
-async def read_upload(request: Request, services: Services) -> Upload:
+async def read_upload(request: Request, services: Services, ticket: Ticket) -> Upload:
     """Read the body into memory, whatever its encoding.
 
     Raises:
         InvalidRequest: it is neither a form nor JSON, or has no audio.
         PayloadTooLarge: base64 of more bytes than the limit.
+        Overloaded: there is no room for so many bytes now.
         ClientGone: the client left before the end of the body.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if content_type == "multipart/form-data":
-            return await _read_form(request)
+            return await _read_form(request, ticket)
         if content_type == "application/json":
             limit_bytes = services.settings.max_audio_bytes
-            return await services.pool.run(_upload_of, await request.body(), limit_bytes)
+            return await services.pool.run(_upload_of, await read_body(request, ticket), limit_bytes)
     except ClientDisconnect as error:
         raise ClientGone from error
     raise InvalidRequest(
@@ -171,9 +175,31 @@ async def read_upload(request: Request, services: Services) -> Upload:
     )
 
 
-async def _read_form(request: Request) -> Upload:
+async def read_body(request: Request, ticket: Ticket) -> bytes:
+    """Return the whole body; raises `Overloaded` where there is no room for it."""
+    return b"".join([chunk async for chunk in _received(request, ticket)])
+
+
+async def _received(request: Request, ticket: Ticket) -> AsyncIterator[bytes]:
+    """Yield the body as it comes in, counted: not every client declares its length.
+
+    A client whose network is gone never hangs up. Its place would be taken for ever.
+    """
+    stream = request.stream()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(stream, None), STALL_S)
+        except asyncio.TimeoutError as error:
+            raise UploadStalled(f"Nothing of the upload came in for {STALL_S:.0f} seconds.") from error
+        if chunk is None:
+            return
+        ticket.receive(len(chunk))
+        yield chunk
+
+
+async def _read_form(request: Request, ticket: Ticket) -> Upload:
     try:
-        form = await read_form(request.headers["content-type"], request.stream())
+        form = await read_form(request.headers["content-type"], _received(request, ticket))
     except InvalidRequest as error:
         if error.param == "known_speaker_references":
             # They are longer than a field may be, but that is not what is wrong with them.

@@ -6,19 +6,34 @@ import asyncio
 import time
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from whisper_server import __version__
 from whisper_server.api import audio, chat
 from whisper_server.api.deps import ServicesDep
 from whisper_server.api.health import health_body
-from whisper_server.api.models import DeletedModel, HealthReply, ModelList, ModelObject, ReadyReply, RootReply
+from whisper_server.api.models import (
+    DeletedModel,
+    HealthReply,
+    ModelList,
+    ModelObject,
+    QueueObject,
+    ReadyReply,
+    RootReply,
+)
 from whisper_server.core.errors import Unavailable
+from whisper_server.services.admission import QueueState
 from whisper_server.services.catalog import ModelSource
 from whisper_server.services.removal import remove_download
 
 router = APIRouter()
 
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Prometheus' text format; docs/metrics.md lists the metrics.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+}
 _CREATED = int(time.time())  # clients expect a time; when a model was published is not known here
 
 
@@ -44,12 +59,24 @@ async def health(services: ServicesDep) -> dict[str, Any]:
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready")
-async def ready(request: Request) -> ReadyReply:
-    """Tell whether requests are answered without a wait for the models named in WHISPER_PRELOAD."""
+async def ready(request: Request, services: ServicesDep) -> ReadyReply:
+    """Tell whether work is taken: the models of WHISPER_PRELOAD are loaded, and the queue is not full."""
     preloading: asyncio.Task[None] = request.app.state.preloading
     if not preloading.done():
         raise Unavailable("The models of WHISPER_PRELOAD are being loaded.")
-    return ReadyReply(status="ready")
+    queue = _queue_object(services.admission.state())
+    if services.admission.state().is_full:
+        full = Unavailable(f"The queue is full: {queue.model_dump_json()}")
+        full.retry_after_s = services.admission.retry_after_s()
+        raise full
+    return ReadyReply(status="ready", queue=queue)
+
+
+@router.get("/metrics", response_class=Response, responses=_METRICS)
+async def metrics(services: ServicesDep) -> Response:
+    """Tell what happened so far, for Prometheus."""
+    page, media_type = services.metrics.exposition()
+    return Response(page, media_type=media_type)
 
 
 @router.get("/v1/models")
@@ -75,6 +102,18 @@ async def delete_model(model: str, services: ServicesDep) -> DeletedModel:
     if services.settings.allow_delete and source.repo is not None:
         await services.pool.run(remove_download, source, services.settings.cache_dir)
     return DeletedModel(id=model)
+
+
+def _queue_object(state: QueueState) -> QueueObject:
+    limits = state.limits
+    return QueueObject(
+        requests=state.requests,
+        max_requests=limits.requests,
+        audio_seconds=round(state.audio_s, 3),
+        max_audio_seconds=limits.audio_s,
+        upload_bytes=state.upload_bytes,
+        max_upload_bytes=limits.upload_bytes,
+    )
 
 
 def _model_object(name: str, source: ModelSource) -> ModelObject:

@@ -7,10 +7,7 @@ reads the settings once and hands them down.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,26 +16,12 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from whisper_server.core.errors import ConfigError
+from whisper_server.core.folders import default_cache_dir
 
 ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
 ]
 CommaList = Annotated[tuple[str, ...], NoDecode]
-
-
-def default_cache_dir() -> Path:
-    """Return the folder for downloads and converted models, by the platform's own custom."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        home = Path(base or "~/.cache").expanduser()
-    except RuntimeError:  # a user without a home, as in containers
-        home = Path(tempfile.gettempdir())
-    return home / "whisper-server"
 
 
 class Settings(BaseSettings):
@@ -158,6 +141,26 @@ class Settings(BaseSettings):
         le=64,
         description="Threads that read audio and compute spectrograms.",
     )
+    queue_requests: int = Field(
+        128,
+        alias="WHISPER_QUEUE_REQUESTS",
+        ge=1,
+        le=10_000,
+        description="Requests with audio at once, running and waiting; one more gets a 429.",
+    )
+    queue_seconds: int = Field(
+        8 * 3600,  # twice the longest file: one that runs does not keep out the next
+        alias="WHISPER_QUEUE_SECONDS",
+        ge=1,
+        description="Seconds of audio that may wait at once; more gets a 429. One file is never too long.",
+    )
+    queue_mb: int = Field(
+        1024,
+        alias="WHISPER_QUEUE_MB",
+        ge=1,
+        le=1024 * 1024,
+        description="Uploads held in memory at once, in MiB; more gets a 429. One largest file always fits.",
+    )
     shutdown_grace_s: float = Field(
         20.0,
         alias="WHISPER_SHUTDOWN_GRACE_S",
@@ -214,6 +217,11 @@ class Settings(BaseSettings):
     def max_audio_bytes(self) -> int:
         """Largest audio file in bytes."""
         return self.max_audio_file_size_mb * 1024 * 1024
+
+    @property
+    def queue_bytes(self) -> int:
+        """Bytes of uploads held at once: what is set, but never less than the largest file in base64."""
+        return max(self.queue_mb * 1024 * 1024, self.max_audio_bytes * 4 // 3 + 1024 * 1024)
 
     @property
     def operator_models(self) -> dict[str, str]:

@@ -10,7 +10,9 @@
     |-- RouteNotFound                    404
     |-- ModelNotFound                    404 model_not_found
     |-- MethodNotAllowed                 405
+    |-- UploadStalled                    408 the client stopped sending
     |-- PayloadTooLarge                  413 as the hosted API words it
+    |-- Overloaded                       429 rate_limit_exceeded; the server has enough to do
     |-- Unavailable                      503 try again later
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
     |   |-- ShuttingDown                 503
@@ -112,6 +114,13 @@ class MethodNotAllowed(WhisperServerError):
     retry_helps = False
 
 
+class UploadStalled(WhisperServerError):
+    """Nothing more of the body came in; a place that was held for it is free again."""
+
+    status = 408
+    type = "invalid_request_error"
+
+
 class PayloadTooLarge(WhisperServerError):
     """The request body or the file is over the size limit."""
 
@@ -123,6 +132,18 @@ class PayloadTooLarge(WhisperServerError):
             f"Maximum content size limit ({limit_bytes}) exceeded ({size_bytes} bytes read). "
             "Send a smaller or compressed file, or raise MAX_AUDIO_FILE_SIZE_MB on the server."
         )
+
+
+class Overloaded(WhisperServerError):
+    """The server has as much to do as it takes on; nothing is wrong with the request."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(WhisperServerError):

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure, InvalidRequest, WhisperServerError
 from whisper_server.core.types import Decoded, DecodeOptions, WindowJob
+from whisper_server.core.watcher import Watcher
 from whisper_server.services.fair_queue import BatchLimit, Flow
 
 log = logging.getLogger(__name__)
@@ -30,40 +31,6 @@ class DecodeBatch(Protocol):
     ) -> list[Decoded]:
         """Decode; a row that is no longer wanted may be given up half-way, with any result."""
         ...
-
-
-class Events(Protocol):
-    """What a scheduler tells whoever counts; called on its threads, so it must be quick."""
-
-    def window_waited(self, wait_s: float) -> None:
-        """A window was in the queue for so long before its batch began."""
-
-    def batch_done(self, n_windows: int, audio_s: float, wall_s: float) -> None:
-        """A batch was decoded, with so much speech in it."""
-
-    def windows_cancelled(self, n: int) -> None:
-        """Windows were given up because their client has left."""
-
-    def windows_failed(self, n: int) -> None:
-        """Windows could not be decoded."""
-
-    def worker_replaced(self) -> None:
-        """A worker died or hung, and another one took its place."""
-
-
-class Silent:
-    """Nobody counts."""
-
-    def window_waited(self, wait_s: float) -> None:
-        """Ignore it, as all of these."""
-
-    def batch_done(self, n_windows: int, audio_s: float, wall_s: float) -> None: ...  # noqa: D102
-
-    def windows_cancelled(self, n: int) -> None: ...  # noqa: D102
-
-    def windows_failed(self, n: int) -> None: ...  # noqa: D102
-
-    def worker_replaced(self) -> None: ...  # noqa: D102
 
 
 @dataclass(eq=False, slots=True)
@@ -92,7 +59,7 @@ class Job:
             self.future.set_exception(error)
 
 
-def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, events: Events) -> None:
+def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watcher: Watcher) -> None:
     """Decode a batch and answer each of its jobs, in halves where the whole fails; blocks.
 
     Only what is no `Exception` passes through, with jobs unanswered: the thread is to die of it.
@@ -113,12 +80,12 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, event
         if isinstance(error, DeviceOutOfMemory):
             limit.failed(len(wanted))
         if len(wanted) == 1:
-            events.windows_failed(1)
+            watcher.windows_failed(1)
             wanted[0].fail(as_ours(error))
             return
         half = len(wanted) // 2
-        run_batch(wanted[:half], decode, limit, events)
-        run_batch(wanted[half:], decode, limit, events)
+        run_batch(wanted[:half], decode, limit, watcher)
+        run_batch(wanted[half:], decode, limit, watcher)
         return
     limit.succeeded(len(wanted))
     for job, result in zip(wanted, results, strict=True):

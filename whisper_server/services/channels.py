@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import string
-from collections.abc import AsyncGenerator, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,7 +134,7 @@ def labels(names: Sequence[str], n_channels: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Conversation:
     """One recording on its way through as many lines as it has channels; use it once.
 
@@ -143,6 +144,8 @@ class Conversation:
     lines: tuple[Transcription, ...]  # one per channel
     speakers: tuple[str, ...]  # one per channel
     survey: Survey
+    on_window: Callable[[float], None] | None = field(default=None, init=False)  # as of a `Transcription`
+    _decoded_s: dict[int, float] = field(default_factory=dict, init=False)  # of lines at work, by channel
 
     @property
     def audio(self) -> AudioStream:
@@ -181,18 +184,34 @@ class Conversation:
         Run it under `contextlib.aclosing`. Raises what `Transcription.segments` does.
         """
         async with contextlib.AsyncExitStack() as stack:
-            for line in self.lines:  # one that was never begun does not close its file by itself
-                stack.callback(line.audio.close)
-            # One lease for all: a line that began later might find the model unloaded by then.
-            model = await stack.enter_async_context(self.lines[0].lease())
+            for channel, line in enumerate(self.lines):
+                stack.callback(line.audio.close)  # one that was never begun does not close its file by itself
+                line.on_window = partial(self._note, channel)
+                self._decoded_s[channel] = 0.0
+            # One seat for all: a line that began later might find the model unloaded by then, or the
+            # server shutting down, and all of them are one request's share of the device.
+            seat = await stack.enter_async_context(self.lines[0].seat())
             produced = [
-                await stack.enter_async_context(contextlib.aclosing(line.segments(model)))
+                await stack.enter_async_context(contextlib.aclosing(line.segments(seat)))
                 for line in self.lines
             ]
-            heads = {channel: await anext(each, None) for channel, each in enumerate(produced)}
+            heads = {channel: await self._next(channel, each) for channel, each in enumerate(produced)}
             while waiting := {channel: head for channel, head in heads.items() if head is not None}:
                 channel = min(waiting, key=lambda each: (waiting[each].start_s, each))
                 segment = waiting[channel]
-                heads[channel] = await anext(produced[channel], None)
+                heads[channel] = await self._next(channel, produced[channel])
                 if not self.survey.is_bleed(channel, segment.start_s, segment.end_s):
                     yield replace(segment, speaker=self.speakers[channel])
+
+    async def _next(self, channel: int, produced: AsyncGenerator[Segment, None]) -> Segment | None:
+        """Return the next segment of a channel; None, and nobody waits for it any more, after the last."""
+        segment = await anext(produced, None)
+        if segment is None:
+            self._decoded_s.pop(channel, None)
+        return segment
+
+    def _note(self, channel: int, decoded_s: float) -> None:
+        """Tell up to where the file is decoded: as far as the channel that is behind all others."""
+        self._decoded_s[channel] = decoded_s
+        if self.on_window is not None:
+            self.on_window(min(self._decoded_s.values()))

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from whisper_server.core.watcher import Watcher
+from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.catalog import Catalog
 from whisper_server.services.loader import ModelLoader, WhisperModel
@@ -33,24 +35,46 @@ class Services:
     models: ModelManager[WhisperModel]
     pool: WorkPool
     transcriber: Transcriber
+    admission: Admission
+    metrics: Watcher
 
 
 @contextlib.asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Make the services, and close them whatever happens: work first, then models."""
+async def open_services(settings: Settings, metrics: Watcher | None = None) -> AsyncIterator[Services]:
+    """Make the services, and close them whatever happens: work first, then models.
+
+    Without `metrics` nothing is counted.
+    """
+    metrics = metrics or Watcher()
     catalog = Catalog(settings)
     audio = AudioProcessor(max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds)
     pool = WorkPool(settings.decode_workers)
     models: ModelManager[WhisperModel] = ModelManager(
-        catalog, ModelLoader(settings), max_models=settings.max_models
+        catalog, ModelLoader(settings, metrics), max_models=settings.max_models
     )
     transcriber = Transcriber(
         audio, catalog, models, pool, beam_size=settings.beam_size, use_vad=settings.vad
     )
+    limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
+    admission = Admission(limits)
+    _watch(metrics, admission, models)
     try:
-        yield Services(settings, catalog, audio, models, pool, transcriber)
+        yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics)
     finally:
         await asyncio.to_thread(_close, pool, models)
+
+
+def _watch(metrics: Watcher, admission: Admission, models: ModelManager[WhisperModel]) -> None:
+    """Show what is inside and in memory, as it is at the moment somebody looks."""
+    metrics.watch("whisper_queue_requests", lambda: admission.state().requests)
+    metrics.watch("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
+    metrics.watch("whisper_queue_upload_bytes", lambda: admission.state().upload_bytes)
+    limits = admission.state().limits
+    metrics.watch("whisper_queue_limit_requests", lambda: limits.requests)
+    metrics.watch("whisper_queue_limit_audio_seconds", lambda: limits.audio_s)
+    metrics.watch("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
+    metrics.watch("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
+    metrics.watch("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
 
 
 def _close(pool: WorkPool, models: ModelManager[WhisperModel]) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_server.services.batch import DecodeBatch, Events
+from whisper_server.core.watcher import Watcher
+from whisper_server.services.batch import DecodeBatch
 from whisper_server.services.decoding import WindowDecoder
 from whisper_server.services.engines.base import Engine, EngineSpec
 from whisper_server.services.engines.registry import load_engine
@@ -31,7 +32,7 @@ class WhisperModel:
         load: Callable[[], Engine],
         *,
         patience_s: float = math.inf,
-        events: Events | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         """Load the engine with `load`, which is called again where the engine is lost; blocks."""
         self.name = name
@@ -45,7 +46,7 @@ class WhisperModel:
             revive=self._revive,
             patience_s=patience_s,
             name=name,
-            events=events,
+            watcher=watcher,
         )
 
     @property
@@ -77,9 +78,9 @@ class WhisperModel:
 class ModelLoader:
     """Loads what the settings describe; the callable that the model manager uses."""
 
-    def __init__(self, settings: Settings, events: Events | None = None) -> None:
+    def __init__(self, settings: Settings, watcher: Watcher | None = None) -> None:
         self._settings = settings
-        self._events = events
+        self._watcher = watcher
 
     def __call__(self, source: ModelSource) -> WhisperModel:
         """Download if needed, convert if needed, load; blocks.
@@ -89,7 +90,7 @@ class ModelLoader:
         """
         patience_s = self._settings.batch_timeout_s or math.inf
         return WhisperModel(
-            source.name, lambda: self._load(source), patience_s=patience_s, events=self._events
+            source.name, lambda: self._load(source), patience_s=patience_s, watcher=self._watcher
         )
 
     def _load(self, source: ModelSource) -> Engine:

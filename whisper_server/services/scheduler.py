@@ -20,7 +20,8 @@ from types import TracebackType
 
 from whisper_server.core.errors import ShuttingDown, WhisperServerError
 from whisper_server.core.types import Decoded, DecodeOptions, Priority, WindowJob
-from whisper_server.services.batch import DecodeBatch, Events, Job, Silent
+from whisper_server.core.watcher import Watcher
+from whisper_server.services.batch import DecodeBatch, Job
 from whisper_server.services.fair_queue import BatchLimit, FairQueue, Flow, share
 from whisper_server.services.workers import Crew, Revive
 
@@ -78,13 +79,13 @@ class Scheduler:
         revive: Revive | None = None,
         patience_s: float = math.inf,
         name: str = "model",
-        events: Events | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         """Take `decode`, called by `workers` threads at once, and `revive`, which makes another one.
 
         A batch that takes longer than `patience_s` fails, and its worker is replaced.
         """
-        self._events = events or Silent()
+        self._watcher = watcher or Watcher()
         self._limit = BatchLimit(max_batch)
         self._budget = 2 * max_batch * workers
         self._queue: FairQueue[Job] = FairQueue()
@@ -99,7 +100,7 @@ class Scheduler:
             revive=revive,
             patience_s=patience_s,
             limit=self._limit,
-            events=self._events,
+            watcher=self._watcher,
             name=name,
         )
         self._lock = self._crew.lock
@@ -155,7 +156,7 @@ class Scheduler:
                     job.is_abandoned = True
                     n_given_up += 1
         if n_given_up:
-            self._events.windows_cancelled(n_given_up)
+            self._watcher.windows_cancelled(n_given_up)
 
     def drain(self) -> None:
         """Refuse every request that has not begun; what has begun goes on to its end."""

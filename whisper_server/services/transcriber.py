@@ -17,24 +17,23 @@ import contextlib
 from asyncio import Future as AsyncFuture
 from asyncio import wrap_future
 from collections import deque
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from whisper_server.core.types import (
     Decoded,
     DecodeOptions,
-    Priority,
     Segment,
-    Task,
     Transcript,
     Window,
     WindowJob,
 )
 from whisper_server.services import channels, segments, vad, windows
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.vad import VadOptions
+from whisper_server.services.params import TranscribeParams
+
+__all__ = ["Seat", "TranscribeParams", "Transcriber", "Transcription"]
 
 if TYPE_CHECKING:
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
@@ -46,22 +45,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class TranscribeParams:
-    """What a request asks for, checked."""
+class Seat:
+    """What one request works with: the model, and its own place in the model's queue."""
 
-    model: str
-    task: Task = "transcribe"
-    language: str | None = None  # a code; None: detect it once, on the first window
-    languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all
-    prompt: str = ""  # on the first window only
-    keywords: tuple[str, ...] = ()  # words to expect, on every window
-    temperature: float = 0.0  # 0 climbs by itself where the text looks wrong; above 0 is used as it is
-    word_timestamps: bool = False
-    shows_segments: bool = True  # False: the reply has the words only
-    logprobs: bool = False  # of every text token
-    speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
-    vad: VadOptions = VadOptions()  # noqa: RUF009  frozen
-    priority: Priority = "normal"  # the request's share of a busy device
+    model: WhisperModel
+    lane: Lane
 
 
 class Transcriber:
@@ -154,6 +142,7 @@ class Transcription:
     _language: str | None = field(init=False)
     _is_first: bool = field(default=True, init=False)  # no window was queued yet
     windows_done: int = field(default=0, init=False)
+    on_window: Callable[[float], None] | None = field(default=None, init=False)  # hears file time decoded
 
     def __post_init__(self) -> None:
         only = self.params.languages[0] if len(self.params.languages) == 1 else None
@@ -183,14 +172,17 @@ class Transcription:
             shows_logprobs=self.params.logprobs,
         )
 
-    def lease(self) -> AbstractAsyncContextManager[WhisperModel]:
-        """Lend the model of this file, loading it where needed."""
-        return self._models.lease(self.params.model)
+    @contextlib.asynccontextmanager
+    async def seat(self) -> AsyncIterator[Seat]:
+        """Lend the model of this file, loading it where needed, with a lane for this request."""
+        async with self._models.lease(self.params.model) as model:
+            with model.scheduler.lane(self.params.priority) as lane:
+                yield Seat(model, lane)
 
-    async def segments(self, model: WhisperModel | None = None) -> AsyncGenerator[Segment, None]:
+    async def segments(self, seat: Seat | None = None) -> AsyncGenerator[Segment, None]:
         """Produce segments in file order, each as soon as its window is decoded.
 
-        Run it under `contextlib.aclosing`: it holds the open file and, unless it is lent a model, a lease.
+        Run it under `contextlib.aclosing`: it holds the open file and, unless it is lent a seat, a lease.
 
         Raises:
             AudioTooLong: the audio goes on for longer than the limit.
@@ -200,39 +192,40 @@ class Transcription:
         """
         try:
             async with (
-                contextlib.nullcontext(model) if model else self.lease() as leased,
-                contextlib.aclosing(self._decoded(leased)) as decoded,
+                contextlib.nullcontext(seat) if seat else self.seat() as lent,
+                contextlib.aclosing(self._decoded(lent)) as decoded,
             ):
+                tokenizer = lent.model.engine.tokenizer
                 if self._language is not None:  # refused now, and not only where somebody speaks
-                    leased.engine.tokenizer.start_sequence(self._language, self.params.task)
+                    tokenizer.start_sequence(self._language, self.params.task)
                 async for window, result in decoded:
-                    found = await self._pool.run(segments.of, window, result, leased.engine.tokenizer)
+                    found = await self._pool.run(segments.of, window, result, tokenizer)
                     for segment in found:
                         yield segment
         finally:
             # Closed already where the windows were pulled; where no window was, it is not.
             self.audio.close()
 
-    async def _decoded(self, model: WhisperModel) -> AsyncGenerator[tuple[Window, Decoded], None]:
+    async def _decoded(self, seat: Seat) -> AsyncGenerator[tuple[Window, Decoded], None]:
         """Decode windows in order, with some ahead, so that the device never waits for the next one.
 
         Where the first window must tell the language, the others are made ready meanwhile.
         """
+        lane = seat.lane
         ready: deque[Window] = deque()
         pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
-        source = self._pool.iterate(self._windows(model.engine.info.n_mels))
-        with model.scheduler.lane(self.params.priority) as lane:
-            async with contextlib.aclosing(source):  # type: ignore[type-var]
-                async for window in source:
-                    if window is not None:  # else nothing yet; another request had its turn on the thread
-                        ready.append(window)
-                    self._submit(lane, ready, pending)
-                    while pending and (pending[0][1].done() or len(ready) + len(pending) >= lane.ahead):
-                        yield await self._next(pending)
-                        self._submit(lane, ready, pending)
-            while pending:
-                yield await self._next(pending)
+        source = self._pool.iterate(self._windows(seat.model.engine.info.n_mels))
+        async with contextlib.aclosing(source):  # type: ignore[type-var]
+            async for window in source:
+                if window is not None:  # else nothing yet; another request had its turn on the thread
+                    ready.append(window)
                 self._submit(lane, ready, pending)
+                while pending and (pending[0][1].done() or len(ready) + len(pending) >= lane.ahead):
+                    yield await self._next(pending)
+                    self._submit(lane, ready, pending)
+        while pending:
+            yield await self._next(pending)
+            self._submit(lane, ready, pending)
 
     def _submit(
         self, lane: Lane, ready: deque[Window], pending: deque[tuple[Window, AsyncFuture[Decoded]]]
@@ -261,6 +254,8 @@ class Transcription:
         pending.popleft()
         self._language = self._language or result.language
         self.windows_done += 1
+        if self.on_window is not None:
+            self.on_window(window.file_time(window.duration_s, is_end=True))
         return window, result
 
     def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:

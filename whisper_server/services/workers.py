@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 
 from whisper_server.core.errors import EngineFailure, ModelUnavailable, WhisperServerError
 from whisper_server.core.process import THREAD_PREFIX
-from whisper_server.services.batch import DecodeBatch, Events, Job, run_batch
+from whisper_server.core.watcher import Watcher
+from whisper_server.services.batch import DecodeBatch, Job, run_batch
 from whisper_server.services.fair_queue import BatchLimit
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Crew:
         revive: Revive | None,
         patience_s: float,
         limit: BatchLimit,
-        events: Events,
+        watcher: Watcher,
         name: str,
     ) -> None:
         """Take what makes batches: `take` is asked with the lock held, and told how many are idle.
@@ -64,7 +65,7 @@ class Crew:
         self._revive = revive
         self._patience_s = patience_s
         self._limit = limit
-        self._events = events
+        self._watcher = watcher
         self._name = name
         self.lock = threading.RLock()  # the scheduler's as well: one lock guards queue and crew
         self._work = threading.Condition(self.lock)
@@ -146,10 +147,10 @@ class Crew:
     def _run(self, worker: _Worker, batch: list[Job]) -> None:
         started_s = time.monotonic()
         for job in batch:
-            self._events.window_waited(started_s - job.submitted_s)
-        run_batch(batch, self._decode, self._limit, self._events)
+            self._watcher.window_waited(started_s - job.submitted_s)
+        run_batch(batch, self._decode, self._limit, self._watcher)
         audio_s = sum(job.window.window.duration_s for job in batch)
-        self._events.batch_done(len(batch), audio_s, time.monotonic() - started_s)
+        self._watcher.batch_done(len(batch), audio_s, time.monotonic() - started_s)
         with self.lock:
             worker.jobs, worker.deadline_s = [], math.inf
 
@@ -183,9 +184,9 @@ class Crew:
         failure.__cause__ = error
         for job in jobs:
             job.fail(failure)
-        self._events.windows_failed(len(jobs))
+        self._watcher.windows_failed(len(jobs))
         if is_replaced:
-            self._events.worker_replaced()
+            self._watcher.worker_replaced()
 
     def _make_anew(self) -> bool:
         """Replace the engine that a worker was lost with; return whether that worked."""
