@@ -92,6 +92,21 @@ def test_results_belong_to_their_jobs_and_batches_are_shared(start: Callable[...
     assert device.batches == [["held"], ["a", "b", "c", "d"], ["e", "f"]]
 
 
+def test_drain_refuses_what_has_not_begun_and_finishes_the_rest(start: Callable[..., Scheduler]) -> None:
+    device = Device()
+    scheduler = start(device)
+    held = hold(scheduler, device)
+    later = scheduler.submit(job("later window"), PLAIN)
+    first = scheduler.submit(job("first window"), PLAIN, begins=True)
+    scheduler.drain()
+    assert isinstance(first.exception(PATIENCE_S), ShuttingDown)
+    with pytest.raises(ShuttingDown):
+        scheduler.submit(job("new"), PLAIN, begins=True)
+    last = scheduler.submit(job("last window"), PLAIN)
+    device.gate.set()
+    assert [said(future) for future in (held, later, last)] == ["held", "later window", "last window"]
+
+
 def test_different_options_never_share_a_batch_and_keep_their_turn(start: Callable[..., Scheduler]) -> None:
     device = Device()
     scheduler = start(device)

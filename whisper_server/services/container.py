@@ -34,6 +34,10 @@ class Services:
     pool: WorkPool
     transcriber: Transcriber
 
+    def drain(self) -> None:
+        """Take no new requests; those that have begun go on until they end or the services close."""
+        self.models.drain()
+
 
 @contextlib.asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:

@@ -33,6 +33,10 @@ class WhisperModel:
         """Bytes of weights in memory."""
         return self.engine.info.memory_bytes
 
+    def drain(self) -> None:
+        """Refuse requests that have not begun, now and from now on; does not block."""
+        self.scheduler.drain()
+
     def close(self) -> None:
         """Refuse what waits, finish what runs, give the memory back; blocks."""
         self.scheduler.close()

@@ -25,6 +25,10 @@ class LoadedModel(Protocol):
         """Memory that the weights take."""
         ...
 
+    def drain(self) -> None:
+        """Refuse requests that have not begun, now and from now on; must not block."""
+        ...
+
     def close(self) -> None:
         """Give the memory back; blocks, is called once, and nobody uses the model afterwards."""
         ...

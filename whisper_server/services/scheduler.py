@@ -4,7 +4,8 @@ Owns the one thread that talks to the device. Knows nothing of audio, files or H
 
 A job is in one of three places: waiting (in the queue, may be cancelled), running (in the batch, a
 cancel is noticed when the batch is done) or answered (its future is resolved and nobody here holds
-it). `close` answers what waits with `ShuttingDown`, so no future is ever left behind.
+it). `close` answers what waits with `ShuttingDown`, so no future is ever left behind; `drain` does so
+for requests that have not begun and lets the others finish.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class _Entry:
 
     job: WindowJob
     options: DecodeOptions
+    begins: bool = False  # the first window of its request
     future: Future[Decoded] = field(default_factory=Future)
 
 
@@ -42,25 +44,38 @@ class Scheduler:
         self._max_batch = max_batch
         self._waiting: deque[_Entry] = deque()
         self._changed = threading.Condition()
+        self._draining = False
         self._closing = False
         self._thread = threading.Thread(
             target=self._run, name=f"{THREAD_PREFIX}scheduler-{name}", daemon=True
         )
         self._thread.start()
 
-    def submit(self, job: WindowJob, options: DecodeOptions) -> Future[Decoded]:
+    def submit(self, job: WindowJob, options: DecodeOptions, *, begins: bool = False) -> Future[Decoded]:
         """Queue one window; the future may be cancelled as long as its batch has not started.
+
+        Take `begins` where it is the first of its request.
 
         Raises:
             ShuttingDown: no new work is taken.
         """
-        entry = _Entry(job, options)
+        entry = _Entry(job, options, begins)
         with self._changed:
             if self._closing:
                 raise ShuttingDown("The model is being unloaded; try again.")
+            if self._draining and begins:
+                raise _shutting_down()
             self._waiting.append(entry)
             self._changed.notify()
         return entry.future
+
+    def drain(self) -> None:
+        """Refuse requests that have not begun, now and from now on; go on with the others. Idempotent."""
+        with self._changed:
+            self._draining = True
+            refused = [entry for entry in self._waiting if entry.begins]
+            self._waiting = deque(entry for entry in self._waiting if not entry.begins)
+        _refuse(refused)
 
     def close(self) -> None:
         """Finish the running batch, refuse what waits, end the thread; blocks."""
@@ -69,9 +84,7 @@ class Scheduler:
             refused = list(self._waiting)
             self._waiting.clear()
             self._changed.notify()
-        for entry in refused:
-            if entry.future.set_running_or_notify_cancel():
-                entry.future.set_exception(ShuttingDown("The server is shutting down; try again later."))
+        _refuse(refused)
         self._thread.join()
 
     def _run(self) -> None:
@@ -106,6 +119,16 @@ class Scheduler:
             return
         for entry, result in zip(batch, results, strict=True):
             entry.future.set_result(result)
+
+
+def _refuse(entries: Sequence[_Entry]) -> None:
+    for entry in entries:
+        if entry.future.set_running_or_notify_cancel():
+            entry.future.set_exception(_shutting_down())
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("The server is shutting down; try again later.")
 
 
 def _take_batch(waiting: deque[_Entry], max_batch: int) -> list[_Entry]:

@@ -206,10 +206,7 @@ class Transcription:
             self.audio.close()
 
     async def _decoded(self, model: WhisperModel) -> AsyncGenerator[tuple[Window, Decoded], None]:
-        """Decode windows in order, a few ahead, so that they can share batches.
-
-        The first window goes alone where it must tell the language of all others.
-        """
+        """Decode windows in order, a few ahead, to share batches; alone the one that tells the language."""
         pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
         source = self._pool.iterate(self._windows(model.engine.info.n_mels))
         prompt, keywords = self.params.prompt, ", ".join(self.params.keywords)
@@ -220,7 +217,9 @@ class Transcription:
                         continue
                     job = WindowJob(window, self._language, prompt, self.params.languages, keywords)
                     prompt = ""
-                    pending.append((window, wrap_future(model.scheduler.submit(job, self._options))))
+                    begins = not (pending or self.windows_done)
+                    decoded = model.scheduler.submit(job, self._options, begins=begins)
+                    pending.append((window, wrap_future(decoded)))
                     while pending and self._must_wait(pending, model.engine.info.max_batch):
                         yield await self._next(pending)
                 while pending:
