@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 _STARTED_AT = time.monotonic()  # a process starts once; imported first of all
 
 
-def health_body(models: Iterable[ModelState] = ()) -> dict[str, Any]:
+def health_body(models: Iterable[ModelState] = (), *, is_draining: bool = False) -> dict[str, Any]:
     """Return the body of /health; `models` are those in memory or on their way."""
     return {
-        "status": "ok",
+        "status": "stopping" if is_draining else "ok",
         "version": __version__,
         "uptime_s": round(time.monotonic() - _STARTED_AT, 3),
         "models": [

@@ -61,6 +61,7 @@ async def _opened(
 ) -> AsyncIterator[Transcription | Conversation]:
     """Open the upload for the line; note for the log what was done with it."""
     fields = log_fields(request.scope)
+    services.models.check_open()  # before anybody reads the audio
     with named_as(upload.param):
         transcription = await services.transcriber.open(upload.data, params)
         fields["model"] = params.model  # known now, so it is safe to log
