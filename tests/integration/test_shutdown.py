@@ -167,7 +167,7 @@ def test_a_real_stream_that_has_begun_says_everything(start_server: StartServer,
         server.process.terminate()
         *deltas, done = events_of([first, *lines])
     assert done["type"] == "transcript.text.done"
-    assert done["text"].startswith("always apple people coffee mountain open right three cat table always")
+    assert "apple people coffee mountain" in done["text"]
     assert "".join(delta["delta"] for delta in deltas) == done["text"]
     check_end(server)
 

@@ -10,10 +10,11 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ import uvicorn
 
 from whisper_server.api.flags import parse_flags
 from whisper_server.api.front import Front
+from whisper_server.api.parents import open_watches, watching
 from whisper_server.api.sockets import is_loopback, listen, url_of
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from socket import socket
 
     from fastapi import FastAPI
+
+    from whisper_server.core.parent import Watch
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,7 @@ def run() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until a signal ends it; return the exit code."""
+    parent_pid = os.getppid()  # first of all: it changes when the parent ends
     try:
         settings = read_settings(argv)
     except ConfigError as error:
@@ -62,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_level)
     try:
         check_exposure(settings)
+        watches = open_watches(settings, parent_pid)
         sockets = listen(settings.host, settings.port)
     except ConfigError as error:
         return _fail(str(error), BAD_SETTING)
@@ -72,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Not a log line: who asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
     sys.stderr.flush()
-    return serve(settings, sockets)
+    return serve(settings, sockets, watches)
 
 
 def read_settings(argv: Sequence[str] | None) -> Settings:
@@ -109,8 +115,8 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
-def serve(settings: Settings, sockets: list[socket]) -> int:
-    """Serve on these sockets until a signal comes; return the exit code."""
+def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch]) -> int:
+    """Serve on these sockets until a signal comes or a watched process ends; return the exit code."""
 
     from whisper_server.api.protocol import PatientProtocol  # noqa: PLC0415  (not before the port is bound)
 
@@ -138,7 +144,12 @@ def serve(settings: Settings, sockets: list[socket]) -> int:
         server_header=False,
     )
     server = _Server(config, front.drain, settings.shutdown_grace_s)
-    asyncio.run(server.serve(sockets=sockets))
+
+    async def live() -> None:
+        with watching(watches, server.stop):
+            await server.serve(sockets=sockets)
+
+    asyncio.run(live())
     return CANNOT_START if front.has_failed else 0
 
 
