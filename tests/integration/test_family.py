@@ -106,8 +106,13 @@ def test_it_ends_in_order_with_the_app(
     start_family: StartFamily, flags: tuple[str, ...], unpacked: bool
 ) -> None:
     family = start_family(*flags, unpacked=unpacked)
-    assert httpx.get(f"{family.url}/health").json()["status"] == "ok"  # the thread that started it has ended
-    with upload_begun(family.address) as uploading, httpx.Client(base_url=family.url) as client:
+    assert (
+        httpx.get(f"{family.url}/health", timeout=LIMIT_S).json()["status"] == "ok"
+    )  # the thread that started it has ended
+    with (
+        upload_begun(family.address) as uploading,
+        httpx.Client(base_url=family.url, timeout=LIMIT_S) as client,
+    ):
         assert client.get("/ready").status_code == 200
         family.kill_app()
         while client.get("/health").json()["status"] != "stopping":
@@ -125,7 +130,7 @@ def test_it_outlives_the_app_unless_told_otherwise(start_family: StartFamily) ->
     (server,) = app.children()
     family.kill_app()
     psutil.wait_procs([app], timeout=LIMIT_S)
-    assert httpx.get(f"{family.url}/v1/models").status_code == 200
+    assert httpx.get(f"{family.url}/v1/models", timeout=LIMIT_S).status_code == 200
     assert server.ppid() == family.undertaker.pid
     server.terminate()
     assert family.exit_code() == 0
