@@ -160,8 +160,10 @@ class Server:
 StartServer = Callable[..., Server]
 
 
-def server_command(*flags: str, python_options: tuple[str, ...] = ()) -> list[str]:
-    return [sys.executable, *python_options, "-m", "whisper_server.api.server", *flags]
+def server_command(
+    *flags: str, python_options: tuple[str, ...] = (), module: str = "whisper_server.api.server"
+) -> list[str]:
+    return [sys.executable, *python_options, "-m", module, *flags]
 
 
 def server_environment(**variables: str) -> dict[str, str]:
@@ -174,14 +176,25 @@ def servers(folder: Path) -> Iterator[StartServer]:
     """Start real servers in a folder; all are ended when the context is left."""
     with ExitStack() as stack:
 
-        def start(*flags: str, python_options: tuple[str, ...] = (), **variables: str) -> Server:
+        def start(
+            *flags: str,
+            python_options: tuple[str, ...] = (),
+            module: str = "whisper_server.api.server",
+            pipe: int | None = None,
+            **variables: str,
+        ) -> Server:
             process = subprocess.Popen(
-                server_command("--port", "0", *flags, python_options=python_options),
+                server_command("--port", "0", *flags, python_options=python_options, module=module),
                 cwd=folder,
                 env=server_environment(**{"WHISPER_CACHE_DIR": str(folder / "cache"), **variables}),
+                stdin=pipe,
+                stdout=pipe,
                 stderr=subprocess.PIPE,
                 text=True,
             )
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    stack.callback(stream.close)
             stack.callback(_end, process)
             server = Server(process, "")
             assert process.stderr is not None

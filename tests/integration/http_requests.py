@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+import socket
 from typing import Any
 
 import httpx
@@ -40,3 +42,23 @@ def error_of(
     assert message
     assert "Traceback" not in message
     return message
+
+
+def upload_begun(address: tuple[str, int], size_bytes: int = 2) -> socket.socket:
+    """Begin an upload of JSON and return once the server is reading it: it has asked for the body."""
+    connection = socket.create_connection(address, timeout=60)
+    connection.sendall(
+        f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {size_bytes}\r\nExpect: 100-continue\r\n\r\n".encode()
+    )
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+    return connection
+
+
+def error_in(connection: socket.socket) -> tuple[str, dict[str, str]]:
+    """Read until the server closes the connection; return the status line and the error."""
+    received = b""
+    while data := connection.recv(1 << 16):
+        received += data
+    top, _, body = received.partition(b"\r\n\r\n")
+    return top.split(b"\r\n")[0].decode(), json.loads(body)["error"]

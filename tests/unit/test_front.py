@@ -33,7 +33,7 @@ async def test_front_stands_in_and_then_steps_aside() -> None:
         may_build.wait()
         return app
 
-    front = Front(build, on_failure=lambda: seen.append("failed"))
+    front = Front(build, on_failure=lambda: seen.append("failed"), drain_app=lambda _: None)
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     life = asyncio.create_task(front({"type": "lifespan", "state": {}}, events.get, answers.put))
@@ -58,7 +58,7 @@ async def test_front_that_cannot_build_says_so_once(caplog: pytest.LogCaptureFix
         raise RuntimeError("broken")
 
     stop = asyncio.Event()
-    front = Front(build, on_failure=stop.set)
+    front = Front(build, on_failure=stop.set, drain_app=lambda _: None)
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     life = asyncio.create_task(front({"type": "lifespan", "state": {}}, events.get, answers.put))
@@ -72,3 +72,37 @@ async def test_front_that_cannot_build_says_so_once(caplog: pytest.LogCaptureFix
     await events.put({"type": "lifespan.shutdown"})
     await life
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+
+
+async def test_front_that_drains_lets_nobody_wait_and_tells_the_application_once_it_is_there() -> None:
+    may_build = threading.Event()
+    is_drained = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+
+    def build() -> Any:
+        may_build.wait()
+        return app
+
+    front = Front(build, on_failure=lambda: None, drain_app=lambda _: is_drained.set())
+    events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    life = asyncio.create_task(front({"type": "lifespan", "state": {}}, events.get, answers.put))
+    await events.put({"type": "lifespan.startup"})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(front), base_url="http://localhost") as client:
+        assert (await client.get("/health")).json()["status"] == "ok"
+        waiting = asyncio.create_task(client.get("/v1/models"))
+        front.drain()
+        for response in (await waiting, await client.get("/v1/models"), await client.get("/ready")):
+            assert response.status_code == 503
+            assert "shutting down" in response.json()["error"]["message"]
+            assert response.headers["connection"] == "close"
+        assert (await client.get("/health")).json()["status"] == "stopping"
+    may_build.set()
+    await is_drained.wait()
+    await events.put({"type": "lifespan.shutdown"})
+    await life

@@ -32,6 +32,10 @@ class Model:
     def __init__(self, name: str) -> None:
         self.name = name
         self.closed = threading.Event()
+        self.drains = 0
+
+    def drain(self) -> None:
+        self.drains += 1
 
     def close(self) -> None:
         assert not self.closed.is_set()
@@ -325,6 +329,34 @@ def test_model_whose_close_fails_is_gone_all_the_same(caplog: pytest.LogCaptureF
     manager.preload("ab")
     assert set(states(manager)) == {"b"}
     assert "closing model a failed" in caplog.text
+
+
+def test_drain_lends_no_more_and_lets_leases_go_on(loader: Loader) -> None:
+    manager = make(loader)
+    manager.preload("ab")
+    lease = manager.acquire("a")
+    manager.unload("a")  # in use, so it stays until released: drained all the same
+    manager.drain()
+    manager.drain()
+    assert manager.is_draining
+    assert [model.drains for model in loader.made] == [2, 2]
+    with pytest.raises(ShuttingDown):
+        manager.acquire("b")
+    assert states(manager) == {"a": ("unloading", 1), "b": ("ready", 0)}
+    assert not lease.model.closed.is_set()
+    lease.release()
+    assert lease.model.closed.wait(LIMIT_S)
+
+
+def test_drain_answers_who_waits_for_a_load(loader: Loader, pool: ThreadPoolExecutor) -> None:
+    manager = make(loader)
+    loader.gate.clear()
+    waiting: Future[Lease[Model]] = pool.submit(manager.acquire, "a")
+    loader.wait_begun()
+    manager.drain()
+    assert isinstance(waiting.exception(LIMIT_S), ShuttingDown)
+    loader.gate.set()
+    manager.close(LIMIT_S)
 
 
 def test_close_closes_what_is_idle_and_refuses_the_rest(loader: Loader) -> None:

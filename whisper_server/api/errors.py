@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from whisper_server.core.errors import Unauthorized, WhisperServerError
+from whisper_server.core.errors import ShuttingDown, Unauthorized, WhisperServerError
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -48,8 +48,8 @@ def error_reply(error: WhisperServerError) -> ErrorReply:
         headers["x-should-retry"] = "false"
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
-    if error.status == 413:
-        headers["connection"] = "close"  # the rest of the body is not read
+    if error.status == 413 or isinstance(error, ShuttingDown):
+        headers["connection"] = "close"  # the rest of the body is not read; nobody is there any more
     # Lone surrogates come in through JSON escapes; they are no UTF-8 and must not fail here.
     body = json.dumps(error_object(error), ensure_ascii=False).encode("utf-8", "replace")
     headers["content-length"] = str(len(body))

@@ -6,8 +6,9 @@ life. So the server listens with this in front, and `build` (imports included) r
     building --> starting --> ready      what `build` returned runs its lifespan; then it gets everything
         \\------------\\----> failed      `on_failure` is called, and the process ends
 
-Until ready, /health and /ready are answered here and everything else waits. The application's lifespan
-is entered and left in one task, as its context managers demand. Standard library and core only.
+Until ready, /health and /ready are answered here and everything else waits. `drain`, in any state, ends
+the waiting and tells the application, now or once it is ready. The application's lifespan is entered and
+left in one task, as its context managers demand. Standard library and core only.
 """
 
 from __future__ import annotations
@@ -16,27 +17,36 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send
 from whisper_server.api.errors import send_error
 from whisper_server.api.health import health_body
 from whisper_server.api.middleware import RequestLogMiddleware
-from whisper_server.core.errors import ConfigError, Unavailable
+from whisper_server.core.errors import ConfigError, ShuttingDown, Unavailable
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 30.0  # that a request waits for the application; seconds on any machine in working order
 
 
-class Front:
+A = TypeVar("A", bound=ASGIApp)
+
+
+class Front(Generic[A]):
     """An ASGI application that stands in for another one until it is built."""
 
-    def __init__(self, build: Callable[[], ASGIApp], on_failure: Callable[[], None]) -> None:
-        """Take `build`, which blocks, and what is to happen if it or the lifespan's start fails."""
+    def __init__(
+        self, build: Callable[[], A], on_failure: Callable[[], None], drain_app: Callable[[A], None]
+    ) -> None:
+        """Take `build`, which blocks; what is to happen if it or the lifespan's start fails; how to drain."""
         self._build = build
         self._on_failure = on_failure
-        self._app: ASGIApp | None = None  # set once it is ready
-        self._settled = asyncio.Event()  # ready or failed
+        self._drain_app = drain_app
+        self._app: A | None = None  # set once it is ready
+        self._has_begun = False  # the application's lifespan
+        self._is_draining = False
+        self._settled = asyncio.Event()  # ready, failed or draining: nothing to wait for
         self._leave = asyncio.Event()
         self._named_stand_in = RequestLogMiddleware(self._stand_in)
         self.has_failed = False
@@ -53,6 +63,13 @@ class Front:
         elif scope["type"] == "http":
             await self._named_stand_in(scope, receive, send)
 
+    def drain(self) -> None:
+        """Let nothing new begin, and what waits be refused. Idempotent; needs the event loop's thread."""
+        self._is_draining = True
+        self._settled.set()
+        if self._app is not None:
+            self._drain_app(self._app)
+
     async def _wait(self) -> None:
         try:
             await asyncio.wait_for(self._settled.wait(), PATIENCE_S)
@@ -62,7 +79,9 @@ class Front:
     async def _stand_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
         if scope["path"] == "/health":
-            await _send_health(send)
+            await _send_health(send, is_draining=self._is_draining)
+        elif self._is_draining:
+            await send_error(send, ShuttingDown("The server is shutting down; try again later."))
         else:
             await send_error(send, Unavailable("The server is still starting; try again later."))
 
@@ -93,15 +112,18 @@ class Front:
             self._fail()
 
     async def _say_to_app(self) -> Message:
-        if not self._settled.is_set():
+        if not self._has_begun:
+            self._has_begun = True
             return {"type": "lifespan.startup"}
         await self._leave.wait()
         return {"type": "lifespan.shutdown"}
 
-    async def _hear(self, app: ASGIApp, message: Message) -> None:
+    async def _hear(self, app: A, message: Message) -> None:
         if message["type"] == "lifespan.startup.complete":
             self._app = app
             self._settled.set()
+            if self._is_draining:
+                self._drain_app(app)
 
     def _fail(self) -> None:
         self._app = None
@@ -110,8 +132,8 @@ class Front:
         self._on_failure()
 
 
-async def _send_health(send: Send) -> None:
-    body = json.dumps(health_body()).encode()
+async def _send_health(send: Send, *, is_draining: bool) -> None:
+    body = json.dumps(health_body(is_draining=is_draining)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

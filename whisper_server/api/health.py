@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 _STARTED_AT = time.monotonic()  # a process starts once; imported first of all
 
 
-def health_body(models: Iterable[ModelState] = ()) -> dict[str, Any]:
+def health_body(models: Iterable[ModelState] = (), *, is_draining: bool = False) -> dict[str, Any]:
     """Return the body of /health; `models` are those in memory or on their way.
 
     The status is "degraded" while a model's engine was lost and is being loaded anew.
     """
     models = list(models)
+    is_degraded = any(model.state == "degraded" for model in models)
     return {
-        "status": "degraded" if any(model.state == "degraded" for model in models) else "ok",
+        "status": "stopping" if is_draining else "degraded" if is_degraded else "ok",
         "version": __version__,
         "uptime_s": round(time.monotonic() - _STARTED_AT, 3),
         "models": [

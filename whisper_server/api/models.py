@@ -118,9 +118,9 @@ class ModelHealth(BaseModel):
 
 
 class HealthReply(BaseModel):
-    """The server lives."""
+    """The server lives; `stopping` says that it takes no new work and ends soon."""
 
-    status: Literal["ok", "degraded"]
+    status: Literal["ok", "degraded", "stopping"]
     version: str
     uptime_s: float
     models: list[ModelHealth]

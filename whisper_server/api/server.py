@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import math
+import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,6 +23,7 @@ import uvicorn
 
 from whisper_server.api.flags import parse_flags
 from whisper_server.api.front import Front
+from whisper_server.api.parents import open_watches, watching
 from whisper_server.api.sockets import is_loopback, listen, url_of
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
@@ -30,10 +34,21 @@ from whisper_server.services.catalog import Catalog
 if TYPE_CHECKING:
     from socket import socket
 
-    from whisper_server.api.asgi import ASGIApp
+    from fastapi import FastAPI
+
+    from whisper_server.core.parent import Watch
+
+log = logging.getLogger(__name__)
 
 BAD_SETTING = 2
 CANNOT_START = 1
+
+_LAST_WORDS_S = 1.0  # for a request that is cut short to say so, and for its client to hear it
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if sys.platform == "win32":
+    # TerminateProcess, which is `terminate()` there, cannot be caught. Who wants an end in order starts the
+    # server with CREATE_NEW_PROCESS_GROUP and sends it CTRL_BREAK_EVENT, as uvicorn has it.
+    _SIGNALS.append(signal.SIGBREAK)
 
 
 def run() -> None:
@@ -44,6 +59,7 @@ def run() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until a signal ends it; return the exit code."""
+    parent_pid = os.getppid()  # first of all: it changes when the parent ends
     try:
         settings = read_settings(argv)
     except ConfigError as error:
@@ -51,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_level)
     try:
         check_exposure(settings)
+        watches = open_watches(settings, parent_pid)
         sockets = listen(settings.host, settings.port)
     except ConfigError as error:
         return _fail(str(error), BAD_SETTING)
@@ -61,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Not a log line: who asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
     sys.stderr.flush()
-    return serve(settings, sockets)
+    return serve(settings, sockets, watches)
 
 
 def read_settings(argv: Sequence[str] | None) -> Settings:
@@ -98,12 +115,12 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
-def serve(settings: Settings, sockets: list[socket]) -> int:
-    """Serve on these sockets until a signal comes; return the exit code."""
+def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch]) -> int:
+    """Serve on these sockets until a signal comes or a watched process ends; return the exit code."""
 
     from whisper_server.api.protocol import PatientProtocol  # noqa: PLC0415  (not before the port is bound)
 
-    def build() -> ASGIApp:
+    def build() -> FastAPI:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
 
         app = create_app(settings)
@@ -114,7 +131,7 @@ def serve(settings: Settings, sockets: list[socket]) -> int:
     def stop() -> None:
         server.should_exit = True
 
-    front = Front(build, on_failure=stop)
+    front = Front(build, on_failure=stop, drain_app=lambda app: app.state.services.drain())
     config = uvicorn.Config(
         front,
         loop="asyncio",
@@ -125,33 +142,72 @@ def serve(settings: Settings, sockets: list[socket]) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s),
     )
-    server = _Server(config)
-    asyncio.run(server.serve(sockets=sockets))
+    server = _Server(config, front.drain, settings.shutdown_grace_s)
+
+    async def live() -> None:
+        with watching(watches, server.stop):
+            await server.serve(sockets=sockets)
+
+    asyncio.run(live())
     return CANNOT_START if front.has_failed else 0
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that ends with exit code 0 when asked to, and at once when asked twice."""
+    """Uvicorn that ends in order, with exit code 0, when asked to, and at once when asked twice.
+
+    Asked to, it takes no new work from that moment on: connections are accepted for the tenth of a second
+    until uvicorn looks, then nobody listens and the port is free for a successor; there and on connections
+    that are open, until the last request is done, /ready says no and new work gets its 503. What has
+    begun may finish within the grace period, then it is cancelled, and `ErrorMiddleware` says so.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], grace_s: float) -> None:
+        """Take `drain`, which lets nothing new begin; it may be called more than once."""
+        super().__init__(config)
+        self._drain = drain
+        self._grace_s = grace_s
+
+    def stop(self) -> None:
+        """Begin the end. Idempotent; needs the event loop's thread."""
+        self.should_exit = True
+        self._drain()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at the first signal; uvicorn would raise it once more at the end, and die of it."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        loop = asyncio.get_running_loop()
+
+        def stop_or_end(_number: int, _frame: FrameType | None) -> None:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            loop.call_soon_threadsafe(self.stop)
+
+        before = {number: signal.signal(number, stop_or_end) for number in _SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Shut down gracefully; the second signal ends the process."""
-        del sig, frame
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        self.should_exit = True
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Stop listening, let what runs finish, and end the rest with an answer."""
+        self._drain()
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        deadline = time.monotonic() + self._grace_s
+        while self.server_state.tasks and (left_s := deadline - time.monotonic()) > 0:
+            await asyncio.wait(set(self.server_state.tasks), timeout=left_s)
+        late = set(self.server_state.tasks)
+        if late:
+            log.warning("%d requests are cut short: the grace period is over", len(late))
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=_LAST_WORDS_S)
+        # What is left is for clients to take their replies; uvicorn waits and then closes everything.
+        left_s = max(deadline - time.monotonic(), _LAST_WORDS_S)
+        self.config.timeout_graceful_shutdown = math.ceil(left_s)
+        await super().shutdown(sockets)
 
 
 def _fail(message: str, code: int) -> int:

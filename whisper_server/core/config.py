@@ -169,6 +169,17 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that running work gets to finish after SIGTERM.",
     )
+    exit_with_parent: bool = Field(
+        False,
+        alias="WHISPER_EXIT_WITH_PARENT",
+        description="End, as after SIGTERM, when the process that started the server has ended.",
+    )
+    parent_pid: int = Field(
+        0,
+        alias="WHISPER_PARENT_PID",
+        ge=0,
+        description="End, as after SIGTERM, when this process has ended, parent or not; 0: none.",
+    )
 
     @field_validator("allowed_origins", "allowed_hosts", "models", "preload", mode="before")
     @classmethod

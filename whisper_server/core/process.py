@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,7 @@ def leave(code: int) -> NoReturn:
     if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with suppress(OSError):  # who read it may have ended before us
+                stream.flush()
         os._exit(code)
     sys.exit(code)

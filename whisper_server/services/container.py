@@ -38,6 +38,10 @@ class Services:
     admission: Admission
     metrics: Watcher
 
+    def drain(self) -> None:
+        """Take no new requests; those that have begun go on until they end or the services close."""
+        self.models.drain()
+
 
 @contextlib.asynccontextmanager
 async def open_services(settings: Settings, metrics: Watcher | None = None) -> AsyncIterator[Services]:

@@ -64,6 +64,10 @@ class WhisperModel:
         """Whether its engine was lost for good; only another load helps."""
         return self.scheduler.is_broken
 
+    def drain(self) -> None:
+        """Refuse requests that have not begun, now and from now on; does not block."""
+        self.scheduler.drain()
+
     def close(self) -> None:
         """Refuse what waits, finish what runs, give the memory back; blocks."""
         self.scheduler.close()

@@ -35,6 +35,10 @@ class LoadedModel(Protocol):
         """Whether only another load helps."""
         ...
 
+    def drain(self) -> None:
+        """Refuse requests that have not begun, now and from now on; must not block."""
+        ...
+
     def close(self) -> None:
         """Give the memory back; blocks, is called once, and nobody uses the model afterwards."""
         ...

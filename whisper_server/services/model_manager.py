@@ -30,6 +30,8 @@ __all__ = ["Lease", "LoadedModel", "ModelManager", "ModelState"]
 
 log = logging.getLogger(__name__)
 
+SHUTTING_DOWN = "The server is shutting down; try again later."
+
 
 class ModelManager(Generic[M]):
     """Loads models once, lends them, and lets the least recently used one go. Thread-safe."""
@@ -42,7 +44,7 @@ class ModelManager(Generic[M]):
         self._changed = threading.Condition()
         self._table: OrderedDict[str, Entry[M]] = OrderedDict()  # by canonical name; used last is last
         self._leaving: set[Entry[M]] = set()
-        self._is_closing = False
+        self.is_draining = False  # takes no new users; read by anyone, set under the lock
 
     def acquire(self, name: str) -> Lease[M]:
         """Return a lease on the model, loading it first where needed; blocks.
@@ -51,7 +53,7 @@ class ModelManager(Generic[M]):
             ModelNotFound: nobody configured the name.
             Unavailable: every place is taken by a model in use.
             ModelUnavailable: it cannot be loaded; the next call tries again.
-            ShuttingDown: the manager is closing.
+            ShuttingDown: the manager is draining or closed.
         """
         entry = self._reserve(name)
         try:
@@ -101,20 +103,39 @@ class ModelManager(Generic[M]):
         with self._changed:
             return [entry.state() for entry in (*self._leaving, *self._table.values())]
 
+    def check_open(self) -> None:
+        """Check that models are lent.
+
+        Raises:
+            ShuttingDown: no longer.
+        """
+        if self.is_draining:
+            raise ShuttingDown(SHUTTING_DOWN)
+
+    def drain(self) -> None:
+        """Lend no more, and let each model refuse what has not begun. Idempotent; does not block.
+
+        Who waits for a load gets `ShuttingDown` at once. Leases go on.
+        """
+        with self._changed:
+            self.is_draining = True
+            entries = [*self._leaving, *self._table.values()]
+            waited_for = [entry for entry in entries if entry.loading]
+            models = [entry.model for entry in entries if entry.model is not None]
+        for entry in waited_for:
+            entry.resolve(ShuttingDown(SHUTTING_DOWN))
+        for model in models:
+            model.drain()
+
     def close(self, timeout: float) -> None:
         """Let every model go; wait at most `timeout` seconds for those in use. Idempotent.
 
-        Waiters get `ShuttingDown` at once; loads are not waited for. A model still in use afterwards is
-        closed by its last user.
+        Drains first; loads are not waited for. A model still in use afterwards is closed by its last user.
         """
+        self.drain()
         with self._changed:
-            self._is_closing = True
-            entries = list(self._table.values())
-            for entry in entries:
+            for entry in list(self._table.values()):
                 self._retire(entry)
-        for entry in entries:
-            entry.resolve(ShuttingDown("The server is shutting down."))
-        with self._changed:
             if not self._changed.wait_for(lambda: all(entry.loading for entry in self._leaving), timeout):
                 names = ", ".join(entry.source.name for entry in self._leaving if not entry.loading)
                 log.warning("models still in use at shutdown: %s", names)
@@ -123,8 +144,7 @@ class ModelManager(Generic[M]):
         """Return the entry of `name` with one more lease on it, starting its load where it is new."""
         source = self._catalog.resolve(name)
         with self._changed:
-            if self._is_closing:
-                raise ShuttingDown("The server is shutting down.")
+            self.check_open()
             entry = self._table.get(source.name)
             if entry is not None and entry.model is not None and entry.model.is_broken:
                 self._retire(entry)
@@ -192,16 +212,15 @@ class ModelManager(Generic[M]):
         with self._changed:
             entry.loading = False
             entry.model = model
-            is_wanted = not self._is_closing
+            is_wanted = not self.is_draining
             self._close_if_unused(entry)
-        entry.resolve(model if is_wanted else ShuttingDown("The server is shutting down."))
+        entry.resolve(model if is_wanted else ShuttingDown(SHUTTING_DOWN))
 
     def _wait_for_memory(self) -> None:
         """Wait until the models that are on their way out are gone."""
         with self._changed:
             self._changed.wait_for(lambda: not any(entry.is_unused for entry in self._leaving))
-            if self._is_closing:
-                raise ShuttingDown("The server is shutting down.")
+            self.check_open()
 
     def _forget(self, entry: Entry[M]) -> None:
         with self._changed:
