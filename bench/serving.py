@@ -43,6 +43,8 @@ def measure(setup: Setup, plan: Plan, servers: list[str], open_servers: list[str
             began = time.perf_counter()
             visits.append(visit(name, setup, plan if name in open_servers else without, seed=run))
             took_s = time.perf_counter() - began
+            with (setup.build / "visits.jsonl").open("a") as log:  # what a run that is cut off leaves
+                log.write(json.dumps({"size": setup.size, **asdict(visits[-1])}) + "\n")
             print(f"{setup.size}, run {run + 1}: {name} took {took_s:.0f} s", file=sys.stderr)
     return visits
 
