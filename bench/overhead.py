@@ -1,0 +1,106 @@
+"""What the server costs over its bare engine: `python -m bench.overhead [--sizes tiny] [--runs 5]`.
+
+The engine is loaded in this process and kept full with windows that are ready: no HTTP, no decoding of
+audio, no voice detection, no spectrograms. The server answers 16 clients that send the same clips, one window
+each. Both run by turns, on the same cores; those of the load generator are taken from the server's share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+
+from bench import audio, environments
+from bench.figures import Spread, table
+from bench.grow import SHAPES
+from bench.servers import OURS, Setup, Started, checkpoint, running
+from bench.visit import load
+from whisper_server.core.config import load_settings
+from whisper_server.core.types import Decoded, DecodeOptions, Window, WindowJob
+from whisper_server.services import vad, windows
+from whisper_server.services.audio_processor import AudioProcessor
+from whisper_server.services.catalog import Catalog
+from whisper_server.services.loader import ModelLoader, WhisperModel
+
+CLIENTS = 16
+
+
+def ready_windows(n_mels: int) -> list[Window]:
+    """Return the windows of the mix; every clip is one."""
+    processor = AudioProcessor(max_bytes=1 << 30, max_seconds=3600)
+    found: list[Window] = []
+    for clip in audio.mix():
+        with processor.open(clip.data) as stream:
+            (window,) = [each for each in windows.pack(vad.steps(stream.blocks()), n_mels) if each]
+            found.append(window)
+    return found
+
+
+def engine_per_s(model: WhisperModel, ready: list[Window], n_requests: int, beam: int) -> float:
+    """Return windows per second where as many wait as the server has clients."""
+    options = DecodeOptions(beam_size=beam)
+    jobs = itertools.islice(itertools.cycle(ready), n_requests)
+    start = time.perf_counter()
+    waiting: set[Future[Decoded]] = set()
+    for window in jobs:
+        if len(waiting) == CLIENTS:
+            _, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        waiting.add(model.scheduler.submit(WindowJob(window, language=None), options))
+    wait(waiting)
+    return n_requests / (time.perf_counter() - start)
+
+
+def server_per_s(server: Started, name: str, n_requests: int) -> float:
+    """Return requests per second of the server with its clients."""
+    flags = ("--clients", str(CLIENTS), "--requests", str(n_requests))
+    outcome = load(server, name, *flags)
+    assert all(reply["status"] == 200 for reply in outcome["replies"])
+    return float(n_requests / outcome["wall_s"])
+
+
+def measure(setup: Setup, runs: int, seconds: float) -> list[tuple[float, float]]:
+    """Return (engine, server) in requests per second, by turns."""
+    os.environ["OMP_NUM_THREADS"] = str(setup.cores)
+    overrides = {"model": str(checkpoint(setup)), "cache_dir": str(setup.build / "cache"), "offline": True}
+    settings = load_settings(overrides)
+    catalog = Catalog(settings)
+    model = ModelLoader(settings)(catalog.resolve(catalog.default))
+    try:
+        ready = ready_windows(model.engine.info.n_mels)
+        n_requests = max(CLIENTS, round(seconds * engine_per_s(model, ready, CLIENTS, settings.beam_size)))
+        with running(OURS, setup) as server:
+            server_per_s(server, checkpoint(setup).name, CLIENTS)
+            return [
+                (
+                    engine_per_s(model, ready, n_requests, settings.beam_size),
+                    server_per_s(server, checkpoint(setup).name, n_requests),
+                )
+                for _ in range(runs)
+            ]
+    finally:
+        model.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["tiny"], choices=("nano", *SHAPES))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=12.0, help="about how long each takes")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--build", type=Path, default=environments.BUILD)
+    args = parser.parse_args()
+    rows = []
+    for size in args.sizes:
+        pairs = measure(Setup(size, cores=args.cores, build=args.build.resolve()), args.runs, args.seconds)
+        engine, server = (Spread.of([pair[side] for pair in pairs]) for side in (0, 1))
+        share = Spread.of([100 * through / bare for bare, through in pairs])
+        rows.append([size, engine.shown(2), server.shown(2), share.shown(1)])
+    print(table(["median (min - max)", "engine, windows/s", "server, requests/s", "share, %"], rows))
+
+
+if __name__ == "__main__":
+    main()
