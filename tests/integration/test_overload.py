@@ -14,9 +14,8 @@ import pytest
 
 from tests.conftest import OpenClient, Sample, Server, StartServer
 from tests.integration.asgi_client import StreamingClient
-from tests.integration.http_requests import HEARD, URL, b64, error_of, form
+from tests.integration.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
 from tests.integration.long_audio import speak_for
-from tests.integration.test_lifecycle import reply_of, upload_begun
 from tests.unit.audio_files import wav_bytes
 from whisper_server.services.engines import fake
 from whisper_server.services.transcriber import TranscribeParams
@@ -300,17 +299,17 @@ def single(start_server: StartServer) -> Server:
 def test_a_client_that_uploads_sees_the_429_and_no_reset(single: Server, speech: Sample) -> None:
     body = b"x" * 20_000_000
     top = f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with upload_begun(single) as first:
+    with upload_begun(single.address) as first:
         with socket.create_connection(single.address, timeout=60) as late:
             late.sendall(f"{top}Content-Length: {len(body)}\r\n\r\n".encode())
             late.sendall(body)
-            status, error = reply_of(late)  # reads to the end: a reset would raise
+            status, error = error_in(late)  # reads to the end: a reset would raise
             assert status == "HTTP/1.1 429 Too Many Requests"
             assert error["code"] == CODE
         overload_of(httpx.post(f"{single.url}{URL}", files={"file": body}))
         with socket.create_connection(single.address, timeout=60) as asking:
             asking.sendall(f"{top}Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n".encode())
-            status, _ = reply_of(asking)  # it was told before it sent anything
+            status, _ = error_in(asking)  # it was told before it sent anything
             assert status == "HTTP/1.1 429 Too Many Requests"
         assert httpx.get(f"{single.url}/ready").status_code == 503
         first.sendall(b"{}")
@@ -320,7 +319,7 @@ def test_a_client_that_uploads_sees_the_429_and_no_reset(single: Server, speech:
 
 
 def test_a_client_that_hangs_up_in_its_upload_frees_its_place(single: Server) -> None:
-    with upload_begun(single):
+    with upload_begun(single.address):
         assert httpx.get(f"{single.url}/ready").status_code == 503
     while httpx.get(f"{single.url}/ready").status_code != 200:
         pass

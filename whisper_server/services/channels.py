@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import string
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from whisper_server.core.types import Samples
     from whisper_server.services.audio_processor import AudioStream
-    from whisper_server.services.transcriber import TranscribeParams, Transcription
+    from whisper_server.services.params import TranscribeParams
+    from whisper_server.services.pool import WorkPool
+    from whisper_server.services.transcriber import Transcription
 
 MAX_CHANNELS = 8  # lines that one request may keep open
 STEP_SAMPLES = SAMPLE_RATE // 10  # 100 ms: shorter than a word
@@ -132,6 +134,36 @@ def labels(names: Sequence[str], n_channels: int) -> tuple[str, ...]:
             free = (each for each in string.ascii_uppercase if each not in found)
             found[channel] = letter if letter not in found else next(free)
     return tuple(found)
+
+
+async def converse(
+    mixed: Transcription,
+    names: Sequence[str],
+    pool: WorkPool,
+    line: Callable[[int], Awaitable[Transcription]],
+) -> Conversation:
+    """Read the file once to compare its channels, then open a `line` for each; closes `mixed`.
+
+    Raises:
+        InvalidRequest: there are too few channels or too many, or more names than channels, or all
+            channels carry the same sound.
+    """
+    n_channels = mixed.audio.info.channels
+    with contextlib.ExitStack() as opened:
+        opened.callback(mixed.audio.close)
+        check_channels(n_channels)
+        found = labels(names, n_channels)
+        survey = Survey(n_channels)
+        steps = pool.iterate(measured(mixed.audio, survey))
+        async with contextlib.aclosing(steps):  # type: ignore[type-var]
+            async for _ in steps:
+                pass
+        lines = []
+        for channel in range(n_channels):
+            lines.append(await line(channel))
+            opened.callback(lines[-1].audio.close)
+        opened.pop_all()
+    return Conversation(tuple(lines), found, survey)
 
 
 @dataclass(slots=True)

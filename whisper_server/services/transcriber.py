@@ -84,40 +84,17 @@ class Transcriber:
             PayloadTooLarge: the source is larger than the limit.
         """
         self._catalog.resolve(params.model)
-        if params.speakers is not None:
-            return await self._open_channels(source, params, params.speakers)
-        return await self._open_line(source, params)
 
-    async def _open_line(
-        self, source: AudioSource, params: TranscribeParams, channel: int | None = None
-    ) -> Transcription:
-        # A caller that is cancelled meanwhile must not leave the opened stream behind.
-        stream = await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
-        return Transcription(stream, params, self._models, self._pool, self._options(params), self._use_vad)
+        async def line(channel: int | None = None) -> Transcription:
+            # A caller that is cancelled meanwhile must not leave the opened stream behind.
+            stream = await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
+            options = self._options(params)
+            return Transcription(stream, params, self._models, self._pool, options, self._use_vad)
 
-    async def _open_channels(
-        self, source: AudioSource, params: TranscribeParams, names: tuple[str, ...]
-    ) -> channels.Conversation:
-        """Read the file once to compare its channels, then open it once for each."""
+        if params.speakers is None:
+            return await line()
         assert not hasattr(source, "read"), "a file object cannot be read by several at once"
-        stream = await self._pool.run(self._audio.open, source, unclaimed=AudioStream.close)
-        n_channels = stream.info.channels
-        with contextlib.ExitStack() as opened:
-            opened.callback(stream.close)
-            channels.check_channels(n_channels)
-            labels = channels.labels(names, n_channels)
-            survey = channels.Survey(n_channels)
-            steps = self._pool.iterate(channels.measured(stream, survey))
-            async with contextlib.aclosing(steps):  # type: ignore[type-var]
-                async for _ in steps:
-                    pass
-            lines = []
-            for channel in range(n_channels):
-                line = await self._open_line(source, params, channel)
-                opened.callback(line.audio.close)
-                lines.append(line)
-            opened.pop_all()
-        return channels.Conversation(tuple(lines), labels, survey)
+        return await channels.converse(await line(), params.speakers, self._pool, line)
 
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
