@@ -104,10 +104,12 @@ class ModelLoader:
         engine = load_engine(self._folder(source), spec, settings.cache_dir)
         info = engine.info
         log.info(
-            "model %s loaded in %.2f s: engine=%s device=%s compute_type=%s max_batch=%d workers=%d",
+            "model %s loaded in %.2f s: engine=%s encoder=%s device=%s compute_type=%s"
+            " max_batch=%d workers=%d",
             source.name,
             time.monotonic() - started,
             info.engine,
+            info.encoder or info.engine,
             info.device,
             info.compute_type,
             info.max_batch,

@@ -11,7 +11,6 @@ place, so that two processes may convert at once and a crash leaves nothing that
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import re
@@ -20,22 +19,21 @@ import struct
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.checkpoint import (
     Checkpoint,
     broken,
-    language_ids,
     load_tokenizer,
     read_config,
     read_json,
     vocabulary,
     weight_files,
 )
-
-if TYPE_CHECKING:
-    from whisper_server.services.engines.checkpoint import Tensor
+from whisper_server.services.engines.encoder_graph import FILE_NAME as ENCODER_FILE
+from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder
+from whisper_server.services.engines.spec import set_config, whisper_spec
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +44,13 @@ STALE_S = 3600.0  # age after which a temporary folder was left by a crash; the 
 SPEC_NAME = "WhisperSpec"  # in the header of model.bin
 
 
-def ensure_converted(folder: Path, cache_dir: Path, quantization: str) -> Path:
+def ensure_converted(folder: Path, cache_dir: Path, quantization: str, encoder: str | None = None) -> Path:
     """Return a CTranslate2 folder for the model in `folder`; blocks, seconds to minutes the first time.
 
     A folder that is CTranslate2's already is returned as it is. `quantization` is one of CTranslate2's
-    storage types: int8, float16, float32, ...
+    storage types: int8, float16, float32, ... With `encoder`, one of `encoder_graph.GRAPHS`, the folder
+    gets an ONNX encoder, and model.bin only one encoder layer, which CTranslate2 wants to see: else its
+    unused copy of the encoder would stand in memory.
 
     Raises:
         ModelUnavailable: it is no Whisper model in safetensors or CTranslate2 format, it is damaged, or
@@ -58,15 +58,17 @@ def ensure_converted(folder: Path, cache_dir: Path, quantization: str) -> Path:
     """
     try:
         if _is_ctranslate2(folder):
+            if not encoder and (folder / ENCODER_FILE).is_file():
+                raise broken(folder, "its encoder is for onnxruntime on CPUs, in int8 or float32")
             return folder
         config = read_config(folder)
         home = cache_dir / "converted"
-        target = home / _key(folder, quantization)
+        target = home / _key(folder, f"{quantization}-onnx-{encoder}" if encoder else quantization)
         if _is_whole(target):
             return target
         home.mkdir(parents=True, exist_ok=True)
         _remove_stale(home)
-        _convert(folder, config, target, quantization)
+        _convert(folder, config, target, quantization, encoder)
     except OSError as error:
         raise ModelUnavailable(
             f"The model folder {folder.name!r} cannot be converted: {error.strerror or error}."
@@ -94,15 +96,15 @@ def _is_ctranslate2(folder: Path) -> bool:
     return True
 
 
-def _key(folder: Path, quantization: str) -> str:
+def _key(folder: Path, variant: str) -> str:
     """Return a name that changes when anything the conversion reads changes."""
-    digest = hashlib.sha256(f"{VERSION} {quantization} {folder.resolve()}".encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256(f"{VERSION} {variant} {folder.resolve()}".encode("utf-8", "surrogateescape"))
     digest.update((folder / "config.json").read_bytes())
     for path in sorted({*folder.glob("*.json"), *folder.glob("*.txt"), *weight_files(folder)}):
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name)[:40]
-    return f"{plain}-{quantization}-{digest.hexdigest()[:16]}"
+    return f"{plain}-{variant}-{digest.hexdigest()[:16]}"
 
 
 def _is_whole(target: Path) -> bool:
@@ -124,13 +126,15 @@ def _remove_stale(home: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _convert(folder: Path, config: dict[str, Any], target: Path, quantization: str) -> None:
+def _convert(
+    folder: Path, config: dict[str, Any], target: Path, quantization: str, encoder: str | None
+) -> None:
     started = time.monotonic()
     log.info("converting %s to CTranslate2 %s", folder.name, quantization)
     temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
     temporary.mkdir()
     try:
-        _write(folder, config, temporary, quantization)
+        _write(folder, config, temporary, quantization, encoder)
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
         (temporary / MARKER).write_text(json.dumps({"files": sizes}), encoding="utf-8")
         if target.exists() and not _is_whole(target):
@@ -145,11 +149,16 @@ def _convert(folder: Path, config: dict[str, Any], target: Path, quantization: s
     log.info("converted %s in %.1f s", folder.name, time.monotonic() - started)
 
 
-def _write(folder: Path, config: dict[str, Any], output: Path, quantization: str) -> None:
+def _write(
+    folder: Path, config: dict[str, Any], output: Path, quantization: str, encoder: str | None
+) -> None:
     tokenizer = load_tokenizer(folder)
+    checkpoint = Checkpoint(folder)
     try:
-        spec = _spec(Checkpoint(folder), config)
-        _set_config(spec.config, config, read_json(folder, "generation_config.json"), tokenizer)
+        if encoder:
+            _write_encoder(checkpoint, config, output, encoder)
+        spec = whisper_spec(checkpoint, {**config, "encoder_layers": 1} if encoder else config)
+        set_config(spec.config, config, read_json(folder, "generation_config.json"), tokenizer)
         spec.register_vocabulary(vocabulary(tokenizer, config["vocab_size"]))
         spec.validate()
         spec.optimize(quantization=quantization)
@@ -162,86 +171,11 @@ def _write(folder: Path, config: dict[str, Any], output: Path, quantization: str
             shutil.copyfile(folder / name, output / name)
 
 
-def _spec(checkpoint: Checkpoint, config: dict[str, Any]) -> Any:
-    """Return CTranslate2's description of the model, filled with the weights."""
-    from ctranslate2.specs import WhisperSpec  # noqa: PLC0415  (only when a model is converted)
-
-    spec = WhisperSpec(
-        config["encoder_layers"],
-        config["encoder_attention_heads"],
-        config["decoder_layers"],
-        config["decoder_attention_heads"],
+def _write_encoder(checkpoint: Checkpoint, config: dict[str, Any], output: Path, encoder: str) -> None:
+    write_encoder(
+        output / ENCODER_FILE,
+        lambda name: checkpoint.tensor(f"encoder.{name}"),
+        layers=config["encoder_layers"],
+        heads=config["encoder_attention_heads"],
+        graph=GRAPHS[encoder],
     )
-    fill = _Filler(checkpoint, config.get("dtype") or config.get("torch_dtype"))
-    fill.linear(spec.encoder.conv1, "encoder.conv1")
-    fill.linear(spec.encoder.conv2, "encoder.conv2")
-    for stack, name in ((spec.encoder, "encoder"), (spec.decoder, "decoder")):
-        stack.position_encodings.encodings = fill.tensor(f"{name}.embed_positions.weight")
-        fill.norm(stack.layer_norm, f"{name}.layer_norm")
-        for index, layer in enumerate(stack.layer):
-            fill.layer(layer, f"{name}.layers.{index}")
-    embeddings = fill.tensor("decoder.embed_tokens.weight")
-    spec.decoder.embeddings.weight = embeddings
-    is_tied = "proj_out.weight" not in checkpoint
-    spec.decoder.projection.weight = embeddings if is_tied else fill.tensor("proj_out.weight")
-    return spec
-
-
-class _Filler:
-    """Moves tensors from a checkpoint into CTranslate2's layers."""
-
-    def __init__(self, checkpoint: Checkpoint, dtype: object) -> None:
-        """Take the number format that config.json names; others leave tensors as they are stored."""
-        self._checkpoint = checkpoint
-        self._dtype = dtype if dtype in {"float16", "float32"} else None
-
-    def tensor(self, name: str) -> Tensor:
-        tensor = self._checkpoint.tensor(name)
-        return tensor.astype(self._dtype, copy=False) if self._dtype else tensor
-
-    def norm(self, spec: Any, name: str) -> None:
-        spec.gamma, spec.beta = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
-
-    def linear(self, spec: Any, *names: str) -> None:
-        """Set one linear or convolution layer, stacked from several; keys have no bias in Whisper."""
-        import numpy as np  # noqa: PLC0415  (only when a model is converted)
-
-        weights = [self.tensor(f"{name}.weight") for name in names]
-        spec.weight = weights[0] if len(weights) == 1 else np.concatenate(weights)
-        spec.bias = np.concatenate(
-            [
-                np.zeros(len(weight), dtype=weight.dtype)
-                if name.endswith("k_proj")
-                else self.tensor(f"{name}.bias")
-                for name, weight in zip(names, weights, strict=True)
-            ]
-        )
-
-    def layer(self, spec: Any, name: str) -> None:
-        """Set an encoder layer, or a decoder layer, which has cross-attention too."""
-        own = f"{name}.self_attn"
-        self.linear(spec.self_attention.linear[0], f"{own}.q_proj", f"{own}.k_proj", f"{own}.v_proj")
-        self.linear(spec.self_attention.linear[1], f"{own}.out_proj")
-        self.norm(spec.self_attention.layer_norm, f"{name}.self_attn_layer_norm")
-        if hasattr(spec, "attention"):
-            cross = f"{name}.encoder_attn"
-            self.linear(spec.attention.linear[0], f"{cross}.q_proj")
-            self.linear(spec.attention.linear[1], f"{cross}.k_proj", f"{cross}.v_proj")
-            self.linear(spec.attention.linear[2], f"{cross}.out_proj")
-            self.norm(spec.attention.layer_norm, f"{name}.encoder_attn_layer_norm")
-        self.linear(spec.ffn.linear_0, f"{name}.fc1")
-        self.linear(spec.ffn.linear_1, f"{name}.fc2")
-        self.norm(spec.ffn.layer_norm, f"{name}.final_layer_norm")
-
-
-def _set_config(spec_config: Any, config: dict[str, Any], generation: dict[str, Any], tokenizer: Any) -> None:
-    """Set what CTranslate2 keeps beside the weights: suppressed tokens, languages, alignment heads."""
-    source = generation or config
-    spec_config.suppress_ids = source.get("suppress_tokens")
-    spec_config.suppress_ids_begin = source.get("begin_suppress_tokens")
-    languages = generation.get("lang_to_id")
-    spec_config.lang_ids = sorted(languages.values()) if languages else language_ids(tokenizer)
-    layers, heads = config["decoder_layers"], config["decoder_attention_heads"]
-    # By default the upper half of the decoder, as in openai/whisper's model.py.
-    upper_half = list(itertools.product(range(layers // 2, layers), range(heads)))
-    spec_config.alignment_heads = generation.get("alignment_heads") or upper_half
