@@ -58,13 +58,16 @@ class ModelLoader:
         scheduler = Scheduler(WindowDecoder(engine).decode, max_batch=engine.info.max_batch, name=source.name)
         info = engine.info
         log.info(
-            "model %s loaded in %.2f s: engine=%s device=%s compute_type=%s max_batch=%d",
+            "model %s loaded in %.2f s: engine=%s encoder=%s device=%s compute_type=%s"
+            " max_batch=%d workers=%d",
             source.name,
             time.monotonic() - started,
             info.engine,
+            info.encoder or info.engine,
             info.device,
             info.compute_type,
             info.max_batch,
+            info.workers,
         )
         return WhisperModel(source.name, engine, scheduler)
 

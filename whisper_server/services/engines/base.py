@@ -25,6 +25,7 @@ class EngineInfo:
     max_batch: int  # windows that one call gains from
     workers: int  # calls at once that the device gains from
     memory_bytes: int  # weights in memory, near enough to budget with
+    encoder: str = ""  # what runs the encoder: "ctranslate2", "onnxruntime int8"
 
 
 @dataclass(frozen=True, slots=True)

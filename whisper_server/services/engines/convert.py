@@ -31,6 +31,8 @@ from whisper_server.services.engines.checkpoint import (
     vocabulary,
     weight_files,
 )
+from whisper_server.services.engines.encoder_graph import FILE_NAME as ENCODER_FILE
+from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder
 from whisper_server.services.engines.spec import set_config, whisper_spec
 
 log = logging.getLogger(__name__)
@@ -42,11 +44,13 @@ STALE_S = 3600.0  # age after which a temporary folder was left by a crash; the 
 SPEC_NAME = "WhisperSpec"  # in the header of model.bin
 
 
-def ensure_converted(folder: Path, cache_dir: Path, quantization: str) -> Path:
+def ensure_converted(folder: Path, cache_dir: Path, quantization: str, encoder: str | None = None) -> Path:
     """Return a CTranslate2 folder for the model in `folder`; blocks, seconds to minutes the first time.
 
     A folder that is CTranslate2's already is returned as it is. `quantization` is one of CTranslate2's
-    storage types: int8, float16, float32, ...
+    storage types: int8, float16, float32, ... With `encoder`, one of `encoder_graph.GRAPHS`, the folder
+    gets an ONNX encoder, and model.bin only one encoder layer, which CTranslate2 wants to see: else its
+    unused copy of the encoder would stand in memory.
 
     Raises:
         ModelUnavailable: it is no Whisper model in safetensors or CTranslate2 format, it is damaged, or
@@ -54,15 +58,17 @@ def ensure_converted(folder: Path, cache_dir: Path, quantization: str) -> Path:
     """
     try:
         if _is_ctranslate2(folder):
+            if not encoder and (folder / ENCODER_FILE).is_file():
+                raise broken(folder, "its encoder is for onnxruntime on CPUs, in int8 or float32")
             return folder
         config = read_config(folder)
         home = cache_dir / "converted"
-        target = home / _key(folder, quantization)
+        target = home / _key(folder, f"{quantization}-onnx-{encoder}" if encoder else quantization)
         if _is_whole(target):
             return target
         home.mkdir(parents=True, exist_ok=True)
         _remove_stale(home)
-        _convert(folder, config, target, quantization)
+        _convert(folder, config, target, quantization, encoder)
     except OSError as error:
         raise ModelUnavailable(
             f"The model folder {folder.name!r} cannot be converted: {error.strerror or error}."
@@ -90,15 +96,15 @@ def _is_ctranslate2(folder: Path) -> bool:
     return True
 
 
-def _key(folder: Path, quantization: str) -> str:
+def _key(folder: Path, variant: str) -> str:
     """Return a name that changes when anything the conversion reads changes."""
-    digest = hashlib.sha256(f"{VERSION} {quantization} {folder.resolve()}".encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256(f"{VERSION} {variant} {folder.resolve()}".encode("utf-8", "surrogateescape"))
     digest.update((folder / "config.json").read_bytes())
     for path in sorted({*folder.glob("*.json"), *folder.glob("*.txt"), *weight_files(folder)}):
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name)[:40]
-    return f"{plain}-{quantization}-{digest.hexdigest()[:16]}"
+    return f"{plain}-{variant}-{digest.hexdigest()[:16]}"
 
 
 def _is_whole(target: Path) -> bool:
@@ -120,13 +126,15 @@ def _remove_stale(home: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _convert(folder: Path, config: dict[str, Any], target: Path, quantization: str) -> None:
+def _convert(
+    folder: Path, config: dict[str, Any], target: Path, quantization: str, encoder: str | None
+) -> None:
     started = time.monotonic()
     log.info("converting %s to CTranslate2 %s", folder.name, quantization)
     temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
     temporary.mkdir()
     try:
-        _write(folder, config, temporary, quantization)
+        _write(folder, config, temporary, quantization, encoder)
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
         (temporary / MARKER).write_text(json.dumps({"files": sizes}), encoding="utf-8")
         if target.exists() and not _is_whole(target):
@@ -141,10 +149,15 @@ def _convert(folder: Path, config: dict[str, Any], target: Path, quantization: s
     log.info("converted %s in %.1f s", folder.name, time.monotonic() - started)
 
 
-def _write(folder: Path, config: dict[str, Any], output: Path, quantization: str) -> None:
+def _write(
+    folder: Path, config: dict[str, Any], output: Path, quantization: str, encoder: str | None
+) -> None:
     tokenizer = load_tokenizer(folder)
+    checkpoint = Checkpoint(folder)
     try:
-        spec = whisper_spec(Checkpoint(folder), config)
+        if encoder:
+            _write_encoder(checkpoint, config, output, encoder)
+        spec = whisper_spec(checkpoint, {**config, "encoder_layers": 1} if encoder else config)
         set_config(spec.config, config, read_json(folder, "generation_config.json"), tokenizer)
         spec.register_vocabulary(vocabulary(tokenizer, config["vocab_size"]))
         spec.validate()
@@ -156,3 +169,13 @@ def _write(folder: Path, config: dict[str, Any], output: Path, quantization: str
     for name in COPIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, output / name)
+
+
+def _write_encoder(checkpoint: Checkpoint, config: dict[str, Any], output: Path, encoder: str) -> None:
+    write_encoder(
+        output / ENCODER_FILE,
+        lambda name: checkpoint.tensor(f"encoder.{name}"),
+        layers=config["encoder_layers"],
+        heads=config["encoder_attention_heads"],
+        graph=GRAPHS[encoder],
+    )

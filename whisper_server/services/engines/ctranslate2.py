@@ -1,37 +1,38 @@
 """Engine `ctranslate2`: CPU with int8, NVIDIA GPUs with float16; no torch.
 
+On a CPU, onnxruntime runs the encoder (see `encoder_graph`) and CTranslate2 the decoder.
+
 Imported by `load_engine` when a model is loaded, not before; the import of the library costs time.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import ctranslate2
-import numpy as np
-from numpy.typing import NDArray
 
-from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure, ModelUnavailable
-from whisper_server.core.types import SECONDS_PER_TIMESTAMP
-from whisper_server.services.engines.base import (
-    Alignment,
-    Encoded,
-    EngineInfo,
-    EngineSpec,
-    Hypothesis,
-    Sampling,
-)
+from whisper_server.core.errors import ModelUnavailable
+from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.convert import ensure_converted
+from whisper_server.services.engines.ct2_engine import CTranslate2Engine
+from whisper_server.services.engines.encoder_graph import FILE_NAME as ENCODER_FILE
 from whisper_server.services.tokenizer import Tokenizer
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from whisper_server.services.engines.onnx_encoder import OnnxEncoder
+
+log = logging.getLogger(__name__)
 
 # First supported one wins. int8 keeps the weights small and the CPU's integer units busy; float16 is
 # what tensor cores like.
 _PREFERRED = {"cpu": ("int8", "int8_float32", "float32"), "cuda": ("float16", "int8_float16", "float32")}
+# What onnxruntime runs the encoder in, by the type that CTranslate2 runs the decoder in; other types
+# keep CTranslate2's encoder, which knows them.
+_ONNX_ENCODERS = {"int8": "int8", "int8_float32": "int8", "float32": "float32"}
+_WORKERS = 2  # see bench/README.md
 _MAX_BATCH = {"cpu": 4, "cuda": 16}  # measured on CPU: 4 windows gain 1.2 to 1.3 times over 1, 8 no more
 
 
@@ -43,16 +44,49 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
     """
     device = _device(spec.device)
     compute_type = _compute_type(device, spec.compute_type)
-    converted = ensure_converted(folder, cache_dir, _quantization(compute_type))
+    wanted = _ONNX_ENCODERS.get(compute_type) if device == "cpu" else None
+    converted = ensure_converted(folder, cache_dir, _quantization(compute_type), wanted)
     threads = spec.threads or os.cpu_count() or 1
+    encoder = _onnx_encoder(converted, wanted, threads) if wanted else None
+    workers = min(_WORKERS, threads) if encoder else 1
     try:
         model = ctranslate2.models.Whisper(
-            str(converted), device=device, compute_type=compute_type, inter_threads=1, intra_threads=threads
+            str(converted),
+            device=device,
+            compute_type=compute_type,
+            inter_threads=workers,
+            intra_threads=threads // workers,
         )
     except (RuntimeError, ValueError) as error:
         raise ModelUnavailable(f"The model {folder.name!r} cannot be loaded on {device}: {error}") from error
     tokenizer = Tokenizer.from_file(converted / "tokenizer.json", is_multilingual=model.is_multilingual)
-    return CTranslate2Engine(model, tokenizer, memory_bytes=(converted / "model.bin").stat().st_size)
+    return CTranslate2Engine(
+        model,
+        tokenizer,
+        encoder,
+        max_batch=_MAX_BATCH[device],
+        workers=workers,
+        memory_bytes=_weight_bytes(converted),
+    )
+
+
+def _onnx_encoder(converted: Path, kind: str, threads: int) -> OnnxEncoder | None:
+    """Return the folder's ONNX encoder; CTranslate2 folders of other makers have none."""
+    if not (converted / ENCODER_FILE).is_file():
+        log.info(
+            "%s was converted to CTranslate2 elsewhere: CTranslate2 runs its encoder too, at about half the"
+            " speed of a model in Hugging Face format.",
+            converted.name,
+        )
+        return None
+    from whisper_server.services.engines.onnx_encoder import OnnxEncoder  # noqa: PLC0415  (CPU only)
+
+    return OnnxEncoder(converted, kind, threads)
+
+
+def _weight_bytes(converted: Path) -> int:
+    files = [converted / "model.bin", converted / f"{ENCODER_FILE}.data"]
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def _device(wanted: str) -> str:
@@ -81,160 +115,3 @@ def _quantization(compute_type: str) -> str:
     if compute_type.startswith("int8"):
         return "int8"
     return "float32" if compute_type == "float32" else "float16"
-
-
-class _EncodedBatch:
-    """Encoder output [batch, 1500, d_model] on the device."""
-
-    def __init__(self, view: Any) -> None:
-        self.view = view
-
-    def __len__(self) -> int:
-        return int(self.view.shape[0])
-
-    def select(self, rows: Sequence[int]) -> _EncodedBatch:
-        """Return these rows, in this order; costs a copy through the host."""
-        if list(rows) == list(range(len(self))):
-            return self
-        host = self.view.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32)
-        array = np.ascontiguousarray(np.asarray(host)[list(rows)])
-        view = ctranslate2.StorageView.from_array(array).to(self.view.dtype)
-        return _EncodedBatch(view if self.view.device == "cpu" else view.to_device(ctranslate2.Device.cuda))
-
-
-class CTranslate2Engine:
-    """A `ctranslate2.models.Whisper` behind the Engine protocol."""
-
-    def __init__(self, model: Any, tokenizer: Tokenizer, *, memory_bytes: int) -> None:
-        self._model = model
-        self.tokenizer = tokenizer
-        self.info = EngineInfo(
-            engine="ctranslate2",
-            device=model.device,
-            compute_type=model.compute_type,
-            n_mels=model.n_mels,
-            is_multilingual=model.is_multilingual,
-            max_batch=_MAX_BATCH[model.device],
-            workers=1,
-            memory_bytes=memory_bytes,
-        )
-
-    def encode(self, mels: NDArray[np.float32]) -> Encoded:
-        """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
-        view = ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, dtype=np.float32))
-        return _EncodedBatch(_translated(lambda: self._model.encode(view)))
-
-    def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
-        """Return, per row, language code -> probability."""
-        rows = _translated(lambda: self._model.detect_language(_view(encoded)))
-        return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
-
-    def generate(
-        self, encoded: Encoded, prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[Hypothesis]:
-        """Decode each row after its prompt; prompts of different length go in one call per length."""
-        results: list[Hypothesis | None] = [None] * len(prompts)
-        for rows in _rows_by(len(prompt) for prompt in prompts):
-            batch = encoded.select(rows)
-            decoded = self._generate([prompts[row] for row in rows], batch, sampling)
-            for row, hypothesis in zip(rows, decoded, strict=True):
-                results[row] = hypothesis
-        return [result for result in results if result is not None]
-
-    def _generate(
-        self, prompts: list[Sequence[int]], encoded: Encoded, sampling: Sampling
-    ) -> list[Hypothesis]:
-        # At temperature 0 a beam search; above, the best of several samples over the whole vocabulary.
-        options: dict[str, Any] = {"beam_size": sampling.beam_size}
-        if sampling.temperature > 0:
-            options = {
-                "beam_size": 1,
-                "num_hypotheses": sampling.best_of,
-                "sampling_topk": 0,
-                "sampling_temperature": sampling.temperature,
-            }
-        rows = _translated(
-            lambda: self._model.generate(
-                _view(encoded),
-                [list(prompt) for prompt in prompts],
-                return_scores=True,
-                return_no_speech_prob=True,
-                **options,
-            )
-        )
-        return [_best(row) for row in rows]
-
-    def align(
-        self,
-        encoded: Encoded,
-        start_sequences: Sequence[Sequence[int]],
-        text_tokens: Sequence[Sequence[int]],
-        n_frames: Sequence[int],
-    ) -> list[Alignment]:
-        """Align text tokens with the audio by dynamic time warping over the alignment heads."""
-        results: list[Alignment | None] = [None] * len(text_tokens)
-        for rows in _rows_by(tuple(sequence) for sequence in start_sequences):
-            batch = encoded.select(rows)
-            tokens, frames = [list(text_tokens[row]) for row in rows], [n_frames[row] for row in rows]
-            aligned = _translated(
-                lambda b=batch, t=tokens, f=frames, s=rows[0]: self._model.align(  # type: ignore[misc]
-                    _view(b), list(start_sequences[s]), t, f
-                )
-            )
-            for row, result in zip(rows, aligned, strict=True):
-                results[row] = _alignment(result, len(text_tokens[row]))
-        return [result for result in results if result is not None]
-
-    def close(self) -> None:
-        """Unload the weights."""
-        self._model.unload_model()
-
-
-def _view(encoded: Encoded) -> Any:
-    assert isinstance(encoded, _EncodedBatch), "encoder output of another engine"
-    return encoded.view
-
-
-def _rows_by(keys: Any) -> list[list[int]]:
-    """Group row numbers by equal keys, in order of first appearance."""
-    groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
-    return list(groups.values())
-
-
-def _best(row: Any) -> Hypothesis:
-    """Pick the most probable sequence; CTranslate2 scores are means over the tokens."""
-    score, tokens = max(zip(row.scores, row.sequences_ids, strict=True), key=lambda pair: pair[0])
-    return Hypothesis(
-        tokens=tuple(tokens),
-        avg_logprob=score * len(tokens) / (len(tokens) + 1),
-        no_speech_prob=row.no_speech_prob,
-    )
-
-
-def _alignment(result: Any, n_tokens: int) -> Alignment:
-    """Turn the warping path of (token, encoder position) pairs into the time each token starts.
-
-    The path also has the end token: it tells where the last word ends.
-    """
-    starts: dict[int, float] = {}
-    for token, position in result.alignments:
-        starts.setdefault(token, position * SECONDS_PER_TIMESTAMP)
-    last = max((position for _, position in result.alignments), default=0) * SECONDS_PER_TIMESTAMP
-    return Alignment(
-        start_s=tuple(starts.get(token, last) for token in range(n_tokens + 1)),
-        probabilities=tuple(result.text_token_probs[:n_tokens]),
-    )
-
-
-def _translated(call: Callable[[], T]) -> T:
-    """Run a call into the library and turn its errors into ours."""
-    try:
-        return call()
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-            raise DeviceOutOfMemory("The device has no memory for this batch; try again later.") from error
-        raise EngineFailure(f"The engine failed: {error}") from error
-    except ValueError as error:
-        raise EngineFailure(f"The engine refused its input: {error}") from error

@@ -1,0 +1,91 @@
+"""Runs the encoder that `encoder_graph` wrote, by onnxruntime on the CPU; safe to call from any thread."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from whisper_server.core.errors import EngineFailure, ModelUnavailable
+from whisper_server.services.engines.encoder_graph import FILE_NAME
+from whisper_server.services.engines.onnx_file import CONTRIBUTED, OnnxWriter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PROBE_SIZE = 64  # inputs of the one product that shows whether 8-bit sums are exact
+
+
+class OnnxEncoder:
+    """One session; windows go through it one by one, so none can change another's numbers.
+
+    A batch would gain nothing: one window is 1500 rows, enough for every core.
+    """
+
+    def __init__(self, folder: Path, kind: str, threads: int) -> None:
+        """Load `folder`'s encoder, which is of this kind, to run on `threads` threads.
+
+        Raises:
+            ModelUnavailable: onnxruntime cannot read or run the files.
+        """
+        self.name = f"onnxruntime {kind}"
+        options = _options(threads)
+        if kind == "int8" and not _sums_are_exact():
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            self._session = _session(str(folder / FILE_NAME), options)
+        except Exception as error:  # the library raises kinds of its own
+            raise ModelUnavailable(f"The encoder in {folder.name!r} cannot be loaded: {error}") from error
+
+    def encode(self, mels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the encoder output [batch, 1500, d_model] of mels [batch, n_mels, 3000].
+
+        Raises:
+            EngineFailure: onnxruntime failed.
+        """
+        mels = np.ascontiguousarray(mels, dtype=np.float32)
+        try:
+            rows = [self._session.run(None, {"mel": mel[None]})[0] for mel in mels]
+        except Exception as error:  # the library raises kinds of its own
+            raise EngineFailure(f"The encoder failed: {error}") from error
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def _options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that wait for work must not burn the cores that the decoder runs on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _session(model: str, options: Any) -> Any:
+    return onnxruntime.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+
+
+@functools.lru_cache(maxsize=1)
+def _sums_are_exact() -> bool:
+    """Tell whether this processor adds 8-bit products without overflow, by trying it.
+
+    x86 processors from before VNNI add two products in 16 bits, where the sum of two large ones stays
+    at the limit. onnxruntime can avoid that, which is slower, even on those that need not.
+    """
+    weight = np.full((PROBE_SIZE, 16), 127, dtype=np.int8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.onnx"
+        with OnnxWriter(path) as onnx:
+            scale = onnx.constant(np.ones(1, dtype=np.float32))
+            product = onnx.node(
+                "DynamicQuantizeMatMul", "x", onnx.constant(weight), scale, domain=CONTRIBUTED
+            )
+            onnx.rename(product, "y")
+            onnx.save({"x": (1, PROBE_SIZE)}, {"y": (1, 16)})
+        session = _session(str(path), _options(1))
+    (product,) = session.run(None, {"x": np.ones((1, PROBE_SIZE), dtype=np.float32)})
+    return bool(np.allclose(product, 127 * PROBE_SIZE, rtol=1e-3))

@@ -1,0 +1,153 @@
+"""Writes an ONNX model: a graph of operators in one small file, its weights in another, to be mapped.
+
+Only the part of the format (`onnx.proto`) that one encoder needs, which is strings, integers and
+nested messages. The `onnx` package would do the same at 20 MB and with a protobuf of a version that
+others in the environment may not want; and one file of its own cannot pass 2 GB, as large-v3 does.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+IR_VERSION = 8  # with operator set 17; every onnxruntime from 1.12 on reads them
+OPERATORS = 17  # the first with LayerNormalization
+CONTRIBUTED = "com.microsoft"  # onnxruntime's own operators, all of them version 1
+ALIGNMENT = 4096  # of each tensor in the weight file: a page, as onnxruntime maps them
+
+_DATA_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7}  # TensorProto.DataType
+_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 1, 2, 7  # AttributeProto.AttributeType
+_EXTERNAL = 1  # TensorProto.DataLocation
+
+Attribute = int | float | Sequence[int]
+
+
+class OnnxWriter:
+    """A graph in the making; tensors go to the weight file at once, so memory holds one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin `path`, and beside it `path` + ".data"."""
+        self._path = path
+        self._weights = path.with_name(path.name + ".data").open("wb")
+        self._nodes: list[bytes] = []
+        self._tensors: list[bytes] = []
+        self._count = 0
+
+    def __enter__(self) -> OnnxWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._weights.close()
+
+    def weight(self, value: NDArray[Any]) -> str:
+        """Store a tensor; return its name."""
+        self._weights.write(b"\0" * (-self._weights.tell() % ALIGNMENT))
+        place = {"location": Path(self._weights.name).name, "offset": str(self._weights.tell())}
+        place["length"] = str(value.nbytes)
+        self._weights.write(value.tobytes())
+        name = self._new_name("w")
+        self._tensors.append(
+            b"".join(_int(1, size) for size in value.shape)
+            + _int(2, _DATA_TYPES[value.dtype.name])
+            + _text(8, name)
+            + b"".join(_bytes(13, _text(1, key) + _text(2, text)) for key, text in place.items())
+            + _int(14, _EXTERNAL)
+        )
+        return name
+
+    def constant(self, value: NDArray[Any]) -> str:
+        """Store a few numbers in the graph itself; return their name."""
+        name = self._new_name("c")
+        self._tensors.append(
+            b"".join(_int(1, size) for size in value.shape)
+            + _int(2, _DATA_TYPES[value.dtype.name])
+            + _text(8, name)
+            + _bytes(9, value.tobytes())
+        )
+        return name
+
+    def node(self, operator: str, *inputs: str, domain: str = "", **attributes: Attribute) -> str:
+        """Add an operator with one output; return the output's name."""
+        return self.nodes(operator, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def nodes(
+        self, operator: str, *inputs: str, outputs: int, domain: str = "", **attributes: Attribute
+    ) -> list[str]:
+        """Add an operator with several outputs; return their names."""
+        names = [self._new_name("t") for _ in range(outputs)]
+        self._nodes.append(
+            b"".join(_text(1, name) for name in inputs)
+            + b"".join(_text(2, name) for name in names)
+            + _text(4, operator)
+            + b"".join(_bytes(5, _attribute(name, value)) for name, value in attributes.items())
+            + _text(7, domain)
+        )
+        return names
+
+    def rename(self, value: str, name: str) -> None:
+        """Give a value a name that callers of the model use."""
+        self._nodes.append(_text(1, value) + _text(2, name) + _text(4, "Identity"))
+
+    def save(self, inputs: dict[str, Sequence[int]], outputs: dict[str, Sequence[int]]) -> None:
+        """Write the graph; its inputs and outputs are float32 of these shapes."""
+        graph = (
+            b"".join(_bytes(1, node) for node in self._nodes)
+            + _text(2, "graph")
+            + b"".join(_bytes(5, tensor) for tensor in self._tensors)
+            + b"".join(_bytes(11, _value_info(name, shape)) for name, shape in inputs.items())
+            + b"".join(_bytes(12, _value_info(name, shape)) for name, shape in outputs.items())
+        )
+        domains = _bytes(8, _text(1, "") + _int(2, OPERATORS)) + _bytes(8, _text(1, CONTRIBUTED) + _int(2, 1))
+        self._path.write_bytes(_int(1, IR_VERSION) + _bytes(7, graph) + domains)
+
+    def _new_name(self, prefix: str) -> str:
+        self._count += 1
+        return f"{prefix}{self._count}"
+
+
+def _varint(value: int) -> bytes:
+    """Encode an integer, negative ones as 64 bits."""
+    value &= (1 << 64) - 1
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _int(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _bytes(field: int, value: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(value)) + value
+
+
+def _text(field: int, value: str) -> bytes:
+    return _bytes(field, value.encode())
+
+
+def _attribute(name: str, value: Attribute) -> bytes:
+    """Encode an AttributeProto."""
+    if isinstance(value, float):
+        return _text(1, name) + _varint(2 << 3 | 5) + struct.pack("<f", value) + _int(20, _FLOAT_ATTRIBUTE)
+    if isinstance(value, int):
+        return _text(1, name) + _int(3, value) + _int(20, _INT_ATTRIBUTE)
+    return _text(1, name) + b"".join(_int(8, one) for one in value) + _int(20, _INTS_ATTRIBUTE)
+
+
+def _value_info(name: str, shape: Sequence[int]) -> bytes:
+    """Encode a ValueInfoProto: a float32 tensor of this shape."""
+    dimensions = b"".join(_bytes(1, _int(1, size)) for size in shape)
+    tensor = _int(1, _DATA_TYPES["float32"]) + _bytes(2, dimensions)
+    return _text(1, name) + _bytes(2, _bytes(1, tensor))
