@@ -78,8 +78,8 @@ def _onnx_encoder(converted: Path, kind: str, threads: int) -> OnnxEncoder | Non
     """Return the folder's ONNX encoder; CTranslate2 folders of other makers have none."""
     if not (converted / ENCODER_FILE).is_file():
         log.info(
-            "%s was converted to CTranslate2 elsewhere: CTranslate2 runs its encoder too, at about half the"
-            " speed of a model in Hugging Face format.",
+            "%s was converted to CTranslate2 elsewhere: CTranslate2 runs its encoder too, slower than"
+            " with a model in Hugging Face format.",
             converted.name,
         )
         return None
