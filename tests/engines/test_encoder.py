@@ -20,8 +20,9 @@ from whisper_server.services.engines import onnx_encoder
 from whisper_server.services.engines.base import Engine, EngineSpec, Sampling
 from whisper_server.services.engines.checkpoint import Checkpoint, read_config
 from whisper_server.services.engines.convert import MARKER, ensure_converted
-from whisper_server.services.engines.encoder_graph import FILE_NAME, GRAPHS, write_encoder
+from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder
 from whisper_server.services.engines.onnx_encoder import OnnxEncoder
+from whisper_server.services.engines.onnx_file import FILE_NAME
 from whisper_server.services.engines.registry import load_engine
 from whisper_server.services.features import log_mel
 

@@ -31,8 +31,7 @@ from whisper_server.services.engines.checkpoint import (
     vocabulary,
     weight_files,
 )
-from whisper_server.services.engines.encoder_graph import FILE_NAME as ENCODER_FILE
-from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder
+from whisper_server.services.engines.onnx_file import FILE_NAME as ENCODER_FILE
 from whisper_server.services.engines.spec import set_config, whisper_spec
 
 log = logging.getLogger(__name__)
@@ -172,6 +171,8 @@ def _write(
 
 
 def _write_encoder(checkpoint: Checkpoint, config: dict[str, Any], output: Path, encoder: str) -> None:
+    from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder  # noqa: PLC0415  (NumPy)
+
     write_encoder(
         output / ENCODER_FILE,
         lambda name: checkpoint.tensor(f"encoder.{name}"),

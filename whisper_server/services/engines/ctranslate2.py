@@ -18,7 +18,7 @@ from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.convert import ensure_converted
 from whisper_server.services.engines.ct2_engine import CTranslate2Engine
-from whisper_server.services.engines.encoder_graph import FILE_NAME as ENCODER_FILE
+from whisper_server.services.engines.onnx_file import FILE_NAME as ENCODER_FILE
 from whisper_server.services.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     ReadTensor = Callable[[str], NDArray[Any]]  # by its name in the encoder, "conv1.weight"
 
-FILE_NAME = "encoder.onnx"
 EPSILON = 1e-5  # of every layer normalisation, as in torch
 LOWEST_GELU = 0.17  # GELU goes no further below zero than 0.16998
 TINY = np.float32(1e-6)  # keeps divisions by what is all zeros finite

@@ -11,8 +11,7 @@ import numpy as np
 import onnxruntime
 
 from whisper_server.core.errors import EngineFailure, ModelUnavailable
-from whisper_server.services.engines.encoder_graph import FILE_NAME
-from whisper_server.services.engines.onnx_file import CONTRIBUTED, OnnxWriter
+from whisper_server.services.engines.onnx_file import CONTRIBUTED, FILE_NAME, OnnxWriter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
