@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 BAD_SETTING = 2
 CANNOT_START = 1
+# A key press reaches the one-file program twice: from the terminal and from its unpacking parent.
+ECHO_S = 0.5
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -135,6 +139,8 @@ def serve(settings: Settings, sockets: list[socket]) -> int:
 class _Server(uvicorn.Server):
     """Uvicorn that ends with exit code 0 when asked to, and at once when asked twice."""
 
+    _asked_s = 0.0  # the monotonic clock at the first signal
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at the first signal; uvicorn would raise it once more at the end, and die of it."""
@@ -148,10 +154,14 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down gracefully; the second signal ends the process."""
-        del sig, frame
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        self.should_exit = True
+        del frame
+        now_s = time.monotonic()
+        if not self.should_exit:
+            self._asked_s = now_s
+            self.should_exit = True
+        elif now_s - self._asked_s > ECHO_S:
+            signal.signal(sig, signal.SIG_DFL)
+            os.kill(os.getpid(), sig)
 
 
 def _fail(message: str, code: int) -> int:
