@@ -75,6 +75,7 @@ def _session() -> Any:
 def _load_session() -> Any:
     import onnxruntime  # noqa: PLC0415  (0.2 s that a server without work need not spend)
 
+    onnxruntime.disable_telemetry_events()  # its wheels report to their maker otherwise
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the caller's pool bounds the CPU
     options.inter_op_num_threads = 1
