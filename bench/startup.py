@@ -1,10 +1,11 @@
 """Cold start and memory of the server process, with the nano model and the real engine.
 
-    python -m bench.startup [--runs 9]
+    python -m bench.startup [--runs 9] [--command dist/whisper_api_server]
 
-Starts `whisper_api_server.py` on a free port, again and again. Times run from just before the process is
-made to the last byte of the answer; memory is the process's own resident set. A first run, which also
-converts the model into an empty cache, is not counted.
+Starts `whisper_api_server.py`, or the command, on a free port, again and again. Times run from just before
+the process is made to the last byte of the answer; memory is the server process's own resident set (of a
+one-file program, the child's that it unpacks). A first run, which also converts the model into an empty
+cache, is not counted.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ NANO = ROOT / "models" / "nano-whisper"
 CLIP = NANO / "samples" / "en-plain-000.flac"
 
 
-def start_once(cache: str) -> dict[str, float]:
+def start_once(cache: str, program: list[str]) -> dict[str, float]:
     """Return seconds and megabytes of one life of the server."""
     environment = {**os.environ, "WHISPER_MODELS": f"nano={NANO}", "WHISPER_CACHE_DIR": cache}
-    command = [sys.executable, str(ROOT / "whisper_api_server.py"), "--port", "0", "--log-level", "error"]
+    command = [*program, "--port", "0", "--log-level", "error"]
     figures: dict[str, float] = {}
     started = time.perf_counter()
     with subprocess.Popen(command, env=environment, cwd=cache, stderr=subprocess.PIPE, text=True) as process:
@@ -41,14 +42,16 @@ def start_once(cache: str) -> dict[str, float]:
             while client.get("/ready").status_code != 200:
                 time.sleep(0.005)
             figures["start to /ready, s"] = time.perf_counter() - started
-            memory = psutil.Process(process.pid).memory_info
+            server = psutil.Process(process.pid)
+            server = next(iter(server.children()), server)
+            memory = server.memory_info
             figures["memory before the first model, MB"] = memory().rss / 1e6
             files = {"file": CLIP.read_bytes()}
             reply = client.post("/v1/audio/transcriptions", files=files, data={"model": "nano"})
             assert reply.json()["text"] == "house left tree", reply.text
             figures["start to the first transcript, s"] = time.perf_counter() - started
             figures["memory with the first model, MB"] = memory().rss / 1e6
-            figures["peak memory, MB"] = peak_mb(process.pid)
+            figures["peak memory, MB"] = peak_mb(server.pid)
         process.terminate()
         assert process.wait() == 0
     return figures
@@ -68,10 +71,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=9)
-    runs = parser.parse_args().runs
+    parser.add_argument("--command", help="program to start instead of whisper_api_server.py")
+    arguments = parser.parse_args()
+    runs = arguments.runs
+    program = [sys.executable, str(ROOT / "whisper_api_server.py")]
+    if arguments.command:
+        program = [str(Path(arguments.command).resolve())]
     with tempfile.TemporaryDirectory() as cache:
-        start_once(cache)
-        figures = [start_once(cache) for _ in range(runs)]
+        start_once(cache, program)
+        figures = [start_once(cache, program) for _ in range(runs)]
     print(f"| median of {runs} | | worst |\n| --- | --- | --- |")
     for name in figures[0]:
         values = [each[name] for each in figures]

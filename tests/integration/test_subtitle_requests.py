@@ -13,7 +13,7 @@ from tests.integration.http_requests import URL, b64, error_of, form
 from tests.unit.subtitle_files import Shown, check_times, parse_srt, parse_vtt
 from whisper_server.api.bodies import TranscriptionFields
 from whisper_server.cli import main
-from whisper_server.cli.arguments import build_parser
+from whisper_server.cli.arguments import PROG, build_parser
 from whisper_server.services.subtitles import SubtitleOptions, check_options
 
 SPOKEN = [sample for sample in all_samples() if sample.is_robust and sample.kind == "plain"][::3]
@@ -114,7 +114,7 @@ def test_the_shell_refuses_what_is_out_of_bounds(capfd: pytest.CaptureFixture[st
 
 def test_the_defaults_are_the_same_everywhere() -> None:
     fields = TranscriptionFields()
-    flags = build_parser().parse_args(["x.wav"])
+    flags = build_parser(PROG).parse_args(["x.wav"])
     for limits in (fields, flags):
         given = check_options(limits.max_line_chars, limits.max_lines, limits.max_cue_seconds)
         assert given == SubtitleOptions()

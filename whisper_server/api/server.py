@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 BAD_SETTING = 2
 CANNOT_START = 1
+# A key press reaches the one-file program twice: from the terminal and from its unpacking parent.
+ECHO_S = 0.5 if hasattr(sys, "frozen") else 0.0
 
 _LAST_WORDS_S = 1.0  # for a request that is cut short to say so, and for its client to hear it
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -51,10 +53,10 @@ if sys.platform == "win32":
     _SIGNALS.append(signal.SIGBREAK)
 
 
-def run() -> None:
+def run(argv: Sequence[str] | None = None) -> None:
     """Be the command: serve, and end the process."""
     ensure_streams()
-    leave(main())
+    leave(main(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,10 +180,15 @@ class _Server(uvicorn.Server):
         """Stop at the first signal; uvicorn would raise it once more at the end, and die of it."""
         loop = asyncio.get_running_loop()
 
-        def stop_or_end(_number: int, _frame: FrameType | None) -> None:
+        def from_now_on(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
             for number in _SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, handler)
+
+        def stop_or_end(_number: int, _frame: FrameType | None) -> None:
+            from_now_on(signal.SIG_IGN if ECHO_S else signal.SIG_DFL)
             loop.call_soon_threadsafe(self.stop)
+            if ECHO_S:
+                loop.call_soon_threadsafe(loop.call_later, ECHO_S, from_now_on, signal.SIG_DFL)
 
         before = {number: signal.signal(number, stop_or_end) for number in _SIGNALS}
         try:

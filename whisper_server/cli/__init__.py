@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from whisper_server.cli.arguments import EXTENSIONS, parse
+from whisper_server.cli.arguments import EXTENSIONS, PROG, parse
 from whisper_server.cli.inputs import STDIN, Input, audio_in, standard_input, with_targets
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
@@ -48,15 +48,15 @@ class _Job:
     subtitles: SubtitleOptions
 
 
-def run() -> None:
+def run(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Be the command: transcribe, and end the process."""
     ensure_streams()
-    leave(main())
+    leave(main(argv, prog))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Transcribe what the arguments name; return 0, 1 where a file failed, 2 for wrong usage."""
-    arguments = parse(argv)
+    arguments = parse(argv, prog)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("whisper_server.services.hub").setLevel(logging.INFO)
     try:

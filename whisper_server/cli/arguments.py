@@ -8,12 +8,13 @@ from pathlib import Path
 
 from whisper_server import __version__
 
+PROG = "whisper_server.py"
 EXTENSIONS = {"text": "txt", "json": "json", "verbose_json": "json", "srt": "srt", "vtt": "vtt"}
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None, prog: str = PROG) -> argparse.Namespace:
     """Return the arguments; exits with code 2 and a line on standard error where they are wrong."""
-    parser = build_parser()
+    parser = build_parser(prog)
     arguments = parser.parse_args(argv)
     if arguments.word_timestamps and arguments.format != "verbose_json":
         parser.error(
@@ -22,10 +23,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the argument parser."""
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the argument parser of the command that is called `prog`."""
     parser = argparse.ArgumentParser(
-        prog="whisper_server.py", description="Transcribe audio files with a local Whisper model."
+        prog=prog, description="Transcribe audio files with a local Whisper model."
     )
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="audio or video files, folders, or - for stdin"
