@@ -1,8 +1,9 @@
 """What the server costs over its bare engine: `python -m bench.overhead [--sizes tiny] [--runs 5]`.
 
-The engine is loaded in this process and kept full with windows that are ready: no HTTP, no decoding of
-audio, no voice detection, no spectrograms. The server answers 16 clients that send the same clips, one window
-each. Both run by turns, on the same cores; those of the load generator are taken from the server's share.
+The engine is loaded in this process and given full batches of windows that are ready, on as many threads
+as it takes: no queue, no HTTP, no decoding of audio, no voice detection, no spectrograms. The server answers
+16 clients that send the same clips, one window each. Both run by turns, on the same cores; those of the load
+generator are taken from the server's share.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import itertools
 import os
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import audio, environments
@@ -20,11 +21,13 @@ from bench.grow import SHAPES
 from bench.servers import OURS, Setup, Started, checkpoint, running
 from bench.visit import load
 from whisper_server.core.config import load_settings
-from whisper_server.core.types import Decoded, DecodeOptions, Window, WindowJob
+from whisper_server.core.types import DecodeOptions, Window, WindowJob
 from whisper_server.services import vad, windows
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.catalog import Catalog
-from whisper_server.services.loader import ModelLoader, WhisperModel
+from whisper_server.services.decoding import WindowDecoder
+from whisper_server.services.engines.base import Engine
+from whisper_server.services.loader import ModelLoader
 
 CLIENTS = 16
 
@@ -40,18 +43,18 @@ def ready_windows(n_mels: int) -> list[Window]:
     return found
 
 
-def engine_per_s(model: WhisperModel, ready: list[Window], n_requests: int, beam: int) -> float:
-    """Return windows per second where as many wait as the server has clients."""
-    options = DecodeOptions(beam_size=beam)
-    jobs = itertools.islice(itertools.cycle(ready), n_requests)
-    start = time.perf_counter()
-    waiting: set[Future[Decoded]] = set()
-    for window in jobs:
-        if len(waiting) == CLIENTS:
-            _, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        waiting.add(model.scheduler.submit(WindowJob(window, language=None), options))
-    wait(waiting)
-    return n_requests / (time.perf_counter() - start)
+def engine_per_s(engine: Engine, ready: list[Window], n_requests: int, beam: int) -> float:
+    """Return windows per second of the engine alone: full batches, as many at once as it takes."""
+    decoder = WindowDecoder(engine)
+    jobs = [
+        WindowJob(window, language=None) for window in itertools.islice(itertools.cycle(ready), n_requests)
+    ]
+    most = engine.info.max_batch
+    batches = [jobs[start : start + most] for start in range(0, len(jobs), most)]
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(engine.info.workers) as pool:
+        list(pool.map(lambda batch: decoder.decode(batch, DecodeOptions(beam_size=beam)), batches))
+    return n_requests / (time.perf_counter() - begin)
 
 
 def server_per_s(server: Started, name: str, n_requests: int) -> float:
@@ -71,12 +74,14 @@ def measure(setup: Setup, runs: int, seconds: float) -> list[tuple[float, float]
     model = ModelLoader(settings)(catalog.resolve(catalog.default))
     try:
         ready = ready_windows(model.engine.info.n_mels)
-        n_requests = max(CLIENTS, round(seconds * engine_per_s(model, ready, CLIENTS, settings.beam_size)))
+        n_requests = max(
+            CLIENTS, round(seconds * engine_per_s(model.engine, ready, CLIENTS, settings.beam_size))
+        )
         with running(OURS, setup) as server:
             server_per_s(server, checkpoint(setup).name, CLIENTS)
             return [
                 (
-                    engine_per_s(model, ready, n_requests, settings.beam_size),
+                    engine_per_s(model.engine, ready, n_requests, settings.beam_size),
                     server_per_s(server, checkpoint(setup).name, n_requests),
                 )
                 for _ in range(runs)

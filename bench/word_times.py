@@ -19,6 +19,7 @@ import numpy as np
 from whisper_server.core.config import Settings
 from whisper_server.core.types import Transcript
 from whisper_server.services.container import open_services
+from whisper_server.services.engines.convert import ensure_converted
 from whisper_server.services.transcriber import TranscribeParams
 
 NANO = Path(__file__).parents[1] / "models" / "nano-whisper"
@@ -52,7 +53,7 @@ def measure(cache_dir: Path) -> list[Clip]:
     plain = [entry for entry in entries if entry["kind"] == "plain"]
     names = [entry["file"] for entry in plain]
     ours = asyncio.run(_ours(cache_dir, names))
-    theirs = _faster_whisper(next(cache_dir.rglob("model.bin")).parent, names)
+    theirs = _faster_whisper(ensure_converted(NANO, cache_dir, "int8"), names)
     return [
         Clip(entry["file"], entry["words"], mine, other)
         for entry, mine, other in zip(plain, ours, theirs, strict=True)
