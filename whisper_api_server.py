@@ -1,6 +1,6 @@
-"""Start the server: `python whisper_api_server.py --port 8089`."""
+"""Start the server, `python whisper_api_server.py --port 8089`, or manage models: `... models list`."""
 
-from whisper_server.api.server import run
+from whisper_server.commands import run
 
 if __name__ == "__main__":
     run()

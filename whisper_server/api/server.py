@@ -36,10 +36,10 @@ BAD_SETTING = 2
 CANNOT_START = 1
 
 
-def run() -> None:
+def run(argv: Sequence[str] | None = None) -> None:
     """Be the command: serve, and end the process."""
     ensure_streams()
-    leave(main())
+    leave(main(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -73,7 +73,7 @@ def _start_of(part: Path, size_bytes: int | None) -> int:
 
 def _receive_from(url: str, part: Path, start: int, stall_s: float, on_bytes: Callable[[int], None]) -> None:
     """Append what lies behind the first `start` bytes; from the first on where the hub knows no ranges."""
-    from huggingface_hub.utils import hf_raise_for_status  # noqa: PLC0415  (only when a model is downloaded)
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # noqa: PLC0415
 
     with _open(url, start, stall_s) as response:
         if response.status_code == _RANGE_NOT_SATISFIABLE:
@@ -86,13 +86,14 @@ def _receive_from(url: str, part: Path, start: int, stall_s: float, on_bytes: Ca
 
 
 def _open(url: str, start: int, stall_s: float) -> AbstractContextManager[Any]:
-    from huggingface_hub.utils import build_hf_headers, get_session  # noqa: PLC0415  (as above)
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # noqa: PLC0415
 
     # Compressed, the bytes could neither be counted nor gone on from.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    return get_session().stream("GET", url, headers=headers, timeout=stall_s)
+    stream: AbstractContextManager[Any] = get_session().stream("GET", url, headers=headers, timeout=stall_s)
+    return stream
 
 
 def _copy(chunks: Any, file: BinaryIO, there: int, on_bytes: Callable[[int], None]) -> None:

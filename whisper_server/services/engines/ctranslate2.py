@@ -55,6 +55,12 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
     return CTranslate2Engine(model, tokenizer, memory_bytes=(converted / "model.bin").stat().st_size)
 
 
+def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
+    """Convert the model as `load` would, without loading it; return the folder to load. Raises as `load`."""
+    compute_type = _compute_type(_device(spec.device), spec.compute_type)
+    return ensure_converted(folder, cache_dir, _quantization(compute_type))
+
+
 def _device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
