@@ -14,6 +14,8 @@ from whisper_server.services.catalog import Catalog
 from whisper_server.services.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.pool import WorkPool
+from whisper_server.services.provision import pull
+from whisper_server.services.pulls import Pulls
 from whisper_server.services.transcriber import Transcriber
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Services:
     models: ModelManager[WhisperModel]
     pool: WorkPool
     transcriber: Transcriber
+    pulls: Pulls
 
 
 @contextlib.asynccontextmanager
@@ -47,9 +50,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     transcriber = Transcriber(
         audio, catalog, models, pool, beam_size=settings.beam_size, use_vad=settings.vad
     )
+    pulls = Pulls(lambda source, on_progress: pull(source, settings, on_progress))
     try:
-        yield Services(settings, catalog, audio, models, pool, transcriber)
+        yield Services(settings, catalog, audio, models, pool, transcriber, pulls)
     finally:
+        pulls.drain()
         await asyncio.to_thread(_close, pool, models)
 
 
