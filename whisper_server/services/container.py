@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.catalog import Catalog
+from whisper_server.services.inventory import least_bytes
 from whisper_server.services.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.pool import WorkPool
@@ -45,7 +46,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     audio = AudioProcessor(max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds)
     pool = WorkPool(settings.decode_workers)
     models: ModelManager[WhisperModel] = ModelManager(
-        catalog, ModelLoader(settings), max_models=settings.max_models
+        catalog,
+        ModelLoader(settings),
+        max_models=settings.max_models,
+        max_bytes=settings.max_model_memory_mb * 2**20,
+        expect_bytes=lambda source: least_bytes(source, settings.cache_dir),
+        idle_unload_s=settings.idle_unload_s,
     )
     transcriber = Transcriber(
         audio, catalog, models, pool, beam_size=settings.beam_size, use_vad=settings.vad

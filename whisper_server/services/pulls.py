@@ -15,8 +15,9 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
-from whisper_server.core.errors import ModelUnavailable, ShuttingDown, WhisperServerError
-from whisper_server.core.process import THREAD_PREFIX
+from whisper_server.core.errors import ShuttingDown, WhisperServerError
+from whisper_server.core.process import start_thread
+from whisper_server.services.failures import as_ours
 
 if TYPE_CHECKING:
     from whisper_server.services.catalog import ModelSource
@@ -111,8 +112,7 @@ class Pulls:
             pull = self._running.get(source)
             if pull is None:
                 pull = Pull(source)
-                name = f"{THREAD_PREFIX}pull"
-                threading.Thread(target=self._run, args=(pull,), name=name, daemon=True).start()
+                start_thread(self._run_pull, pull)
                 self._running[source] = pull
             return pull
 
@@ -127,25 +127,12 @@ class Pulls:
         for pull in pulls:
             pull.resolve(ShuttingDown("The server is shutting down."))
 
-    def _run(self, pull: Pull) -> None:
+    def _run_pull(self, pull: Pull) -> None:
         error: WhisperServerError | None = None
         try:
             self._pull(pull.source, pull.arrived)
         except BaseException as raised:  # noqa: BLE001  (whatever happened, those who wait get an answer)
-            error = _as_ours(pull.source.name, raised)
+            error = as_ours(raised, pull.source.name, "pull", log)
         with self._lock:
             del self._running[pull.source]
         pull.resolve(error)
-
-
-def _as_ours(name: str, error: BaseException) -> WhisperServerError:
-    """Log why a pull failed, and return what those who wait get."""
-    if isinstance(error, WhisperServerError):
-        log.warning("model %s is not pulled: %s", name, error)
-        return error
-    log.error("pulling model %s failed", name, exc_info=error)
-    ours = ModelUnavailable(
-        f"The model {name!r} cannot be pulled ({type(error).__name__}); the server's log says more."
-    )
-    ours.__cause__ = error
-    return ours
