@@ -80,9 +80,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs=2, metavar="MODEL", help=f"a folder, or one of {', '.join(SHAPES)}")
-    parser.add_argument("--switches", type=int, default=50)
+    parser.add_argument("--switches", type=int, default=50, help=f"more than {SKIPPED + 4}")
     parser.add_argument("--no-trim", action="store_true", help="leave freed memory to the allocator")
     arguments = parser.parse_args()
+    if arguments.switches < SKIPPED + 4:
+        parser.error(f"a slope needs more than {SKIPPED + 4} switches")
     if arguments.no_trim:
         model_manager.return_memory = lambda: None  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as scratch:
