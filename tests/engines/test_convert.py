@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -104,16 +105,20 @@ def samples_of(path: Path) -> np.ndarray:
     return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
-def transcribe(folder: Path, clip: str) -> str:
+def features(clip: str) -> ctranslate2.StorageView:
     from faster_whisper.feature_extractor import FeatureExtractor
-    from tokenizers import Tokenizer
 
     mel = FeatureExtractor()(samples_of(NANO / "samples" / clip), padding=480_000)[:, :3000]
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None], dtype=np.float32))
+
+
+def transcribe(folder: Path, clip: str) -> str:
+    from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     prompt = [tokenizer.token_to_id(f"<|{name}|>") for name in ("startoftranscript", "en", "transcribe")]
     prompt.append(tokenizer.token_to_id("<|notimestamps|>"))
-    view = ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None], dtype=np.float32))
-    (result,) = load(folder).generate(view, [prompt], beam_size=1)
+    (result,) = load(folder).generate(features(clip), [prompt], beam_size=1)
     return str(tokenizer.decode(result.sequences_ids[0])).strip()
 
 
@@ -268,6 +273,68 @@ def test_128_mel_bins(model: Path, cache: Path) -> None:
     write_weights(model / "model.safetensors", tensors)
     edit(model, "config.json", num_mel_bins=128)
     assert load(ensure_converted(model, cache, "int8")).n_mels == 128
+
+
+def align(folder: Path, clip: str) -> Any:
+    """Return the alignment of two tokens with the clip: what missing heads would break."""
+    view = features(clip)
+    prompt = [50258, 50259, 50359, 50363]
+    (result,) = load(folder).align(view, prompt, [[1782, 1364]], [250])
+    return result
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        ([[0, 1], [1, 0], [3, 1]], [[0, 1], [1, 0]]),
+        ([[2, 0], [3, 1]], [[1, 0], [1, 1]]),  # of the teacher's layers only: the upper half
+        ([[1, 7]], [[1, 0], [1, 1]]),
+        (None, [[1, 0], [1, 1]]),
+    ],
+)
+def test_distilled(model: Path, cache: Path, named: object, kept: list[list[int]]) -> None:
+    """Distilled Whispers have fewer layers in the decoder than in the encoder, and heads of the teacher's."""
+    tensors = read_weights()
+    dropped = re.compile(r"model\.decoder\.layers\.[2-9]\.")
+    left = {name: one for name, one in tensors.items() if not dropped.match(name)}
+    deeper = {
+        name.replace("encoder.layers.1.", f"encoder.layers.{layer}."): one
+        for layer in (2, 3)
+        for name, one in tensors.items()
+        if name.startswith("model.encoder.layers.1.")
+    }
+    write_weights(model / "model.safetensors", {**left, **deeper})
+    edit(model, "config.json", decoder_layers=2, encoder_layers=4)
+    edit(model, "generation_config.json", alignment_heads=named)
+    folder = ensure_converted(model, cache, "int8")
+    assert json.loads((folder / "config.json").read_text())["alignment_heads"] == kept
+    assert align(folder, "en-plain-000.flac").alignments
+
+
+def test_distilled_equals_its_teacher_where_nothing_was_lost(model: Path, cache: Path) -> None:
+    """Layers that add nothing may be left out: the shorter decoder says the same."""
+    tensors = read_weights()
+    for name, tensor in tensors.items():
+        if re.match(r"model\.decoder\.layers\.3\.(self_attn\.out_proj|encoder_attn\.out_proj|fc2)\.", name):
+            tensors[name] = np.zeros_like(tensor)
+    write_weights(model / "model.safetensors", tensors)
+    teacher = transcribe(ensure_converted(model, cache, "float32"), "en-plain-000.flac")
+    left = {name: one for name, one in tensors.items() if "decoder.layers.3." not in name}
+    write_weights(model / "model.safetensors", left)
+    edit(model, "config.json", decoder_layers=3)
+    assert transcribe(ensure_converted(model, cache, "float32"), "en-plain-000.flac") == teacher
+
+
+def test_fine_tuned(model: Path, cache: Path) -> None:
+    """Trainers save float32, the projection beside the embeddings, no generation config, optimizer files."""
+    tensors = {name: one.astype(np.float32) for name, one in read_weights().items()}
+    tensors["proj_out.weight"] = tensors["model.decoder.embed_tokens.weight"]
+    write_weights(model / "model.safetensors", tensors)
+    (model / "generation_config.json").unlink()
+    (model / "training_args.bin").write_bytes(b"\x80\x02pickle")
+    (model / "optimizer.pt").write_bytes(b"\x80\x02pickle")
+    edit(model, "config.json", torch_dtype="float32", _name_or_path="openai/whisper-tiny")
+    assert transcribe(ensure_converted(model, cache, "int8"), "en-plain-000.flac") == "house left tree"
 
 
 def test_english_only(model: Path, cache: Path) -> None:

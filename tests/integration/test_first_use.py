@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.conftest import MakeSettings, Sample, client_of
-from tests.integration.test_hub import Hub, stand_in  # noqa: F401  (a fixture)
+from tests.integration.stand_in_hub import Hub
 
 
 async def transcribe(client: httpx.AsyncClient, speech: Sample, model: str) -> httpx.Response:
@@ -16,7 +16,7 @@ async def transcribe(client: httpx.AsyncClient, speech: Sample, model: str) -> h
 
 
 async def test_first_use_downloads_and_later_ones_need_no_hub(
-    stand_in: Hub,  # noqa: F811
+    stand_in: Hub,
     settings: MakeSettings,
     speech: Sample,
 ) -> None:

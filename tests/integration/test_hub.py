@@ -2,148 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import http.server
-import json
 import logging
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
+from tests.integration.stand_in_hub import (
+    BLOCK_BYTES,
+    NEEDED,
+    ROOT,
+    SOURCE,
+    Hub,
+)
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown
-from whisper_server.services import hub
+from whisper_server.services import hub, hub_transfer
 from whisper_server.services.catalog import ModelSource
 from whisper_server.services.hub_files import choose
 
-NANO = Path(__file__).parents[2] / "models" / "nano-whisper"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-SOURCE = ModelSource("nano", repo="someone/nano")
-NEEDED = {
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
-NEVER = {"pytorch_model.bin": b"pickle", "README.md": b"hello", "flax_model.msgpack": b"x"}
+WEIGHTS = "model.safetensors"
 
 
-class Hub(http.server.ThreadingHTTPServer):
-    """What huggingface_hub asks for: a listing, and files with ETag, commit and ranges."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {name: (NANO / name).read_bytes() for name in NEEDED} | NEVER
-        self.seen: list[tuple[str, str]] = []  # method, file or "listing"
-        self.refuse: int | None = None  # status of every answer
-        self.error_code = ""  # X-Error-Code
-        self.break_after: int | None = None  # bytes of the weights that are sent, then the connection ends
-        self.refuse_files_after_break = False
-        self.damage = False
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def fetched(self) -> list[str]:
-        return [name for method, name in self.seen if method == "GET" and name != "listing"]
-
-    def listing(self) -> dict[str, Any]:
-        siblings = []
-        for name, data in self.files.items():
-            entry: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": blob_id(data)}
-            if name.endswith(".safetensors"):
-                sha = hashlib.sha256(data).hexdigest()
-                entry["lfs"] = {"size": len(data), "sha256": sha, "pointerSize": 134}
-            siblings.append(entry)
-        return {"id": "someone/nano", "modelId": "someone/nano", "sha": COMMIT, "siblings": siblings}
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        parts = urlsplit(self.path).path.strip("/").split("/")
-        is_listing = parts[:2] == ["api", "models"]
-        name = "listing" if is_listing else parts[-1]
-        self.server.seen.append((self.command, name))
-        if self.server.refuse is not None:
-            self.answer(self.server.refuse, b"{}", {"X-Error-Code": self.server.error_code})
-        elif is_listing:
-            body = json.dumps(self.server.listing()).encode()
-            self.answer(200, body, {"Content-Type": "application/json"})
-        elif parts[2:4] == ["resolve", COMMIT] and name in self.server.files:
-            self.send_file(self.server.files[name], is_weights=name.endswith(".safetensors"))
-        else:
-            self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-
-    def send_file(self, data: bytes, *, is_weights: bool) -> None:
-        headers = {"ETag": f'"{blob_id(data)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        start = 0
-        if wanted := self.headers.get("Range"):
-            start = int(wanted.removeprefix("bytes=").partition("-")[0])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        if is_weights and self.server.damage:
-            data = data[:-1] + bytes([data[-1] ^ 1])
-        body, cut = data[start:], self.server.break_after
-        if cut is None or not is_weights or self.command == "HEAD":
-            self.answer(206 if start else 200, body, headers)
-            return
-        self.server.break_after = None
-        if self.server.refuse_files_after_break:
-            self.server.refuse = 500
-        self.answer(206 if start else 200, body, headers, send=body[:cut])
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str], send: bytes | None = None) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body if send is None else send)
-
-
-def blob_id(data: bytes) -> str:
-    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with Hub() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def silent_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A hub that accepts and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        yield
+def sum_of_side_files(stand_in: Hub) -> int:
+    return sum(len(stand_in.files[name]) for name in NEEDED - {WEIGHTS})
 
 
 def nothing_looks_whole(cache: Path) -> bool:
@@ -227,15 +114,14 @@ def test_hanging_hub(silent_port: None, tmp_path: Path) -> None:
     assert nothing_looks_whole(tmp_path)
 
 
-def test_download_that_breaks_off_once_goes_on(stand_in: Hub, tmp_path: Path) -> None:
+def test_download_that_breaks_off_goes_on_by_itself(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.break_after = 1_000_000
-    with contextlib.suppress(ModelUnavailable):  # huggingface_hub before 1.0 does not go on by itself
-        hub.fetch(SOURCE, tmp_path)
     folder = hub.fetch(SOURCE, tmp_path)
-    assert (folder / "model.safetensors").read_bytes() == stand_in.files["model.safetensors"]
+    assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
+    assert stand_in.ranges == ["bytes=1000000-"]
 
 
-def test_half_a_download_is_not_taken_for_whole(stand_in: Hub, tmp_path: Path) -> None:
+def test_a_later_attempt_goes_on_where_an_earlier_one_ended(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.break_after = 1_000_000
     stand_in.refuse_files_after_break = True
     with pytest.raises(ModelUnavailable, match="'nano'"):
@@ -245,8 +131,116 @@ def test_half_a_download_is_not_taken_for_whole(stand_in: Hub, tmp_path: Path) -
     with pytest.raises(ModelUnavailable):
         hub.fetch(SOURCE, tmp_path, offline=True)
     stand_in.refuse = None
+    stand_in.seen.clear()
+    stand_in.ranges.clear()
+    progress: list[int] = []
+    folder = hub.fetch(SOURCE, tmp_path, on_progress=lambda done, _: progress.append(done))
+    assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
+    assert stand_in.ranges == ["bytes=1000000-"]
+    assert "config.json" not in stand_in.fetched()  # what was whole is not fetched again
+    assert all(done > 1_000_000 for done in progress if done > sum_of_side_files(stand_in))
+    assert not list(folder.glob("*.part"))
+
+
+def test_hub_without_ranges_starts_over(stand_in: Hub, tmp_path: Path) -> None:
+    stand_in.break_after = 1_000_000
+    stand_in.knows_ranges = False
     folder = hub.fetch(SOURCE, tmp_path)
-    assert (folder / "model.safetensors").read_bytes() == stand_in.files["model.safetensors"]
+    assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
+
+
+def test_part_that_is_too_long_or_whole(stand_in: Hub, tmp_path: Path) -> None:
+    folder = hub.fetch(SOURCE, tmp_path)
+    whole = stand_in.files[WEIGHTS]
+    for content, fetched in ((whole + b"x", [WEIGHTS]), (whole, [])):
+        (folder / WEIGHTS).unlink()
+        hub_transfer.part_of(folder / WEIGHTS).write_bytes(content)
+        stand_in.seen.clear()
+        assert hub.fetch(SOURCE, tmp_path) == folder
+        assert (folder / WEIGHTS).read_bytes() == whole
+        assert stand_in.fetched() == fetched
+
+
+def test_part_with_wrong_bytes_is_thrown_away(stand_in: Hub, tmp_path: Path) -> None:
+    folder = hub.fetch(SOURCE, tmp_path)
+    (folder / WEIGHTS).unlink()
+    hub_transfer.part_of(folder / WEIGHTS).write_bytes(b"x" * 1000)
+    with pytest.raises(ModelUnavailable, match="damaged"):
+        hub.fetch(SOURCE, tmp_path)
+    assert hub.fetch(SOURCE, tmp_path) == folder
+    assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_hub_that_hangs_after_the_listing(stand_in: Hub, tmp_path: Path, blocks: int) -> None:
+    stand_in.pace = threading.Semaphore(blocks)
+    with pytest.raises(ModelUnavailable, match=r"'nano'.*does not answer.*Timeout"):
+        hub.fetch(SOURCE, tmp_path, stall_s=0.05)
+    assert nothing_looks_whole(tmp_path)
+    stand_in.pace.release(1000)
+    hub.fetch(SOURCE, tmp_path)
+    assert stand_in.ranges == ([f"bytes={blocks * BLOCK_BYTES}-"] if blocks else [])
+
+
+def test_hub_that_trickles_counts_as_hanging(
+    stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_transfer, "SLOW_S", 0.0)  # every chunk is a window
+    monkeypatch.setattr(hub_transfer, "SLOW_BYTES", 10**9)
+    with pytest.raises(ModelUnavailable, match=r"does not answer.*TimeoutError"):
+        hub.fetch(SOURCE, tmp_path)
+
+
+def test_slow_hub_is_waited_for(stand_in: Hub, tmp_path: Path) -> None:
+    stand_in.pace = threading.Semaphore(0)
+    progress: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(hub.fetch, SOURCE, tmp_path, on_progress=lambda done, _: progress.append(done))
+        while not coming.done():  # one block at a time
+            stand_in.pace.release()
+            stand_in.sent.acquire(timeout=0.1)
+    assert (coming.result() / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
+    # Told of as it arrives, and not when a file is whole.
+    assert len(set(progress)) > len(stand_in.files[WEIGHTS]) // BLOCK_BYTES
+
+
+PULL = (
+    "import sys; from pathlib import Path; from whisper_server.services import hub;"
+    "from whisper_server.services.catalog import ModelSource;"
+    "print(hub.fetch(ModelSource('nano', repo='someone/nano'), Path(sys.argv[1])))"
+)
+
+
+def start_pull(tmp_path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PULL, str(tmp_path)]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, text=True)
+
+
+def test_process_that_is_killed_is_gone_on_from(stand_in: Hub, tmp_path: Path) -> None:
+    stand_in.pace = threading.Semaphore(5)
+    with start_pull(tmp_path) as process:
+        for _ in range(5):
+            assert stand_in.sent.acquire(timeout=60)
+        part = next(tmp_path.glob("hub/*/*/*.part"))
+        while part.stat().st_size < BLOCK_BYTES:  # the last bytes may still be on their way
+            threading.Event().wait(0.001)
+        process.send_signal(signal.SIGKILL)
+    assert nothing_looks_whole(tmp_path)
+    stand_in.pace.release(1000)
+    folder = hub.fetch(SOURCE, tmp_path)  # nor does its lock stay
+    assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
+    assert len(stand_in.ranges) == 1
+
+
+def test_two_processes_at_once_are_one_download(stand_in: Hub, tmp_path: Path) -> None:
+    stand_in.pace = threading.Semaphore(1)
+    with start_pull(tmp_path) as first, start_pull(tmp_path) as second:
+        assert stand_in.sent.acquire(timeout=60)  # one of them has begun
+        stand_in.pace.release(1000)
+        outputs = {process.communicate(timeout=120)[0] for process in (first, second)}
+        assert (first.returncode, second.returncode) == (0, 0)
+    assert len(outputs) == 1
+    assert sorted(stand_in.fetched()) == sorted(NEEDED)
 
 
 def test_damaged_file_is_thrown_away(stand_in: Hub, tmp_path: Path) -> None:

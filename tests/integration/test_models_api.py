@@ -8,8 +8,9 @@ import httpx
 import pytest
 from huggingface_hub.utils import WeakFileLock
 
-from tests.conftest import NANO, OpenClient, Sample
+from tests.conftest import NANO, OpenClient, Sample, client_of
 from tests.integration.http_requests import URL, error_of, form
+from whisper_server.core.config import Settings
 from whisper_server.core.errors import Unavailable
 from whisper_server.services import removal
 from whisper_server.services.catalog import ModelSource
@@ -46,6 +47,29 @@ async def test_delete_frees_the_memory(client: httpx.AsyncClient, speech: Sample
     assert [model.state for model in client.app.state.services.models.loaded()] in ([], ["unloading"])
     assert (await client.delete("/v1/models/whisper-1")).status_code == 200  # it need not be loaded
     assert (await client.post(URL, **form(speech.data))).status_code == 200
+
+
+async def test_idle_models_leave_the_memory(nano_settings: Settings, speech: Sample) -> None:
+    async with client_of(nano_settings.model_copy(update={"idle_unload_s": 0.0})) as client:
+        for _ in range(2):
+            assert (await client.post(URL, **form(speech.data))).json()["text"] == speech.text
+            # Gone, or on its way out on a thread of its own.
+            assert [one["state"] for one in (await client.get("/health")).json()["models"]] in (
+                [],
+                ["unloading"],
+            )
+
+
+async def test_a_model_beyond_the_memory_limit_is_a_503_that_names_it(
+    nano_settings: Settings, speech: Sample
+) -> None:
+    async with client_of(nano_settings.model_copy(update={"max_model_memory_mb": 1})) as client:
+        for _ in range(2):
+            reply = await client.post(URL, **form(speech.data))
+            message = error_of(reply, 503, param="model", code="model_unavailable")
+            assert "WHISPER_MAX_MODEL_MEMORY_MB" in message
+            assert reply.headers["x-should-retry"] == "false"
+        assert (await client.get("/health")).json()["models"] == []
 
 
 async def test_delete_of_a_name_that_nobody_knows(client: httpx.AsyncClient) -> None:

@@ -168,6 +168,14 @@ class DeletedModel(BaseModel):
     deleted: Literal[True] = True
 
 
+class PulledModel(BaseModel):
+    """A model is on the disk, ready to be loaded without a network."""
+
+    id: str
+    object: Literal["model"] = "model"
+    pulled: Literal[True] = True
+
+
 class RootReply(BaseModel):
     """What this is."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from whisper_server import __version__
-from whisper_server.api import audio, chat
+from whisper_server.api import audio, chat, pulls
 from whisper_server.api.deps import ServicesDep
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
@@ -124,3 +124,4 @@ def _model_object(name: str, source: ModelSource) -> ModelObject:
 
 router.include_router(audio.router)
 router.include_router(chat.router)
+router.include_router(pulls.router)

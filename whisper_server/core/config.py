@@ -88,6 +88,23 @@ class Settings(BaseSettings):
         le=64,
         description="Models kept in memory; the least recently used one goes.",
     )
+    max_model_memory_mb: int = Field(
+        0,
+        alias="WHISPER_MAX_MODEL_MEMORY_MB",
+        ge=0,
+        le=1024 * 1024,
+        description="Memory for the weights of all models together, in MiB; the least recently used one "
+        "goes. 0: no limit.",
+    )
+    idle_unload_s: float = Field(
+        -1.0,
+        alias="WHISPER_IDLE_UNLOAD_S",
+        ge=-1,
+        le=31 * 86400,
+        allow_inf_nan=False,
+        description="Seconds after which a model that nobody uses leaves the memory, preloaded ones too; "
+        "0: at once, -1: never.",
+    )
     cache_dir: Path = Field(
         default_factory=default_cache_dir,
         alias="WHISPER_CACHE_DIR",

@@ -15,6 +15,7 @@
     |-- Overloaded                       429 rate_limit_exceeded; the server has enough to do
     |-- Unavailable                      503 try again later
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
+    |   |   |-- ModelTooLarge            503 no retry helps
     |   |-- ShuttingDown                 503
     |   |-- DeviceOutOfMemory            503
     |-- EngineFailure                    500 the same input would fail again
@@ -158,6 +159,12 @@ class ModelUnavailable(Unavailable):
 
     code = "model_unavailable"
     param = "model"
+
+
+class ModelTooLarge(ModelUnavailable):
+    """A model takes more memory than all models together may."""
+
+    retry_helps = False
 
 
 class ShuttingDown(Unavailable):

@@ -6,12 +6,19 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 # All threads that this package starts have this prefix; they may be inside native code.
 THREAD_PREFIX = "whisper-"
+
+
+def start_thread(target: Callable[..., None], *args: object) -> None:
+    """Run `target` on a daemon thread that `leave` knows by its name."""
+    name = f"{THREAD_PREFIX}{target.__name__.strip('_')}"
+    threading.Thread(target=target, args=args, name=name, daemon=True).start()
 
 
 def ensure_streams() -> None:

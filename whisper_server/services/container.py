@@ -13,9 +13,12 @@ from whisper_server.core.watcher import Watcher
 from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.catalog import Catalog
+from whisper_server.services.inventory import least_bytes
 from whisper_server.services.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.pool import WorkPool
+from whisper_server.services.provision import pull
+from whisper_server.services.pulls import Pulls
 from whisper_server.services.transcriber import Transcriber
 
 if TYPE_CHECKING:
@@ -37,9 +40,11 @@ class Services:
     transcriber: Transcriber
     admission: Admission
     metrics: Watcher
+    pulls: Pulls
 
     def drain(self) -> None:
         """Take no new requests; those that have begun go on until they end or the services close."""
+        self.pulls.drain()
         self.models.drain()
 
 
@@ -54,7 +59,12 @@ async def open_services(settings: Settings, metrics: Watcher | None = None) -> A
     audio = AudioProcessor(max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds)
     pool = WorkPool(settings.decode_workers)
     models: ModelManager[WhisperModel] = ModelManager(
-        catalog, ModelLoader(settings, metrics), max_models=settings.max_models
+        catalog,
+        ModelLoader(settings, metrics),
+        max_models=settings.max_models,
+        max_bytes=settings.max_model_memory_mb * 2**20,
+        expect_bytes=lambda source: least_bytes(source, settings.cache_dir),
+        idle_unload_s=settings.idle_unload_s,
     )
     transcriber = Transcriber(
         audio, catalog, models, pool, beam_size=settings.beam_size, use_vad=settings.vad
@@ -62,9 +72,11 @@ async def open_services(settings: Settings, metrics: Watcher | None = None) -> A
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
     _watch(metrics, admission, models)
+    pulls = Pulls(lambda source, on_progress: pull(source, settings, on_progress))
     try:
-        yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics)
+        yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics, pulls)
     finally:
+        pulls.drain()
         await asyncio.to_thread(_close, pool, models)
 
 

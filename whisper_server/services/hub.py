@@ -1,9 +1,9 @@
 """Brings a model's files from the hub into the cache, and finds them there without asking anybody.
 
 A finished download is recorded in a marker file (commit, and the size of every file); only what is
-recorded is ever used, and then no socket is opened. The transfer itself is huggingface_hub's; which
-files, in what state, and what an error means is decided here. HF_ENDPOINT, HF_TOKEN and the other
-variables of huggingface_hub hold.
+recorded is ever used, and then no socket is opened. The listing and the connection are huggingface_hub's;
+which files, in what state, and what an error means is decided here. HF_ENDPOINT, HF_TOKEN and the other
+variables of huggingface_hub hold. A download that ended early is gone on with by the next one.
 
     <cache>/hub/<owner>--<name>/<revision>.json    the marker
     <cache>/hub/<owner>--<name>/<commit>/          the files
@@ -11,19 +11,21 @@ variables of huggingface_hub hold.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from whisper_server.core.errors import ModelUnavailable, WhisperServerError
 from whisper_server.services.hub_errors import explain
 from whisper_server.services.hub_files import COMMIT, choose, is_intact, record, recorded
+from whisper_server.services.hub_progress import OnProgress, Progress
+from whisper_server.services.hub_transfer import STALL_S, part_of, receive
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -33,15 +35,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METADATA_TIMEOUT_S = 5.0  # for the hub to connect and to answer: a request waits for it
+LOCK_PATIENCE_S = 0.1  # then somebody else is downloading, and that is said
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
 
-# No progress bars on stderr, no reports, and one protocol whose files stay in our cache folder.
-_QUIET = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_XET": "1",
-}
+_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def fetch(
@@ -50,7 +48,8 @@ def fetch(
     *,
     offline: bool = False,
     timeout_s: float = METADATA_TIMEOUT_S,
-    on_progress: Callable[[int, int], None] | None = None,
+    stall_s: float = STALL_S,
+    on_progress: OnProgress | None = None,
 ) -> Path:
     """Return a folder with the repository's files, downloading them where the cache lacks them; blocks.
 
@@ -58,8 +57,9 @@ def fetch(
     (bytes done, bytes in all), from this thread, and ends the download by raising.
 
     Raises:
-        ModelUnavailable: offline, the hub does not answer within `timeout_s`, it does not have the model, the
-            transfer broke off, or the cache cannot be written. Nothing of it is taken for whole later.
+        ModelUnavailable: offline, the hub does not answer within `timeout_s` or sends nothing for `stall_s`,
+            it does not have the model, the transfer broke off, or the cache cannot be written. Nothing of it
+            is taken for whole later.
     """
     marker = marker_of(source, cache_dir)
     folder = recorded(marker)
@@ -71,7 +71,9 @@ def fetch(
         )
     endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     try:
-        return _Download(source, marker.parent, endpoint.rstrip("/"), timeout_s, on_progress).run(marker)
+        return _Download(source, marker.parent, endpoint.rstrip("/"), (timeout_s, stall_s), on_progress).run(
+            marker
+        )
     except WhisperServerError:
         raise
     except Exception as error:
@@ -93,25 +95,38 @@ class _Download:
         source: ModelSource,
         home: Path,
         endpoint: str,
-        timeout_s: float,
-        on_progress: Callable[[int, int], None] | None,
+        patience: tuple[float, float],
+        on_progress: OnProgress | None,
     ) -> None:
         self._source = source
         self._repo = str(source.repo)
         self._home = home
         self._endpoint = endpoint
-        self._timeout_s = timeout_s
+        self._timeout_s, self._stall_s = patience
         self._on_progress = on_progress
 
     def run(self, marker: Path) -> Path:
         """Download what is missing, check it, record it, and return its folder."""
         for variable, value in _QUIET.items():  # read when huggingface_hub is imported
             os.environ.setdefault(variable, value)
+        self._home.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            return recorded(marker) or self._download(marker)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the block to one process at a time; the others wait, and then find everything there."""
+        from filelock import Timeout  # noqa: PLC0415  (huggingface_hub's own)
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # noqa: PLC0415
 
-        self._home.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(self._home / ".lock"):  # of two processes, one downloads and the other waits
-            return recorded(marker) or self._download(marker)
+        path = self._home / ".lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(WeakFileLock(path, timeout=LOCK_PATIENCE_S))
+            except Timeout:
+                log.info("%s is being downloaded by somebody else; waiting for that", self._repo)
+                stack.enter_context(WeakFileLock(path))
+            yield
 
     def _download(self, marker: Path) -> Path:
         started = time.monotonic()
@@ -121,7 +136,7 @@ class _Download:
         total_bytes = sum(file.size or 0 for file in files)
         self._check_space(folder, total_bytes)
         log.info("downloading %s: %d files, %.1f MB", self._repo, len(files), total_bytes / 1e6)
-        progress = _Progress(self._repo, total_bytes, self._on_progress)
+        progress = Progress(self._repo, total_bytes, self._on_progress)
         for file in files:
             self._get(file, commit, folder, progress)
         sizes = {file.rfilename: (folder / file.rfilename).stat().st_size for file in files}
@@ -158,75 +173,20 @@ class _Download:
                 f" where {free_bytes / 1e6:.0f} MB are free."
             )
 
-    def _get(self, file: RepoSibling, commit: str, folder: Path, progress: _Progress) -> None:
-        """Download one file where it is missing, and check it against the hub's checksum."""
-        from huggingface_hub import hf_hub_download  # noqa: PLC0415  (only when a model is downloaded)
+    def _get(self, file: RepoSibling, commit: str, folder: Path, progress: Progress) -> None:
+        """Bring one file where it is missing, and check it against the hub's checksum."""
+        from huggingface_hub import hf_hub_url  # noqa: PLC0415  (only when a model is downloaded)
 
-        extra: dict[str, Any] = {}
-        if "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # from huggingface_hub 1 on
-            extra["tqdm_class"] = progress.bar
-        hf_hub_download(
-            self._repo,
-            file.rfilename,
-            revision=commit,
-            local_dir=folder,
-            endpoint=self._endpoint,
-            etag_timeout=self._timeout_s,
-            **extra,
-        )
         path = folder / file.rfilename
-        if not is_intact(path, file):
-            path.unlink()
-            raise ModelUnavailable(
-                f"The model {self._source.name!r} cannot be had: {file.rfilename} arrived damaged. Try again."
-            )
+        if not (path.is_file() and is_intact(path, file)):
+            url = hf_hub_url(self._repo, file.rfilename, revision=commit, endpoint=self._endpoint)
+            part = receive(url, path, file.size, self._stall_s, progress.arrived)
+            if not is_intact(part, file):
+                part.unlink()
+                raise ModelUnavailable(
+                    f"The model {self._source.name!r} cannot be had: {file.rfilename} arrived damaged."
+                    " Try again."
+                )
+            part.replace(path)
+        part_of(path).unlink(missing_ok=True)
         progress.finish(path.stat().st_size)
-
-
-class _Progress:
-    """Counts bytes, tells the caller, and logs every tenth."""
-
-    def __init__(self, name: str, total_bytes: int, on_progress: Callable[[int, int], None] | None) -> None:
-        self._name = name
-        self._total_bytes = max(1, total_bytes)
-        self._on_progress = on_progress
-        self._finished_bytes = 0  # of whole files
-        self._current_bytes = 0  # of the file on its way
-        self._tenths = 0
-
-    def finish(self, size_bytes: int) -> None:
-        """Count a whole file in place of its parts."""
-        self._finished_bytes += size_bytes
-        self._current_bytes = 0
-        self.add(0)
-
-    def add(self, count_bytes: int) -> None:
-        """Count a part of the file on its way."""
-        self._current_bytes += count_bytes
-        done_bytes = min(self._finished_bytes + self._current_bytes, self._total_bytes)
-        tenths = done_bytes * 10 // self._total_bytes
-        if tenths > self._tenths:
-            self._tenths = tenths
-            log.info("downloading %s: %d %%", self._name, tenths * 10)
-        if self._on_progress is not None:
-            self._on_progress(done_bytes, self._total_bytes)
-
-    def bar(self, **_: object) -> _Bar:
-        """Stand in for the class of progress bars that huggingface_hub would draw."""
-        return _Bar(self.add)
-
-
-class _Bar:
-    """As much of a tqdm bar as huggingface_hub uses."""
-
-    def __init__(self, add: Callable[[int], None]) -> None:
-        self._add = add
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Draw nothing."""
-
-    def update(self, count: float | None = 1) -> None:
-        self._add(int(count or 0))

@@ -75,6 +75,13 @@ def commit_of(marker: Path) -> str | None:
     return commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
 
 
+def loose_folders(home: Path) -> tuple[Path, ...]:
+    """Return the folders of a repository that no record names: downloads that ended early."""
+    named = {commit_of(marker) for marker in home.glob("*.json")}
+    folders = (path for path in home.glob("*") if COMMIT.fullmatch(path.name) and path.is_dir())
+    return tuple(path for path in folders if path.name not in named)
+
+
 def record(marker: Path, commit: str, sizes: dict[str, int]) -> None:
     """Record a finished download, atomically; the files lie in the folder `commit` beside the marker."""
     temporary = marker.with_name(f".{uuid.uuid4().hex}.tmp")

@@ -6,14 +6,14 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_server.core.watcher import Watcher
 from whisper_server.services.batch import DecodeBatch
 from whisper_server.services.decoding import WindowDecoder
-from whisper_server.services.engines.base import Engine, EngineSpec
+from whisper_server.services.engines.base import Engine
 from whisper_server.services.engines.registry import load_engine
+from whisper_server.services.provision import local_folder, spec_of
 from whisper_server.services.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ class ModelLoader:
     def _load(self, source: ModelSource) -> Engine:
         started = time.monotonic()
         settings = self._settings
-        spec = EngineSpec(settings.engine, settings.device, settings.compute_type, settings.threads)
-        engine = load_engine(self._folder(source), spec, settings.cache_dir)
+        folder = local_folder(source, settings)
+        engine = load_engine(folder, spec_of(settings), settings.cache_dir)
         info = engine.info
         log.info(
             "model %s loaded in %.2f s: engine=%s encoder=%s device=%s compute_type=%s"
@@ -116,13 +116,3 @@ class ModelLoader:
             info.workers,
         )
         return engine
-
-    def _folder(self, source: ModelSource) -> Path:
-        """Return a local folder with the model's files; the fake engine needs none."""
-        if self._settings.engine == "fake":
-            return Path()
-        if source.folder is not None:
-            return source.folder
-        from whisper_server.services import hub  # noqa: PLC0415  (only when a model is downloaded)
-
-        return hub.fetch(source, self._settings.cache_dir, offline=self._settings.offline)

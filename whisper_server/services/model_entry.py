@@ -70,6 +70,8 @@ class Entry(Generic[M]):
     leases: int = 0
     leaving: bool = False
     loading: bool = True
+    expected_bytes: int = 0  # what it will take in memory, as far as is known before it is there
+    idle_since: float | None = None  # monotonic; None while somebody needs it
 
     def __post_init__(self) -> None:
         # Running futures cannot be cancelled: a waiter that goes away must not end the others' wait.
@@ -79,6 +81,11 @@ class Entry(Generic[M]):
     def is_unused(self) -> bool:
         """Whether nobody holds it, waits for it or loads it; where it is leaving, it is being closed."""
         return self.leases == 0 and not self.loading
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes in memory, or is expected to."""
+        return self.model.memory_bytes if self.model is not None else self.expected_bytes
 
     def state(self) -> ModelState:
         """Return what /health shows."""

@@ -1,10 +1,14 @@
-"""Which models are in memory: at most `max_models`, the least recently used one goes first.
+"""Which models are in memory: as many as there is room for; the least recently used one goes first.
 
 Theory of operation. An entry is in the table (loading or ready, findable by name) or it is leaving
 (unloaded or evicted, no longer findable). Whoever wants a model first reserves it, which counts as a
 lease at once, also while the model still loads: so nothing that somebody waits for can be evicted. An
 entry leaves memory when it is leaving and its last lease is gone. One lock guards the tables and is
 never held while a model loads, closes, or is waited for.
+
+Room is made three times: for one more place when a model is reserved; for the bytes that it is expected to
+take before it loads, on its own thread, because that needs the disk; and for those that it takes, once that
+is measured. A model that does not fit then goes again, and is refused without a load from then on.
 
 Threads: every load and every close runs on a daemon thread of its own (at most two per entry, and
 entries are bounded), so a download that hangs can neither block a caller's thread nor the exit of
@@ -16,14 +20,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Generic
 
-from whisper_server.core.errors import ModelUnavailable, ShuttingDown, Unavailable, WhisperServerError
-from whisper_server.core.process import THREAD_PREFIX
+from whisper_server.core.errors import ShuttingDown, Unavailable, WhisperServerError
+from whisper_server.core.memory import return_memory
+from whisper_server.core.process import start_thread
 from whisper_server.services.catalog import Catalog, ModelSource
+from whisper_server.services.eviction import Occupant, Room, victims
+from whisper_server.services.failures import as_ours
+from whisper_server.services.idle import IdleWatch
 from whisper_server.services.model_entry import Entry, Lease, LoadedModel, M, ModelState
 
 __all__ = ["Lease", "LoadedModel", "ModelManager", "ModelState"]
@@ -36,12 +46,28 @@ SHUTTING_DOWN = "The server is shutting down; try again later."
 class ModelManager(Generic[M]):
     """Loads models once, lends them, and lets the least recently used one go. Thread-safe."""
 
-    def __init__(self, catalog: Catalog, load: Callable[[ModelSource], M], max_models: int) -> None:
-        """Take `load`, which blocks and is called on threads of the manager, one call per model."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        load: Callable[[ModelSource], M],
+        max_models: int,
+        *,
+        max_bytes: int = 0,
+        expect_bytes: Callable[[ModelSource], int] = lambda _: 0,
+        idle_unload_s: float = -1.0,
+    ) -> None:
+        """Take `load`, which blocks and is called on threads of the manager, one call per model.
+
+        So is `expect_bytes`: what a model will take in memory, 0 where nobody knows. `max_bytes` 0 means no
+        limit, a negative `idle_unload_s` that idle models stay.
+        """
         self._catalog = catalog
         self._load = load
-        self._max_models = max_models
+        self._expect_bytes = expect_bytes
+        self._room = Room(max_models, max_bytes)
+        self._measured_bytes: dict[str, int] = {}  # by canonical name; of models that were loaded once
         self._changed = threading.Condition()
+        self._idle = IdleWatch(idle_unload_s, self._changed, self._expire)
         self._table: OrderedDict[str, Entry[M]] = OrderedDict()  # by canonical name; used last is last
         self._leaving: set[Entry[M]] = set()
         self.is_draining = False  # takes no new users; read by anyone, set under the lock
@@ -134,6 +160,7 @@ class ModelManager(Generic[M]):
         """
         self.drain()
         with self._changed:
+            self._idle.close()
             for entry in list(self._table.values()):
                 self._retire(entry)
             if not self._changed.wait_for(lambda: all(entry.loading for entry in self._leaving), timeout):
@@ -150,26 +177,43 @@ class ModelManager(Generic[M]):
                 self._retire(entry)
                 entry = None
             if entry is None:
-                self._make_room(source.name)
-                entry = Entry(source)
-                _start(self._run_load, entry)  # first: where no thread can start, no entry stays behind
+                known_bytes = self._measured_bytes.get(source.name, 0)
+                self._make_room(source.name, known_bytes)
+                entry = Entry(source, expected_bytes=known_bytes)
+                start_thread(self._run_load, entry)  # first: where no thread can start, no entry stays behind
                 self._table[source.name] = entry
             entry.leases += 1
+            entry.idle_since = None
             self._table.move_to_end(source.name)
             return entry
 
-    def _make_room(self, name: str) -> None:
-        """Evict until one more model fits; what is leaving but still in use takes up its place."""
-        in_use = sum(not entry.is_unused for entry in self._leaving)
-        while len(self._table) + in_use >= self._max_models:
-            unused = (entry for entry in self._table.values() if entry.is_unused)
-            victim = next(unused, None)
-            if victim is None:
-                raise Unavailable(
-                    f"The model {name!r} cannot be loaded now: all {self._max_models} places are taken by"
-                    " models in use. Try again later, or raise WHISPER_MAX_MODELS."
-                )
-            self._retire(victim)
+    def _make_room(self, name: str, size_bytes: int, newcomer: Entry[M] | None = None) -> None:
+        """Evict until the model fits; needs the lock. What is leaving but still in use takes up its place.
+
+        Raises:
+            ModelTooLarge: it is larger than all the room there is.
+            Unavailable: what is in use leaves too little room; then everything stays.
+        """
+        self._room.check_size(name, size_bytes)
+        others = [entry for entry in self._leaving if not entry.is_unused and entry is not newcomer]
+        others += [entry for entry in self._table.values() if entry is not newcomer]
+        there = [
+            Occupant(entry, entry.memory_bytes, entry.is_unused and not entry.leaving) for entry in others
+        ]
+        going = victims(there, self._room, size_bytes)
+        if going is None:
+            raise self._room.refusal(name)
+        for entry in going:
+            self._retire(entry)
+
+    def _expire(self, until: float) -> float | None:
+        """Unload what has been idle since `until`; return since when the next one is. Needs the lock."""
+        idle = [(one.idle_since, one) for one in self._table.values() if one.idle_since is not None]
+        for since, entry in idle:
+            if since <= until:
+                log.info("model %s is idle", entry.source.name)
+                self._retire(entry)
+        return min((since for since, entry in idle if not entry.leaving), default=None)
 
     def _retire(self, entry: Entry[M]) -> None:
         """Take the entry out of the table; close its model once nobody holds it. Needs the lock."""
@@ -183,38 +227,73 @@ class ModelManager(Generic[M]):
             entry.leases -= 1
             if self._table.get(entry.source.name) is entry:
                 self._table.move_to_end(entry.source.name)
+            self._note_idle(entry)
             self._close_if_unused(entry)
+
+    def _note_idle(self, entry: Entry[M]) -> None:
+        """Start the clock of an entry that nobody needs now; needs the lock."""
+        if entry.is_unused and not entry.leaving:
+            entry.idle_since = time.monotonic()
+            self._idle.is_idle_now()
 
     def _close_if_unused(self, entry: Entry[M]) -> None:
         """Start the end of a leaving entry that has neither users nor a load; needs the lock."""
         if entry.leaving and entry.is_unused and entry.model is not None:
-            model, entry.model = entry.model, None
-            _start(self._run_close, entry, model)
+            last = [entry.model]  # in a list, or the thread would hold the model until it ends
+            entry.model = None
+            start_thread(self._run_close, entry, last)
 
-    def _run_close(self, entry: Entry[M], model: M) -> None:
+    def _run_close(self, entry: Entry[M], last: list[M]) -> None:
         log.info("unloading model %s", entry.source.name)
         try:
-            model.close()
+            last.pop().close()
         except Exception:
             log.exception("closing model %s failed", entry.source.name)
         finally:
+            entry.answer = Future()  # nobody waits for it, and it holds the model
+            return_memory()  # before the next load, which waits for this
             self._forget(entry)
 
     def _run_load(self, entry: Entry[M]) -> None:
         """Load one model and answer everybody who waits for it."""
         try:
+            self._make_room_for_bytes(entry)
             self._wait_for_memory()
             model = self._load(entry.source)
         except BaseException as error:  # noqa: BLE001  (whatever happened, the waiters get an answer)
             self._forget(entry)
-            entry.resolve(_as_ours(entry.source.name, error))
+            entry.resolve(as_ours(error, entry.source.name, "load", log))
             return
         with self._changed:
+            self._measured_bytes[entry.source.name] = model.memory_bytes
             entry.loading = False
             entry.model = model
-            is_wanted = not self.is_draining
+            outcome = self._keep(entry, model)
+            self._note_idle(entry)
             self._close_if_unused(entry)
-        entry.resolve(model if is_wanted else ShuttingDown(SHUTTING_DOWN))
+        entry.resolve(outcome)
+
+    def _keep(self, entry: Entry[M], model: M) -> M | WhisperServerError:
+        """Return the loaded model, or why it has to go again; needs the lock."""
+        if self.is_draining:
+            return ShuttingDown(SHUTTING_DOWN)
+        try:
+            self._make_room(entry.source.name, model.memory_bytes, entry)
+        except Unavailable as error:
+            log.warning("model %s is unloaded: %s", entry.source.name, error)
+            if not entry.leaving:
+                self._retire(entry)
+            return error
+        return model
+
+    def _make_room_for_bytes(self, entry: Entry[M]) -> None:
+        """Evict for what the model is expected to take; reads the disk."""
+        if not self._room.size_bytes or entry.expected_bytes:
+            return
+        expected_bytes = self._expect_bytes(entry.source)
+        with self._changed:
+            self._make_room(entry.source.name, expected_bytes, entry)
+            entry.expected_bytes = expected_bytes
 
     def _wait_for_memory(self) -> None:
         """Wait until the models that are on their way out are gone."""
@@ -230,21 +309,3 @@ class ModelManager(Generic[M]):
             if self._table.get(entry.source.name) is entry:
                 del self._table[entry.source.name]
             self._changed.notify_all()
-
-
-def _as_ours(name: str, error: BaseException) -> WhisperServerError:
-    """Log why a load failed, and return what the waiters get."""
-    if isinstance(error, WhisperServerError):
-        log.warning("model %s is not loaded: %s", name, error)
-        return error
-    log.error("loading model %s failed", name, exc_info=error)
-    ours = ModelUnavailable(
-        f"The model {name!r} cannot be loaded ({type(error).__name__}); the server's log says more."
-    )
-    ours.__cause__ = error
-    return ours
-
-
-def _start(target: Callable[..., None], *args: object) -> None:
-    name = f"{THREAD_PREFIX}{target.__name__.strip('_')}"
-    threading.Thread(target=target, args=args, name=name, daemon=True).start()

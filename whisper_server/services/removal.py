@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import Unavailable
 from whisper_server.services.hub import marker_of
-from whisper_server.services.hub_files import commit_of
+from whisper_server.services.hub_files import loose_folders
 
 if TYPE_CHECKING:
     from whisper_server.services.catalog import ModelSource
@@ -25,13 +25,14 @@ LOCK_TIMEOUT_S = 1.0  # a download that holds the lock may take hours
 def remove_download(source: ModelSource, cache_dir: Path) -> bool:
     """Delete what was downloaded for `source`; return whether there was anything; blocks.
 
-    A revision that shares the files with another one leaves them to it.
+    A revision that shares the files with another one leaves them to it. Downloads of the same repository
+    that ended early go too.
 
     Raises:
         Unavailable: it is being downloaded now, or the files cannot be deleted.
     """
     marker = marker_of(source, cache_dir)
-    if not marker.is_file():
+    if not marker.is_file() and not loose_folders(marker.parent):
         return False
     from filelock import Timeout  # noqa: PLC0415  (huggingface_hub's own; only when a model is deleted)
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # noqa: PLC0415
@@ -49,14 +50,11 @@ def remove_download(source: ModelSource, cache_dir: Path) -> bool:
 
 def _remove(marker: Path, cache_dir: Path) -> bool:
     """Delete the record first: whatever fails then, nothing is taken for whole."""
-    commit = commit_of(marker)
-    marker.unlink()
-    others = {commit_of(other) for other in marker.parent.glob("*.json")}
-    if commit is not None and commit not in others:
-        folder = marker.parent / commit
+    marker.unlink(missing_ok=True)
+    for folder in loose_folders(marker.parent):  # and what an attempt that ended early has left
         # Converted models are named after the folder that they were made from: here a commit.
-        for path in (folder, *(cache_dir / "converted").glob(f"{commit[:40]}-*")):
+        for path in (folder, *(cache_dir / "converted").glob(f"{folder.name[:40]}-*")):
             if path.is_dir():
                 shutil.rmtree(path)
-    log.info("deleted the download %s, %s", marker.parent.name, commit)
+        log.info("deleted the download %s, %s", marker.parent.name, folder.name)
     return True

@@ -37,7 +37,7 @@ from whisper_server.services.engines.spec import set_config, whisper_spec
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of what this module writes; raise it to have every model converted anew
-MARKER = "conversion.json"  # written last: name and size of every file
+MARKER = "conversion.json"  # written last: name and size of every file, and the folder they were made from
 COPIED = ("generation_config.json", "preprocessor_config.json")
 STALE_S = 3600.0  # age after which a temporary folder was left by a crash; the largest model takes minutes
 SPEC_NAME = "WhisperSpec"  # in the header of model.bin
@@ -74,6 +74,19 @@ def ensure_converted(folder: Path, cache_dir: Path, quantization: str, encoder: 
             " WHISPER_CACHE_DIR must be a folder with free space that the server may write to."
         ) from error
     return target
+
+
+def conversions_of(folder: Path, cache_dir: Path) -> tuple[Path, ...]:
+    """Return what was converted from `folder`, in any number format, also from files that it had before."""
+    found = []
+    for marker in sorted((cache_dir / "converted").glob(f"*/{MARKER}")):
+        try:
+            source = json.loads(marker.read_text(encoding="utf-8"))["source"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if source == str(folder.resolve()) and _is_whole(marker.parent):
+            found.append(marker.parent)
+    return tuple(found)
 
 
 def _is_ctranslate2(folder: Path) -> bool:
@@ -135,7 +148,9 @@ def _convert(
     try:
         _write(folder, config, temporary, quantization, encoder)
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
-        (temporary / MARKER).write_text(json.dumps({"files": sizes}), encoding="utf-8")
+        (temporary / MARKER).write_text(
+            json.dumps({"files": sizes, "source": str(folder.resolve())}), encoding="utf-8"
+        )
         if target.exists() and not _is_whole(target):
             shutil.rmtree(target)
         try:

@@ -46,9 +46,7 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
     Raises:
         ModelUnavailable: the folder is no model, or the device or compute type is not to be had.
     """
-    device = _device(spec.device)
-    compute_type = _compute_type(device, spec.compute_type)
-    wanted = _ONNX_ENCODERS.get(compute_type) if device == "cpu" else None
+    device, compute_type, wanted = _choices(spec)
     converted = ensure_converted(folder, cache_dir, _quantization(compute_type), wanted)
     threads = spec.threads or os.cpu_count() or 1
     encoder = _onnx_encoder(converted, wanted, threads) if wanted else None
@@ -91,6 +89,19 @@ def _onnx_encoder(converted: Path, kind: str, threads: int) -> OnnxEncoder | Non
 def _weight_bytes(converted: Path) -> int:
     files = [converted / "model.bin", converted / f"{ENCODER_FILE}.data"]
     return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
+    """Convert the model as `load` would, without loading it; return the folder to load. Raises as `load`."""
+    _, compute_type, encoder = _choices(spec)
+    return ensure_converted(folder, cache_dir, _quantization(compute_type), encoder)
+
+
+def _choices(spec: EngineSpec) -> tuple[str, str, str | None]:
+    """Return the device, the decoder's number format, and the ONNX encoder's, None for CTranslate2's own."""
+    device = _device(spec.device)
+    compute_type = _compute_type(device, spec.compute_type)
+    return device, compute_type, _ONNX_ENCODERS.get(compute_type) if device == "cpu" else None
 
 
 def _device(wanted: str) -> str:

@@ -18,6 +18,22 @@ class _Load(Protocol):
     def __call__(self, folder: Path, spec: EngineSpec, cache_dir: Path) -> Engine: ...
 
 
+class _Prepare(Protocol):
+    def __call__(self, folder: Path, spec: EngineSpec, cache_dir: Path) -> Path: ...
+
+
+def prepare_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
+    """Make what the engine makes of a model's files once, as converted weights; return its folder; blocks.
+
+    An engine without a function `prepare` reads the files as they are.
+
+    Raises:
+        ModelUnavailable: the folder is not a model that the engine can read.
+    """
+    prepare = cast("_Prepare | None", getattr(import_module(_MODULES[spec.engine]), "prepare", None))
+    return prepare(folder, spec, cache_dir) if prepare else folder
+
+
 def load_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Engine:
     """Import the engine's module and load the model in `folder`; blocks.
 

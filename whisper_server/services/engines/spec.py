@@ -93,4 +93,6 @@ def set_config(spec_config: Any, config: dict[str, Any], generation: dict[str, A
     layers, heads = config["decoder_layers"], config["decoder_attention_heads"]
     # By default the upper half of the decoder, as in openai/whisper's model.py.
     upper_half = list(itertools.product(range(layers // 2, layers), range(heads)))
-    spec_config.alignment_heads = generation.get("alignment_heads") or upper_half
+    # A distilled model often names the heads of the layers that its teacher had.
+    named = [head for head in generation.get("alignment_heads") or () if head[0] < layers and head[1] < heads]
+    spec_config.alignment_heads = named or upper_half

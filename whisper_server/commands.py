@@ -1,0 +1,49 @@
+"""The first word of the command line, and who answers to it; without one of these words the server starts.
+
+Each command imports what it needs itself: managing models needs no web framework, and the server nothing of
+the command line. The imports are written out, so that PyInstaller sees them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+
+Command = Callable[[Sequence[str]], None]
+
+
+def _serve(argv: Sequence[str]) -> None:
+    from whisper_server.api.server import run  # noqa: PLC0415
+
+    run(argv)
+
+
+def _models(argv: Sequence[str]) -> None:
+    from whisper_server.cli.models import run  # noqa: PLC0415
+
+    run(argv)
+
+
+def _transcribe(argv: Sequence[str]) -> None:
+    from whisper_server.cli import run  # noqa: PLC0415
+
+    run(argv, prog="whisper_api_server transcribe")
+
+
+COMMANDS = MappingProxyType[str, Command]({"models": _models, "transcribe": _transcribe})
+
+
+def run() -> None:
+    """Be the command that was asked for, and end the process."""
+    if hasattr(sys, "frozen"):
+        import multiprocessing  # noqa: PLC0415
+
+        # A lock of multiprocessing (tqdm makes one) can start the one-file program anew as its helper.
+        multiprocessing.freeze_support()
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    command = COMMANDS.get(first)
+    if command is not None:
+        command(sys.argv[2:])
+    else:
+        _serve(sys.argv[1:])

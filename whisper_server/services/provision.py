@@ -1,0 +1,46 @@
+"""Brings a model onto this machine: its files from the hub, and what the engine makes of them once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisper_server.services.engines.base import EngineSpec
+from whisper_server.services.engines.registry import prepare_engine
+
+if TYPE_CHECKING:
+    from whisper_server.core.config import Settings
+    from whisper_server.services.catalog import ModelSource
+    from whisper_server.services.hub_progress import OnProgress
+
+
+def spec_of(settings: Settings) -> EngineSpec:
+    """Return how engines are to be loaded."""
+    return EngineSpec(settings.engine, settings.device, settings.compute_type, settings.threads)
+
+
+def local_folder(source: ModelSource, settings: Settings, on_progress: OnProgress | None = None) -> Path:
+    """Return a local folder with the model's files, downloading them where needed; blocks.
+
+    The fake engine needs none. Raises as `hub.fetch`.
+    """
+    if settings.engine == "fake":
+        return Path()
+    if source.folder is not None:
+        return source.folder
+    from whisper_server.services import hub  # noqa: PLC0415  (only when a model is downloaded)
+
+    return hub.fetch(source, settings.cache_dir, offline=settings.offline, on_progress=on_progress)
+
+
+def pull(source: ModelSource, settings: Settings, on_progress: OnProgress | None = None) -> Path:
+    """Do everything that a first use would do but load it; return the folder with its files; blocks.
+
+    Afterwards the model loads without a network.
+
+    Raises:
+        ModelUnavailable: the hub cannot be reached, or the files are no model for this engine.
+    """
+    folder = local_folder(source, settings, on_progress)
+    prepare_engine(folder, spec_of(settings), settings.cache_dir)
+    return folder
