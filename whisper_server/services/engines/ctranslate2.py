@@ -22,7 +22,9 @@ from whisper_server.services.engines.base import (
     EngineInfo,
     EngineSpec,
     Hypothesis,
+    IsWanted,
     Sampling,
+    everything,
 )
 from whisper_server.services.engines.convert import ensure_converted
 from whisper_server.services.tokenizer import Tokenizer
@@ -130,9 +132,14 @@ class CTranslate2Engine:
         return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
 
     def generate(
-        self, encoded: Encoded, prompts: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        is_wanted: IsWanted = everything,
     ) -> list[Hypothesis]:
         """Decode each row after its prompt; prompts of different length go in one call per length."""
+        del is_wanted  # one call into the library, which cannot be interrupted
         results: list[Hypothesis | None] = [None] * len(prompts)
         for rows in _rows_by(len(prompt) for prompt in prompts):
             batch = encoded.select(rows)
