@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
 
+from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import Engine, EngineSpec
 
 _MODULES = {
     "ctranslate2": "whisper_server.services.engines.ctranslate2",
+    "torch": "whisper_server.services.engines.torch",
     "fake": "whisper_server.services.engines.fake",
 }
+_EXTRAS = {"torch": ("torch", "transformers")}  # packages that an engine needs beside requirements.txt
 
 
 class _Load(Protocol):
@@ -19,10 +23,15 @@ class _Load(Protocol):
 
 
 def load_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Engine:
-    """Import the engine's module and load the model in `folder`; blocks.
+    """Import the engine's module and load the model in `folder`; blocks. `spec` names an engine, not auto.
 
     Raises:
-        ModelUnavailable: the folder is not a model that the engine can read.
+        ModelUnavailable: the folder is not a model that the engine can read, or the engine is not installed.
     """
+    missing = [name for name in _EXTRAS.get(spec.engine, ()) if find_spec(name) is None]
+    if missing:
+        raise ModelUnavailable(
+            f"WHISPER_ENGINE: {spec.engine} needs packages that are not installed: {', '.join(missing)}."
+        )
     load = cast("_Load", import_module(_MODULES[spec.engine]).load)
     return load(folder, spec, cache_dir)
