@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whisper_server.services.batch import DecodeBatch, Events
 from whisper_server.services.decoding import WindowDecoder
 from whisper_server.services.engines.base import Engine, EngineSpec
+from whisper_server.services.engines.choice import choose_engine
 from whisper_server.services.engines.registry import load_engine
 from whisper_server.services.scheduler import Scheduler
 
@@ -52,6 +53,19 @@ class WhisperModel:
     def memory_bytes(self) -> int:
         """Bytes of weights in memory."""
         return self.engine.info.memory_bytes
+
+    @property
+    def engine_notes(self) -> dict[str, Any]:
+        """What runs it and how, for /health and /v1/models."""
+        info = self.engine.info
+        return {
+            "engine": info.engine,
+            "device": info.device,
+            "compute_type": info.compute_type,
+            "max_batch": info.max_batch,
+            "workers": info.workers,
+            "optimizations": list(info.notes),
+        }
 
     @property
     def is_degraded(self) -> bool:
@@ -95,18 +109,28 @@ class ModelLoader:
     def _load(self, source: ModelSource) -> Engine:
         started = time.monotonic()
         settings = self._settings
-        spec = EngineSpec(settings.engine, settings.device, settings.compute_type, settings.threads)
+        choice = choose_engine(settings.engine, settings.device)
+        spec = EngineSpec(
+            choice.engine,
+            settings.device,
+            settings.compute_type,
+            settings.threads,
+            compiles=settings.compile,
+            beam_size=settings.beam_size,
+        )
         engine = load_engine(self._folder(source), spec, settings.cache_dir)
         info = engine.info
         log.info(
-            "model %s loaded in %.2f s: engine=%s device=%s compute_type=%s max_batch=%d workers=%d",
+            "model %s loaded in %.2f s: engine=%s (%s) device=%s compute_type=%s max_batch=%d workers=%d%s",
             source.name,
             time.monotonic() - started,
             info.engine,
+            choice.reason,
             info.device,
             info.compute_type,
             info.max_batch,
             info.workers,
+            "".join(f"; {note}" for note in info.notes),
         )
         return engine
 
