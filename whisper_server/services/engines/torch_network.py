@@ -76,7 +76,9 @@ class Network:
         cross = []
         for layer in self._decoder.layers:
             attention = layer.encoder_attn
-            cross.append((self._split(attention.k_proj(encoded)), self._split(attention.v_proj(encoded))))
+            both = (self._split(attention.k_proj(encoded)), self._split(attention.v_proj(encoded)))
+            # One layout from the start: compiled code is for strides too, and selecting windows keeps these.
+            cross.append((both[0].contiguous(), both[1].contiguous()))
         rows = encoded.shape[0] * group
         shape = (len(cross), rows, self._heads, capacity, self._head_dim)
         empty = torch.zeros(shape, dtype=self.dtype, device=self.device)

@@ -2,7 +2,8 @@
 
 Compiled code is made for shapes. Everything that may vary is therefore fixed: the cache always has all 448
 positions, and a batch is filled up to one of a few sizes. All of them are compiled while the model loads;
-a call of any other shape runs uncompiled, so that nothing is ever compiled inside a request.
+a call of any other shape runs uncompiled. Should PyTorch see a difference all the same, it is told to run
+uncompiled rather than to compile again, so that nothing is ever compiled inside a request.
 
 Inductor's default mode is used, without CUDA graphs: those are tied to the thread that recorded them,
 and calls come from the scheduler's threads.
@@ -76,8 +77,8 @@ class CompiledSteps:
             for group in self._groups:
                 cache = network.open_cache(silence.expand(size, -1, -1), group, MAX_POSITIONS)
                 tokens = torch.zeros(size * group, dtype=torch.int64, device=device)
-                self._run(tokens, tokens.clone(), cache)
-                self._run(tokens, tokens + 1, cache)
+                with torch.compiler.set_stance("default"):
+                    self._run(tokens, tokens.clone(), cache)
                 self._ready.add((size * group, size))
         log.info("compiled %d shapes in %.1f s", len(self._ready), time.monotonic() - started)
 
@@ -91,7 +92,8 @@ class CompiledSteps:
         if (len(tokens), len(cache.cross[0][0])) not in self._ready:
             return self._plain(tokens, positions, cache)
         cache.grow(MAX_POSITIONS)
-        return self._run(tokens, torch.from_numpy(positions).to(tokens.device), cache)
+        with torch.compiler.set_stance("eager_on_recompile"):
+            return self._run(tokens, torch.from_numpy(positions).to(tokens.device), cache)
 
     def _run(self, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         cross = cache.cross
