@@ -7,7 +7,6 @@ the forward passes are `torch_network`; here they meet the Engine protocol.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
-from whisper_server.core.types import SECONDS_PER_TIMESTAMP
 from whisper_server.services.engines.base import (
     Alignment,
     Encoded,
@@ -34,13 +32,13 @@ from whisper_server.services.engines.base import (
 )
 from whisper_server.services.engines.checkpoint import language_ids, load_tokenizer, read_config, read_json
 from whisper_server.services.engines.spread import SpreadEngine
-from whisper_server.services.engines.torch_align import first_positions, token_matrix
-from whisper_server.services.engines.torch_beam import Prompts, Search, Steps
+from whisper_server.services.engines.torch_align import alignment_heads, alignment_of, token_matrix
+from whisper_server.services.engines.torch_beam import Prompts, Search
 from whisper_server.services.engines.torch_load import bytes_of, devices, facts_of, free_cached, load_modules
 from whisper_server.services.engines.torch_network import Network
 from whisper_server.services.engines.torch_rules import TokenRules
-from whisper_server.services.engines.torch_setup import GROUP, ModelShape, Plan, buckets, max_batch, plan
-from whisper_server.services.engines.torch_steps import CompiledSteps, PlainSteps
+from whisper_server.services.engines.torch_setup import ModelShape, Plan, max_batch, plan
+from whisper_server.services.engines.torch_steps import choose_steps
 from whisper_server.services.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -122,11 +120,9 @@ class TorchEngine:
         spec: EngineSpec,
     ) -> None:
         """Take the loaded parts; `generation` tells what is suppressed and which heads follow the words."""
-        config = network.config
-        self._network = network
+        config, self._network = network.config, network
         self.tokenizer = tokenizer
-        self._languages = languages
-        self._no_speech = no_speech
+        self._languages, self._no_speech = languages, no_speech
         self._threads = spec.threads or os.cpu_count() or 1
         self._rules = TokenRules(
             end=tokenizer.end,
@@ -136,10 +132,10 @@ class TorchEngine:
             suppressed_first=generation.get("begin_suppress_tokens") or (),
             device=network.device,
         )
-        self._watched = _alignment_heads(generation, config.decoder_layers, config.decoder_attention_heads)
+        self._watched = alignment_heads(generation, config.decoder_layers, config.decoder_attention_heads)
         shape = ModelShape(config.d_model, config.decoder_layers, config.vocab_size)
         batch = max_batch(facts_of(decided.device), shape, bytes_per_value=network.dtype.itemsize)
-        self._steps, notes = _steps(network, decided, batch, spec.beam_size)
+        self._steps, notes = choose_steps(network, decided, batch, spec.beam_size)
         self.info = EngineInfo(
             engine="torch",
             device=decided.device,
@@ -215,7 +211,7 @@ class TorchEngine:
             first = len(start_sequences[row])  # <|notimestamps|>, which the first text token follows
             matrix = token_matrix(scores[row, :, : len(sequences[row])], n_frames[row] // 2)
             probabilities = chances[row, first : first + len(text)]
-            results.append(_alignment(matrix[first : first + len(text) + 1], probabilities))
+            results.append(alignment_of(matrix[first : first + len(text) + 1], probabilities))
         return results
 
     def close(self) -> None:
@@ -246,35 +242,3 @@ class TorchEngine:
 def _states(encoded: Encoded) -> Any:
     assert isinstance(encoded, _EncodedBatch), "encoder output of another engine"
     return encoded.states
-
-
-def _alignment_heads(generation: Mapping[str, Any], layers: int, heads: int) -> dict[int, list[int]]:
-    """Return layer -> heads; by default the upper half of the decoder, as in openai/whisper's model.py."""
-    pairs = generation.get("alignment_heads") or itertools.product(range(layers // 2, layers), range(heads))
-    watched: dict[int, list[int]] = {}
-    for layer, head in pairs:
-        watched.setdefault(layer, []).append(head)
-    return watched
-
-
-def _steps(network: Network, decided: Plan, batch: int, beam_size: int) -> tuple[Steps, tuple[str, ...]]:
-    """Return how to take steps, compiled where that is wanted and works, and the notes on it all."""
-    if not decided.compiles:
-        return PlainSteps(network), decided.notes
-    steps = CompiledSteps(network, buckets(batch), (beam_size, GROUP))
-    try:
-        with torch.inference_mode():
-            steps.warm_up()
-    except Exception as error:  # noqa: BLE001  (compilers raise anything; without them it works too)
-        note = f"torch.compile: off, it failed: {str(error).splitlines()[0][:200]}"
-        log.warning("%s", note)
-        return PlainSteps(network), (*(one for one in decided.notes if "compile" not in one), note)
-    return steps, decided.notes
-
-
-def _alignment(matrix: NDArray[np.float32], probabilities: NDArray[np.float32]) -> Alignment:
-    """Turn how much each text token, and the end, attends to each position into times."""
-    if not matrix.size:
-        return Alignment((0.0,) * len(matrix), tuple(probabilities.tolist()))
-    starts = first_positions(matrix)
-    return Alignment(tuple((starts * SECONDS_PER_TIMESTAMP).tolist()), tuple(probabilities.tolist()))

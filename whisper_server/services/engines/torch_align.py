@@ -6,12 +6,36 @@ engines give the same times for the same attention.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from whisper_server.core.types import SECONDS_PER_TIMESTAMP
+from whisper_server.services.engines.base import Alignment
 
 MEDIAN_WIDTH = 7  # encoder positions; openai/whisper's medfilt_width
 
 Floats = NDArray[np.float32]
+
+
+def alignment_heads(generation: Mapping[str, Any], layers: int, heads: int) -> dict[int, list[int]]:
+    """Return layer -> heads; by default the upper half of the decoder, as in openai/whisper's model.py."""
+    pairs = generation.get("alignment_heads") or itertools.product(range(layers // 2, layers), range(heads))
+    watched: dict[int, list[int]] = {}
+    for layer, head in pairs:
+        watched.setdefault(layer, []).append(head)
+    return watched
+
+
+def alignment_of(matrix: NDArray[np.float32], probabilities: NDArray[np.float32]) -> Alignment:
+    """Turn how much each text token, and the end, attends to each position into times."""
+    if not matrix.size:
+        return Alignment((0.0,) * len(matrix), tuple(probabilities.tolist()))
+    starts = first_positions(matrix)
+    return Alignment(tuple((starts * SECONDS_PER_TIMESTAMP).tolist()), tuple(probabilities.tolist()))
 
 
 def token_matrix(scores: Floats, n_positions: int) -> Floats:

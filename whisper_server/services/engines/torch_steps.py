@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from whisper_server.services.engines.torch_network import MAX_POSITIONS, Cache, Network
+from whisper_server.services.engines.torch_setup import GROUP, Plan, buckets
 
 log = logging.getLogger(__name__)
 
@@ -98,3 +99,20 @@ class CompiledSteps:
     def _run(self, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         cross = cache.cross
         return self._compiled(tokens, positions, cache.keys, cache.values, cross, MAX_POSITIONS)
+
+
+def choose_steps(
+    network: Network, decided: Plan, batch: int, beam_size: int
+) -> tuple[PlainSteps | CompiledSteps, tuple[str, ...]]:
+    """Return how to take steps, compiled where that is wanted and works, and the notes on it all."""
+    if not decided.compiles:
+        return PlainSteps(network), decided.notes
+    steps = CompiledSteps(network, buckets(batch), (beam_size, GROUP))
+    try:
+        with torch.inference_mode():
+            steps.warm_up()
+    except Exception as error:  # noqa: BLE001  (compilers raise anything; without them it works too)
+        note = f"torch.compile: off, it failed: {str(error).splitlines()[0][:200]}"
+        log.warning("%s", note)
+        return PlainSteps(network), (*(one for one in decided.notes if "compile" not in one), note)
+    return steps, decided.notes
