@@ -182,11 +182,11 @@ def test_int8_on_the_cpu(load: LoadEngine, name: str) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param("torch", marks=needs_torch)])
 def test_compiled_steps_are_compiled_before_any_request(load: LoadEngine, name: str) -> None:
+    engine = load(name)
     import torch
 
     from whisper_server.services.engines.torch_steps import CompiledSteps
 
-    engine = load(name)
     expected = decode(engine, JOBS[:3], BEAMS, 3)
     compiled: list[int] = []
     runs: list[int] = []
