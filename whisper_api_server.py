@@ -1,4 +1,4 @@
-"""Start the server: `python whisper_api_server.py --port 8089`; or `... transcribe FILE`, `... models list`."""
+"""Start the server: `python whisper_api_server.py --port 8089`. Also `transcribe FILE`, `models list`."""
 
 from whisper_server.commands import run
 

@@ -72,6 +72,24 @@ async def test_a_model_beyond_the_memory_limit_is_a_503_that_names_it(
         assert (await client.get("/health")).json()["models"] == []
 
 
+async def test_what_runs_a_model_shows(client: httpx.AsyncClient, speech: Sample) -> None:
+    assert "engine" not in (await client.get("/v1/models/whisper-1")).json()
+    assert (await client.post(URL, **form(speech.data))).status_code == 200
+    (health,) = (await client.get("/health")).json()["models"]
+    expected = {
+        "engine": "fake",
+        "device": "cpu",
+        "compute_type": "none",
+        "max_batch": 4,
+        "workers": 1,
+        "optimizations": [],
+    }
+    assert health["engine"] == expected
+    assert (await client.get("/v1/models/whisper-1")).json()["engine"] == expected
+    listed = {model["id"]: model.get("engine") for model in (await client.get("/v1/models")).json()["data"]}
+    assert (listed["whisper-1"], listed["whisper-tiny"], listed["whisper-base"]) == (expected, expected, None)
+
+
 async def test_delete_of_a_name_that_nobody_knows(client: httpx.AsyncClient) -> None:
     for path in ("nobody", "a%2Fb", "..%2F..%2Fetc"):
         error_of(await client.delete(f"/v1/models/{path}"), 404, param="model", code="model_not_found")

@@ -12,7 +12,7 @@ import pytest
 from whisper_server.core.errors import EngineFailure, InvalidRequest
 from whisper_server.core.types import DecodeOptions, Placed, Window, WindowJob
 from whisper_server.services.decoding import WindowDecoder, compression_ratio, is_silence
-from whisper_server.services.engines.base import Encoded, Hypothesis, Sampling
+from whisper_server.services.engines.base import Encoded, Hypothesis, IsWanted, Sampling, everything
 from whisper_server.services.engines.fake import FakeEngine
 
 OPTIONS = DecodeOptions()
@@ -48,7 +48,11 @@ class ScriptedEngine(FakeEngine):
         return [self.languages[row] for row in encoded.rows]
 
     def generate(
-        self, encoded: Encoded, prompts: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        is_wanted: IsWanted = everything,
     ) -> list[Hypothesis]:
         assert isinstance(encoded, Rows)
         self.asked.append((encoded.rows, sampling.temperature, sampling.beam_size))

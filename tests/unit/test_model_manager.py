@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ class Model:
     """A model that knows whether it is closed, and complains where that happens twice."""
 
     memory_bytes = 7
+    engine_notes: ClassVar[dict[str, Any]] = {"engine": "none"}
     is_degraded = False
     is_broken = False
 
@@ -105,7 +107,7 @@ def test_second_use_does_not_load(loader: Loader) -> None:
         first = lease.model
     with manager.acquire("a") as lease:
         assert lease.model is first
-    assert manager.loaded() == [ModelState("a", "ready", 0, 7)]
+    assert manager.loaded() == [ModelState("a", "ready", 0, 7, {"engine": "none"})]
     assert loader.calls == ["a"]
 
 

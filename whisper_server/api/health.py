@@ -26,6 +26,12 @@ def health_body(models: Iterable[ModelState] = (), *, is_draining: bool = False)
         "version": __version__,
         "uptime_s": round(time.monotonic() - _STARTED_AT, 3),
         "models": [
-            {"name": model.name, "state": model.state, "memory_bytes": model.memory_bytes} for model in models
+            {
+                "name": model.name,
+                "state": model.state,
+                "memory_bytes": model.memory_bytes,
+                **({"engine": model.engine} if model.engine is not None else {}),
+            }
+            for model in models
         ],
     }

@@ -109,12 +109,24 @@ class AudioInfoReply(BaseModel):
     speech_s: float = Field(description="Seconds in which somebody speaks.")
 
 
+class EngineNotes(BaseModel):
+    """What runs a model, and how."""
+
+    engine: str = Field(description="ctranslate2 or torch.")
+    device: str
+    compute_type: str = Field(description="Number format of the computation.")
+    max_batch: int = Field(description="Windows that one call takes.")
+    workers: int = Field(description="Calls at once.")
+    optimizations: list[str] = Field(description="Each: on, or off and why.")
+
+
 class ModelHealth(BaseModel):
     """One model in memory or on its way."""
 
     name: str
     state: Literal["loading", "ready", "degraded", "unloading"]
     memory_bytes: int
+    engine: EngineNotes | None = Field(None, description="Absent while the model loads.")
 
 
 class HealthReply(BaseModel):
@@ -151,6 +163,7 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    engine: EngineNotes | None = Field(None, description="Of a model in memory; absent for others.")
 
 
 class ModelList(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -14,6 +15,7 @@ from whisper_server.api.deps import ServicesDep
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
     DeletedModel,
+    EngineNotes,
     HealthReply,
     ModelList,
     ModelObject,
@@ -24,6 +26,7 @@ from whisper_server.api.models import (
 from whisper_server.core.errors import Unavailable
 from whisper_server.services.admission import QueueState
 from whisper_server.services.catalog import ModelSource
+from whisper_server.services.container import Services
 from whisper_server.services.removal import remove_download
 
 router = APIRouter()
@@ -51,7 +54,7 @@ async def root() -> RootReply:
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", response_model=HealthReply)
+@router.get("/health", response_model=HealthReply, response_model_exclude_none=True)
 async def health(services: ServicesDep) -> dict[str, Any]:
     """Tell that the process lives, and which models are in memory; always 200."""
     return health_body(services.models.loaded(), is_draining=services.models.is_draining)
@@ -80,16 +83,17 @@ async def metrics(services: ServicesDep) -> Response:
     return Response(page, media_type=media_type)
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", response_model_exclude_none=True)
 async def list_models(services: ServicesDep) -> ModelList:
     """List every model name that this server answers to."""
-    return ModelList(data=[_model_object(name, source) for name, source in services.catalog.names()])
+    engines = _engines(services)
+    return ModelList(data=[_model_object(*named, engines) for named in services.catalog.names()])
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", response_model_exclude_none=True)
 async def get_model(model: str, services: ServicesDep) -> ModelObject:
     """Describe one model."""
-    return _model_object(model, services.catalog.resolve(model))
+    return _model_object(model, services.catalog.resolve(model), _engines(services))
 
 
 @router.delete("/v1/models/{model:path}")
@@ -117,9 +121,19 @@ def _queue_object(state: QueueState) -> QueueObject:
     )
 
 
-def _model_object(name: str, source: ModelSource) -> ModelObject:
+def _engines(services: Services) -> dict[str, dict[str, Any] | None]:
+    """Return what runs the models that are in memory, by canonical name."""
+    return {state.name: state.engine for state in services.models.loaded()}
+
+
+def _model_object(
+    name: str, source: ModelSource, engines: Mapping[str, dict[str, Any] | None]
+) -> ModelObject:
     owner = source.repo.partition("/")[0] if source.repo else "local"
-    return ModelObject(id=name, created=_CREATED, owned_by=owner)
+    engine = engines.get(source.name)
+    return ModelObject(
+        id=name, created=_CREATED, owned_by=owner, engine=EngineNotes(**engine) if engine else None
+    )
 
 
 router.include_router(audio.router)

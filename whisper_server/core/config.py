@@ -117,19 +117,29 @@ class Settings(BaseSettings):
     )
     offline: bool = Field(False, alias="WHISPER_OFFLINE", description="Never open a socket to the model hub.")
 
-    engine: Literal["ctranslate2", "fake"] = Field(
-        "ctranslate2",
+    engine: Literal["auto", "ctranslate2", "torch", "fake"] = Field(
+        "auto",
         alias="WHISPER_ENGINE",
-        description="Inference engine; `fake` answers without a model, for tests.",
+        description="Inference engine. `auto`: `ctranslate2` wherever it runs, `torch` (an extra) for "
+        "Apple's GPU and for several GPUs. `fake` answers without a model, for tests.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", alias="WHISPER_DEVICE", description="Where the model runs."
+    device: str = Field(
+        "auto",
+        alias="WHISPER_DEVICE",
+        pattern=r"^(auto|cpu|mps|cuda|cuda:\d+(,\s*cuda:\d+)*)$",
+        description="Where the model runs: `auto`, `cpu`, `cuda`, `mps`, or GPUs by number, "
+        "`cuda:0,cuda:1`, each with a whole model (engine `torch`, whose `cuda` is all GPUs).",
     )
     compute_type: ComputeType = Field(
         "auto",
         alias="WHISPER_COMPUTE_TYPE",
         description="Number format of the computation: auto (what the device does best), int8, int8_float32, "
         "int8_float16, int8_bfloat16, int16, float16, bfloat16 or float32.",
+    )
+    compile: bool = Field(
+        False,
+        alias="WHISPER_COMPILE",
+        description="Let the engine `torch` compile its decoder while a model loads, which takes minutes.",
     )
     threads: int = Field(
         0, alias="WHISPER_THREADS", ge=0, le=1024, description="CPU threads for the model; 0: all cores."

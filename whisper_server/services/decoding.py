@@ -117,7 +117,10 @@ class WindowDecoder:
         for temperature in options.temperatures:
             sampling = Sampling(beam_size=options.beam_size, temperature=temperature)
             hypotheses = self._engine.generate(
-                encoded.select(pending), [prompts[row] for row in pending], sampling
+                encoded.select(pending),
+                [prompts[row] for row in pending],
+                sampling,
+                lambda index, rows=tuple(pending): is_wanted(rows[index]),  # type: ignore[misc]
             )
             if len(hypotheses) != len(pending):
                 raise EngineFailure(f"The engine gave {len(hypotheses)} results for {len(pending)} windows.")

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.watcher import Watcher
 from whisper_server.services.batch import DecodeBatch
@@ -55,6 +55,19 @@ class WhisperModel:
         return self.engine.info.memory_bytes
 
     @property
+    def engine_notes(self) -> dict[str, Any]:
+        """What runs it and how, for /health and /v1/models."""
+        info = self.engine.info
+        return {
+            "engine": info.engine,
+            "device": info.device,
+            "compute_type": info.compute_type,
+            "max_batch": info.max_batch,
+            "workers": info.workers,
+            "optimizations": list(info.notes),
+        }
+
+    @property
     def is_degraded(self) -> bool:
         """Whether its engine was lost and is being made anew."""
         return self.scheduler.is_degraded
@@ -101,18 +114,19 @@ class ModelLoader:
         started = time.monotonic()
         settings = self._settings
         folder = local_folder(source, settings)
-        engine = load_engine(folder, spec_of(settings), settings.cache_dir)
+        spec, reason = spec_of(settings)
+        engine = load_engine(folder, spec, settings.cache_dir)
         info = engine.info
         log.info(
-            "model %s loaded in %.2f s: engine=%s encoder=%s device=%s compute_type=%s"
-            " max_batch=%d workers=%d",
+            "model %s loaded in %.2f s: engine=%s (%s) device=%s compute_type=%s max_batch=%d workers=%d%s",
             source.name,
             time.monotonic() - started,
             info.engine,
-            info.encoder or info.engine,
+            reason,
             info.device,
             info.compute_type,
             info.max_batch,
             info.workers,
+            "".join(f"; {note}" for note in info.notes),
         )
         return engine

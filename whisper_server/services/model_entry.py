@@ -11,7 +11,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from whisper_server.core.errors import WhisperServerError
 from whisper_server.services.catalog import ModelSource
@@ -23,6 +23,11 @@ class LoadedModel(Protocol):
     @property
     def memory_bytes(self) -> int:
         """Memory that the weights take."""
+        ...
+
+    @property
+    def engine_notes(self) -> dict[str, Any]:
+        """What runs it and how."""
         ...
 
     @property
@@ -58,6 +63,7 @@ class ModelState:
     state: State
     leases: int  # users and waiters
     memory_bytes: int  # 0 while it loads
+    engine: dict[str, Any] | None = None  # what runs it and how; None while it loads
 
 
 @dataclass(eq=False, slots=True)
@@ -93,7 +99,9 @@ class Entry(Generic[M]):
         if self.model is not None and (self.model.is_degraded or self.model.is_broken):
             state = "degraded"
         memory_bytes = self.model.memory_bytes if self.model is not None else 0
-        return ModelState(self.source.name, "unloading" if self.leaving else state, self.leases, memory_bytes)
+        engine = self.model.engine_notes if self.model is not None else None
+        shown: State = "unloading" if self.leaving else state
+        return ModelState(self.source.name, shown, self.leases, memory_bytes, engine)
 
     def resolve(self, outcome: M | WhisperServerError) -> None:
         """Answer everybody who waits; a second answer (load and shutdown may race) is dropped."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_server.services.engines.base import EngineSpec
+from whisper_server.services.engines.choice import choose_engine
 from whisper_server.services.engines.registry import prepare_engine
 
 if TYPE_CHECKING:
@@ -14,9 +15,18 @@ if TYPE_CHECKING:
     from whisper_server.services.hub_progress import OnProgress
 
 
-def spec_of(settings: Settings) -> EngineSpec:
-    """Return how engines are to be loaded."""
-    return EngineSpec(settings.engine, settings.device, settings.compute_type, settings.threads)
+def spec_of(settings: Settings) -> tuple[EngineSpec, str]:
+    """Return how the engine is to be loaded, and why it is this one."""
+    choice = choose_engine(settings.engine, settings.device)
+    spec = EngineSpec(
+        choice.engine,
+        settings.device,
+        settings.compute_type,
+        settings.threads,
+        compiles=settings.compile,
+        beam_size=settings.beam_size,
+    )
+    return spec, choice.reason
 
 
 def local_folder(source: ModelSource, settings: Settings, on_progress: OnProgress | None = None) -> Path:
@@ -42,5 +52,6 @@ def pull(source: ModelSource, settings: Settings, on_progress: OnProgress | None
         ModelUnavailable: the hub cannot be reached, or the files are no model for this engine.
     """
     folder = local_folder(source, settings, on_progress)
-    prepare_engine(folder, spec_of(settings), settings.cache_dir)
+    spec, _ = spec_of(settings)
+    prepare_engine(folder, spec, settings.cache_dir)
     return folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from whisper_server.services.tokenizer import Tokenizer
+
+IsWanted = Callable[[int], bool]  # whether somebody still waits for this row of the call
+
+
+def everything(_row: int) -> bool:
+    """Say that every row is wanted."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class EngineInfo:
     workers: int  # calls at once that the device gains from
     memory_bytes: int  # weights in memory, near enough to budget with
     encoder: str = ""  # what runs the encoder: "ctranslate2", "onnxruntime int8"
+    notes: tuple[str, ...] = ()  # optimisations: "name: on" or "name: off, the reason", one each
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +98,17 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, encoded: Encoded, prompts: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        is_wanted: IsWanted = everything,
     ) -> list[Hypothesis]:
-        """Decode each row after its prompt (which ends with the start-of-transcript sequence)."""
+        """Decode each row after its prompt (which ends with the start-of-transcript sequence).
+
+        Where the engine can, it asks `is_wanted` between the tokens and gives up rows that nobody waits
+        for any more, with any result.
+        """
         ...
 
     def align(
@@ -118,3 +134,5 @@ class EngineSpec:
     device: str = "auto"
     compute_type: str = "auto"
     threads: int = 0  # CPU threads of one device call; 0: all cores
+    compiles: bool = False  # whether the engine may compile its loop, which makes loading slow
+    beam_size: int = 5  # of the requests to come: what is compiled is compiled for it

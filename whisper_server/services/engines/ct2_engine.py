@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
 from whisper_server.core.types import SECONDS_PER_TIMESTAMP
-from whisper_server.services.engines.base import Alignment, Encoded, EngineInfo, Hypothesis, Sampling
+from whisper_server.services.engines.base import (
+    Alignment,
+    Encoded,
+    EngineInfo,
+    Hypothesis,
+    IsWanted,
+    Sampling,
+    everything,
+)
 from whisper_server.services.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -83,6 +91,11 @@ class CTranslate2Engine:
             workers=workers,
             memory_bytes=memory_bytes,
             encoder=encoder.name if encoder else "ctranslate2",
+            notes=(
+                f"onnxruntime encoder: on, {encoder.name.split()[-1]}"
+                if encoder
+                else "onnxruntime encoder: off, none for this device, number format or folder",
+            ),
         )
 
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
@@ -98,9 +111,14 @@ class CTranslate2Engine:
         return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
 
     def generate(
-        self, encoded: Encoded, prompts: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        is_wanted: IsWanted = everything,
     ) -> list[Hypothesis]:
         """Decode each row after its prompt; prompts of different length go in one call per length."""
+        del is_wanted  # one call into the library, which cannot be interrupted
         results: list[Hypothesis | None] = [None] * len(prompts)
         for rows in _rows_by(len(prompt) for prompt in prompts):
             batch = encoded.select(rows)

@@ -22,7 +22,9 @@ from whisper_server.services.engines.base import (
     EngineInfo,
     EngineSpec,
     Hypothesis,
+    IsWanted,
     Sampling,
+    everything,
 )
 from whisper_server.services.tokenizer import Tokenizer
 
@@ -87,11 +89,15 @@ class FakeEngine:
         return [{"en": 0.9, "de": 0.1} for _ in encoded.frames]
 
     def generate(
-        self, encoded: Encoded, prompts: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        is_wanted: IsWanted = everything,
     ) -> list[Hypothesis]:
         """Write the number of frames, and the first text of the prompt where there is one."""
         assert isinstance(encoded, _FakeEncoded)
-        del sampling
+        del sampling, is_wanted
         _spring("generate", len(prompts))
         return [self._say(frames, prompt) for frames, prompt in zip(encoded.frames, prompts, strict=True)]
 

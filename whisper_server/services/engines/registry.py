@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol, cast
 
+from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import Engine, EngineSpec
 
 _MODULES = {
     "ctranslate2": "whisper_server.services.engines.ctranslate2",
+    "torch": "whisper_server.services.engines.torch",
     "fake": "whisper_server.services.engines.fake",
 }
+_EXTRAS = {"torch": ("torch", "transformers")}  # packages that an engine needs beside requirements.txt
 
 
 class _Load(Protocol):
@@ -25,20 +30,26 @@ class _Prepare(Protocol):
 def prepare_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
     """Make what the engine makes of a model's files once, as converted weights; return its folder; blocks.
 
-    An engine without a function `prepare` reads the files as they are.
-
-    Raises:
-        ModelUnavailable: the folder is not a model that the engine can read.
+    An engine without a function `prepare` reads the files as they are. Raises as `load_engine`.
     """
-    prepare = cast("_Prepare | None", getattr(import_module(_MODULES[spec.engine]), "prepare", None))
+    prepare = cast("_Prepare | None", getattr(_module(spec.engine), "prepare", None))
     return prepare(folder, spec, cache_dir) if prepare else folder
 
 
 def load_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Engine:
-    """Import the engine's module and load the model in `folder`; blocks.
+    """Import the engine's module and load the model in `folder`; blocks. `spec` names an engine, not auto.
 
     Raises:
-        ModelUnavailable: the folder is not a model that the engine can read.
+        ModelUnavailable: the folder is not a model that the engine can read, or the engine is not installed.
     """
-    load = cast("_Load", import_module(_MODULES[spec.engine]).load)
+    load = cast("_Load", _module(spec.engine).load)
     return load(folder, spec, cache_dir)
+
+
+def _module(engine: str) -> ModuleType:
+    missing = [name for name in _EXTRAS.get(engine, ()) if find_spec(name) is None]
+    if missing:
+        raise ModelUnavailable(
+            f"WHISPER_ENGINE: {engine} needs packages that are not installed: {', '.join(missing)}."
+        )
+    return import_module(_MODULES[engine])
