@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import SAMPLES, Sample, Server, StartServer
 from tests.contract.clients import KEY, NANO_NAME, client_package, stereo, wav_of
 from tests.contract.document import needs_chat, needs_delete, needs_field, needs_stream, needs_translations
-from tests.integration.test_lifecycle import upload_begun
+from tests.integration.http_requests import upload_begun
 from tests.unit.audio_files import encode, tone
 
 openai = client_package("openai")
@@ -50,7 +50,7 @@ def test_it_comes_back_to_a_server_that_was_busy(start_contract_server: StartSer
     server = start_contract_server("--queue-requests", "1")
     client, made = counting(server)
     waits: list[str] = []
-    first = upload_begun(server)
+    first = upload_begun(server.address)
 
     def when_answered(reply: Any) -> None:
         if reply.status_code == 429:
@@ -68,7 +68,7 @@ def test_it_comes_back_to_a_server_that_was_busy(start_contract_server: StartSer
 def test_what_it_sees_of_a_server_that_stays_busy(start_contract_server: StartServer, speech: Sample) -> None:
     server = start_contract_server("--queue-requests", "1")
     client, made = counting(server, max_retries=0)
-    with upload_begun(server), client, pytest.raises(openai.RateLimitError) as caught:
+    with upload_begun(server.address), client, pytest.raises(openai.RateLimitError) as caught:
         client.audio.transcriptions.create(model="whisper-1", file=speech.data)
     error = caught.value
     assert (error.status_code, error.code, error.type) == (429, "rate_limit_exceeded", "rate_limit_error")
