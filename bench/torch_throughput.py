@@ -1,6 +1,8 @@
 """Throughput of the engine `torch`: audio seconds per second, by size, number format, batch and compilation.
 
     python -m bench.torch_throughput --device cuda:0 --folder build/grown
+    python -m bench.torch_throughput --engines ctranslate2 torch --device cpu --sizes tiny \
+        --compute-types float32 int8 --batches 1 4 --compile off
 
 Models are the nano model grown to the published shapes (`bench.grow`), so that every window is decoded to its
 true end. large-v3 and turbo have the shapes of large-v2 with 128 mel bands, of which the upper 48 are not
@@ -15,6 +17,7 @@ import json
 import shutil
 import statistics
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +97,23 @@ def cell(engine: Engine, batch: int, beam_size: int) -> str:
         return "-"
 
 
+def row(folder: Path, spec: EngineSpec, batches: list[int], cache_dir: Path) -> str:
+    """Return a line of the table, or why there is none."""
+    head = f"| {folder.name} | {spec.engine} |"
+    try:
+        engine = load_engine(folder, spec, cache_dir)
+    except ModelUnavailable as error:
+        return f"{head} {spec.compute_type} | {'on' if spec.compiles else 'off'} | {error} |"
+    try:
+        cells = [cell(engine, batch, spec.beam_size) for batch in batches]
+    finally:
+        engine.close()
+    return f"{head} {engine.info.compute_type} | {'on' if spec.compiles else 'off'} | {' | '.join(cells)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engines", nargs="+", default=["torch"], choices=["torch", "ctranslate2"])
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--folder", type=Path, default=Path("build/grown"))
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
@@ -104,28 +122,19 @@ def main() -> None:
     parser.add_argument("--compile", nargs="+", default=["off", "on"], choices=["off", "on"])
     parser.add_argument("--beam-size", type=int, default=5)
     given = parser.parse_args()
-    print("| model | compute type | compiled |", " | ".join(f"batch {size}" for size in given.batches), "|")
-    print("| --- " * (3 + len(given.batches)) + "|")
+    batches = " | ".join(f"batch {size}" for size in given.batches)
+    print(f"| model | engine | compute type | compiled | {batches} |")
+    print("| --- " * (4 + len(given.batches)) + "|")
     for size in given.sizes:
         folder = model_folder(size, given.folder)
-        for compute_type in given.compute_types:
-            for compiled in given.compile:
-                spec = EngineSpec(
-                    "torch", given.device, compute_type, compiles=compiled == "on", beam_size=given.beam_size
-                )
-                try:
-                    engine = load_engine(folder, spec, given.folder)
-                except ModelUnavailable as error:
-                    print(f"| {size} | {compute_type} | {compiled} | {error} |")
-                    continue
-                cells = [cell(engine, batch, given.beam_size) for batch in given.batches]
-                print(
-                    f"| {size} | {engine.info.compute_type} | {compiled} |",
-                    " | ".join(cells),
-                    "|",
-                    flush=True,
-                )
-                engine.close()
+        for engine, compute_type, compiled in product(given.engines, given.compute_types, given.compile):
+            compiles = compiled == "on"
+            if compiles and engine != "torch":
+                continue
+            spec = EngineSpec(
+                engine, given.device, compute_type, compiles=compiles, beam_size=given.beam_size
+            )
+            print(row(folder, spec, given.batches, given.folder / "cache"), flush=True)
 
 
 if __name__ == "__main__":

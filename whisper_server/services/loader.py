@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from whisper_server.core.memory import return_memory
 from whisper_server.core.watcher import Watcher
 from whisper_server.services.batch import DecodeBatch
 from whisper_server.services.decoding import WindowDecoder
@@ -116,6 +117,7 @@ class ModelLoader:
         folder = local_folder(source, settings)
         spec, reason = spec_of(settings)
         engine = load_engine(folder, spec, settings.cache_dir)
+        return_memory()  # a first load has converted the weights, and held them twice
         info = engine.info
         log.info(
             "model %s loaded in %.2f s: engine=%s (%s) device=%s compute_type=%s max_batch=%d workers=%d%s",
