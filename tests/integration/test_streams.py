@@ -144,7 +144,7 @@ async def test_an_error_later_on_is_an_event(
     assert last["error"]["type"] == "invalid_request_error"
     assert last["error"]["param"] == "file"
     assert "190 seconds" in last["error"]["message"]
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [each.getMessage() for each in caplog.records if each.name == "whisper_server.requests"]
     assert len(lines) == 1  # written once, when the stream has ended
     assert "status=200" in lines[0]
     assert "outcome=AudioTooLong" in lines[0]
