@@ -221,8 +221,9 @@ def test_process_that_is_killed_is_gone_on_from(stand_in: Hub, tmp_path: Path) -
     with start_pull(tmp_path) as process:
         for _ in range(5):
             assert stand_in.sent.acquire(timeout=60)
-        part = next(tmp_path.glob("hub/*/*/*.part"))
-        while part.stat().st_size < BLOCK_BYTES:  # the last bytes may still be on their way
+        # What was sent may still be on its way: into the process, and from there to the disk.
+        while not any(part.stat().st_size >= BLOCK_BYTES for part in tmp_path.glob("hub/*/*/*.part")):
+            assert process.poll() is None
             threading.Event().wait(0.001)
         process.send_signal(signal.SIGKILL)
     assert nothing_looks_whole(tmp_path)
