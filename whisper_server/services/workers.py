@@ -7,7 +7,8 @@ Theory of operation. A worker is idle (waits for work), busy (its jobs are set, 
 It is lost when its engine dies of no ordinary exception or is silent beyond its deadline: its jobs fail,
 and another worker starts, which makes the engine anew before it takes work. A thread that hangs inside
 a library cannot be ended; it is left alone, and ends by itself if it ever comes back. An engine that
-cannot be made anew breaks the crew for good; whoever owns it is told why.
+cannot be made anew breaks the crew for good; whoever owns it is told why. Where nobody has had work for
+a while, one of them rests: what the batches left in the allocator's hands goes back to the system.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from whisper_server.core.errors import EngineFailure, ModelUnavailable, WhisperServerError
+from whisper_server.core.memory import trim_heap
 from whisper_server.core.process import THREAD_PREFIX
 from whisper_server.core.watcher import Watcher
 from whisper_server.services.batch import DecodeBatch, Job, run_batch
@@ -28,6 +30,10 @@ from whisper_server.services.fair_queue import BatchLimit
 log = logging.getLogger(__name__)
 
 Revive = Callable[[], DecodeBatch]
+
+# Without work, then the memory goes back. Clients that send one clip after the other come sooner, and need
+# not wait for the pages again, which cost them some milliseconds.
+REST_S = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -54,10 +60,13 @@ class Crew:
         limit: BatchLimit,
         watcher: Watcher,
         name: str,
+        rest: Callable[[], None] = trim_heap,
+        rest_s: float = REST_S,
     ) -> None:
         """Take what makes batches: `take` is asked with the lock held, and told how many are idle.
 
         `revive` makes an engine anew (None: the old one is used on), `on_broken` hears when it cannot.
+        `rest` is called once whenever none of them has had work for `rest_s` seconds.
         """
         self._decode = decode
         self._take = take
@@ -67,6 +76,10 @@ class Crew:
         self._limit = limit
         self._watcher = watcher
         self._name = name
+        self._rest = rest
+        self._rest_s = rest_s
+        self._n_batches = 0  # taken so far
+        self._n_at_rest = 0  # taken when the last rest was
         self.lock = threading.RLock()  # the scheduler's as well: one lock guards queue and crew
         self._work = threading.Condition(self.lock)
         self._began = threading.Condition(self.lock)
@@ -131,17 +144,29 @@ class Crew:
 
     def _next_batch(self, worker: _Worker) -> list[Job]:
         """Wait for work and take this worker's share of it; [] once there will be no more."""
+        while (batch := self._wait_for_batch(worker)) is None:
+            self._rest()  # without the lock, which the event loop takes as well
+        return batch
+
+    def _wait_for_batch(self, worker: _Worker) -> list[Job] | None:
+        """Return what `_next_batch` does, or None when it is time to rest."""
         with self.lock:
             while not worker.is_lost:
                 idle = sum(not each.jobs for each in self._workers)
                 worker.jobs = self._take(idle)
                 if worker.jobs:
+                    self._n_batches += 1
                     worker.deadline_s = time.monotonic() + self._patience_s
                     self._began.notify()
                     return worker.jobs
                 if self._is_closing:
                     break
-                self._work.wait()
+                n_batches = self._n_batches
+                may_rest = idle == len(self._workers) and n_batches > self._n_at_rest
+                is_woken = self._work.wait(self._rest_s if may_rest else None)
+                if not is_woken and n_batches == self._n_batches > self._n_at_rest:
+                    self._n_at_rest = n_batches
+                    return None
             return []
 
     def _run(self, worker: _Worker, batch: list[Job]) -> None:
