@@ -123,13 +123,14 @@ async def run(args: argparse.Namespace) -> dict[str, object]:
         offset = args.seed % len(chosen)
         clips = itertools.cycle([*chosen[offset:], *chosen[:offset]])
         load = Load(args.model, args.language, args.patience)
-        start = time.perf_counter()
+        start, busy_s = time.perf_counter(), time.process_time()
         if args.rate:
             due_s = arrivals_s(args.rate, args.requests, args.seed)
             replies = await opened(client, clips, load, due_s)
         else:
             replies = await closed(client, clips, load, args.clients, args.requests)
-        return {"wall_s": time.perf_counter() - start, "replies": [asdict(reply) for reply in replies]}
+        times = {"wall_s": time.perf_counter() - start, "processor_s": time.process_time() - busy_s}
+        return {**times, "replies": [asdict(reply) for reply in replies]}
 
 
 def main() -> None:
