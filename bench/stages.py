@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import psutil
 
 from bench import audio, environments
 from bench.figures import Spread, table
