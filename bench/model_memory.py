@@ -21,7 +21,7 @@ import psutil
 
 from bench.grow import SHAPES, grow
 from whisper_server.core.config import Settings
-from whisper_server.services import model_manager
+from whisper_server.services import model_table
 from whisper_server.services.container import Services, open_services
 from whisper_server.services.transcriber import TranscribeParams
 
@@ -86,7 +86,7 @@ def main() -> None:
     if arguments.switches < SKIPPED + 4:
         parser.error(f"a slope needs more than {SKIPPED + 4} switches")
     if arguments.no_trim:
-        model_manager.return_memory = lambda: None  # type: ignore[attr-defined]
+        model_table.return_memory = lambda: None  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as scratch:
         folders = [
             Path(model) if os.sep in model else grow(SHAPES[model], Path(scratch) / model)

@@ -162,22 +162,22 @@ def test_use_starts_the_time_anew() -> None:
     manager = make(SizedLoader(), idle_unload_s=-1.0)
     manager.preload("ab")
     with manager._changed:
-        since = {name: entry.idle_since or 0.0 for name, entry in manager._table.items()}
-        assert manager._expire(since["a"] - 1) == since["a"]
+        since = {name: entry.idle_since or 0.0 for name, entry in manager._table._entries.items()}
+        assert manager._table.expire(since["a"] - 1) == since["a"]
     with manager.acquire("a"):
-        assert manager._expire(since["a"]) == since["b"]  # held: not idle at all
+        assert manager._table.expire(since["a"]) == since["b"]  # held: not idle at all
     with manager._changed:
-        again = manager._table["a"].idle_since or 0.0
+        again = manager._table._entries["a"].idle_since or 0.0
         assert again > since["b"]
-        assert manager._expire(since["b"]) == again
-        assert list(manager._table) == ["a"]
-        assert manager._expire(again) is None
+        assert manager._table.expire(since["b"]) == again
+        assert list(manager._table._entries) == ["a"]
+        assert manager._table.expire(again) is None
 
 
 def test_never_is_the_default(loader: SizedLoader) -> None:
     manager = make(loader)
     manager.preload("a")
-    assert not manager._idle._is_running
+    assert not manager._table._idle._is_running
     assert loader.alive == ["a"]
 
 

@@ -1,6 +1,6 @@
 """One model of the manager: its entry in the table, the lease on it, and what /health shows of it.
 
-Owns no lock over the table: `model_manager` guards every field of an entry with its own.
+Owns no lock over the table: `model_table` guards every field of an entry with its own.
 """
 
 from __future__ import annotations

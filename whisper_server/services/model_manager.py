@@ -1,10 +1,7 @@
 """Which models are in memory: as many as there is room for; the least recently used one goes first.
 
-Theory of operation. An entry is in the table (loading or ready, findable by name) or it is leaving
-(unloaded or evicted, no longer findable). Whoever wants a model first reserves it, which counts as a
-lease at once, also while the model still loads: so nothing that somebody waits for can be evicted. An
-entry leaves memory when it is leaving and its last lease is gone. One lock guards the tables and is
-never held while a model loads, closes, or is waited for.
+Whoever wants a model first reserves it in the `model_table`, which knows who holds what and who goes; a new
+entry is loaded then, and everybody who waits for it gets the same answer.
 
 Room is made three times: for one more place when a model is reserved; for the bytes that it is expected to
 take before it loads, on its own thread, because that needs the disk; and for those that it takes, once that
@@ -19,22 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Generic
 
 from whisper_server.core.errors import ShuttingDown, Unavailable, WhisperServerError
-from whisper_server.core.memory import return_memory
 from whisper_server.core.process import start_thread
 from whisper_server.services.catalog import Catalog, ModelSource
-from whisper_server.services.eviction import Occupant, Room, victims
+from whisper_server.services.eviction import Room
 from whisper_server.services.failures import as_ours
-from whisper_server.services.idle import IdleWatch
 from whisper_server.services.model_entry import Entry, Lease, LoadedModel, M, ModelState
+from whisper_server.services.model_table import ModelTable
 
 __all__ = ["Lease", "LoadedModel", "ModelManager", "ModelState"]
 
@@ -66,10 +58,8 @@ class ModelManager(Generic[M]):
         self._expect_bytes = expect_bytes
         self._room = Room(max_models, max_bytes)
         self._measured_bytes: dict[str, int] = {}  # by canonical name; of models that were loaded once
-        self._changed = threading.Condition()
-        self._idle = IdleWatch(idle_unload_s, self._changed, self._expire)
-        self._table: OrderedDict[str, Entry[M]] = OrderedDict()  # by canonical name; used last is last
-        self._leaving: set[Entry[M]] = set()
+        self._table: ModelTable[M] = ModelTable(self._room, idle_unload_s)
+        self._changed = self._table.changed  # guards the sizes too
         self.is_draining = False  # takes no new users; read by anyone, set under the lock
 
     def acquire(self, name: str) -> Lease[M]:
@@ -119,15 +109,15 @@ class ModelManager(Generic[M]):
         """
         source = self._catalog.resolve(name)
         with self._changed:
-            entry = self._table.get(source.name)
+            entry = self._table.find(source.name)
             if entry is not None:
-                self._retire(entry)
+                self._table.retire(entry)
         return entry is not None
 
     def loaded(self) -> list[ModelState]:
         """Return what is in memory or on its way, the most recently used model last."""
         with self._changed:
-            return [entry.state() for entry in (*self._leaving, *self._table.values())]
+            return [entry.state() for entry in self._table.everything()]
 
     def check_open(self) -> None:
         """Check that models are lent.
@@ -145,7 +135,7 @@ class ModelManager(Generic[M]):
         """
         with self._changed:
             self.is_draining = True
-            entries = [*self._leaving, *self._table.values()]
+            entries = self._table.everything()
             waited_for = [entry for entry in entries if entry.loading]
             models = [entry.model for entry in entries if entry.model is not None]
         for entry in waited_for:
@@ -160,99 +150,29 @@ class ModelManager(Generic[M]):
         """
         self.drain()
         with self._changed:
-            self._idle.close()
-            for entry in list(self._table.values()):
-                self._retire(entry)
-            if not self._changed.wait_for(lambda: all(entry.loading for entry in self._leaving), timeout):
-                names = ", ".join(entry.source.name for entry in self._leaving if not entry.loading)
-                log.warning("models still in use at shutdown: %s", names)
+            self._table.close(timeout)
 
     def _reserve(self, name: str) -> Entry[M]:
         """Return the entry of `name` with one more lease on it, starting its load where it is new."""
         source = self._catalog.resolve(name)
         with self._changed:
             self.check_open()
-            entry = self._table.get(source.name)
+            entry = self._table.find(source.name)
             if entry is not None and entry.model is not None and entry.model.is_broken:
-                self._retire(entry)
+                self._table.retire(entry)
                 entry = None
             if entry is None:
                 known_bytes = self._measured_bytes.get(source.name, 0)
-                self._make_room(source.name, known_bytes)
+                self._table.make_room(source.name, known_bytes)
                 entry = Entry(source, expected_bytes=known_bytes)
                 start_thread(self._run_load, entry)  # first: where no thread can start, no entry stays behind
-                self._table[source.name] = entry
-            entry.leases += 1
-            entry.idle_since = None
-            self._table.move_to_end(source.name)
+                self._table.add(entry)
+            self._table.hold(entry)
             return entry
-
-    def _make_room(self, name: str, size_bytes: int, newcomer: Entry[M] | None = None) -> None:
-        """Evict until the model fits; needs the lock. What is leaving but still in use takes up its place.
-
-        Raises:
-            ModelTooLarge: it is larger than all the room there is.
-            Unavailable: what is in use leaves too little room; then everything stays.
-        """
-        self._room.check_size(name, size_bytes)
-        others = [entry for entry in self._leaving if not entry.is_unused and entry is not newcomer]
-        others += [entry for entry in self._table.values() if entry is not newcomer]
-        there = [
-            Occupant(entry, entry.memory_bytes, entry.is_unused and not entry.leaving) for entry in others
-        ]
-        going = victims(there, self._room, size_bytes)
-        if going is None:
-            raise self._room.refusal(name)
-        for entry in going:
-            self._retire(entry)
-
-    def _expire(self, until: float) -> float | None:
-        """Unload what has been idle since `until`; return since when the next one is. Needs the lock."""
-        idle = [(one.idle_since, one) for one in self._table.values() if one.idle_since is not None]
-        for since, entry in idle:
-            if since <= until:
-                log.info("model %s is idle", entry.source.name)
-                self._retire(entry)
-        return min((since for since, entry in idle if not entry.leaving), default=None)
-
-    def _retire(self, entry: Entry[M]) -> None:
-        """Take the entry out of the table; close its model once nobody holds it. Needs the lock."""
-        del self._table[entry.source.name]
-        entry.leaving = True
-        self._leaving.add(entry)
-        self._close_if_unused(entry)
 
     def _release(self, entry: Entry[M]) -> None:
         with self._changed:
-            entry.leases -= 1
-            if self._table.get(entry.source.name) is entry:
-                self._table.move_to_end(entry.source.name)
-            self._note_idle(entry)
-            self._close_if_unused(entry)
-
-    def _note_idle(self, entry: Entry[M]) -> None:
-        """Start the clock of an entry that nobody needs now; needs the lock."""
-        if entry.is_unused and not entry.leaving:
-            entry.idle_since = time.monotonic()
-            self._idle.is_idle_now()
-
-    def _close_if_unused(self, entry: Entry[M]) -> None:
-        """Start the end of a leaving entry that has neither users nor a load; needs the lock."""
-        if entry.leaving and entry.is_unused and entry.model is not None:
-            last = [entry.model]  # in a list, or the thread would hold the model until it ends
-            entry.model = None
-            start_thread(self._run_close, entry, last)
-
-    def _run_close(self, entry: Entry[M], last: list[M]) -> None:
-        log.info("unloading model %s", entry.source.name)
-        try:
-            last.pop().close()
-        except Exception:
-            log.exception("closing model %s failed", entry.source.name)
-        finally:
-            entry.answer = Future()  # nobody waits for it, and it holds the model
-            return_memory()  # before the next load, which waits for this
-            self._forget(entry)
+            self._table.release(entry)
 
     def _run_load(self, entry: Entry[M]) -> None:
         """Load one model and answer everybody who waits for it."""
@@ -261,7 +181,8 @@ class ModelManager(Generic[M]):
             self._wait_for_memory()
             model = self._load(entry.source)
         except BaseException as error:  # noqa: BLE001  (whatever happened, the waiters get an answer)
-            self._forget(entry)
+            with self._changed:
+                self._table.forget(entry)
             entry.resolve(as_ours(error, entry.source.name, "load", log))
             return
         with self._changed:
@@ -269,8 +190,7 @@ class ModelManager(Generic[M]):
             entry.loading = False
             entry.model = model
             outcome = self._keep(entry, model)
-            self._note_idle(entry)
-            self._close_if_unused(entry)
+            self._table.settle(entry)
         entry.resolve(outcome)
 
     def _keep(self, entry: Entry[M], model: M) -> M | WhisperServerError:
@@ -278,11 +198,11 @@ class ModelManager(Generic[M]):
         if self.is_draining:
             return ShuttingDown(SHUTTING_DOWN)
         try:
-            self._make_room(entry.source.name, model.memory_bytes, entry)
+            self._table.make_room(entry.source.name, model.memory_bytes, entry)
         except Unavailable as error:
             log.warning("model %s is unloaded: %s", entry.source.name, error)
             if not entry.leaving:
-                self._retire(entry)
+                self._table.retire(entry)
             return error
         return model
 
@@ -292,20 +212,11 @@ class ModelManager(Generic[M]):
             return
         expected_bytes = self._expect_bytes(entry.source)
         with self._changed:
-            self._make_room(entry.source.name, expected_bytes, entry)
+            self._table.make_room(entry.source.name, expected_bytes, entry)
             entry.expected_bytes = expected_bytes
 
     def _wait_for_memory(self) -> None:
         """Wait until the models that are on their way out are gone."""
         with self._changed:
-            self._changed.wait_for(lambda: not any(entry.is_unused for entry in self._leaving))
+            self._table.wait_for_memory()
             self.check_open()
-
-    def _forget(self, entry: Entry[M]) -> None:
-        with self._changed:
-            entry.loading = False
-            entry.leaving = True
-            self._leaving.discard(entry)
-            if self._table.get(entry.source.name) is entry:
-                del self._table[entry.source.name]
-            self._changed.notify_all()

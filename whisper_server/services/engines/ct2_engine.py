@@ -20,12 +20,17 @@ from whisper_server.services.engines.base import (
     Sampling,
     everything,
 )
+from whisper_server.services.engines.rows import rows_by, rows_within
 from whisper_server.services.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from whisper_server.services.engines.onnx_encoder import OnnxEncoder
 
 T = TypeVar("T")
+
+# Positions of text that one call aligns: it holds the scores of the whole vocabulary for each of them, 0.5 MB
+# in 8 bits. The longest text of a window fits.
+ALIGNED_POSITIONS = 256
 
 
 class _EncodedBatch:
@@ -117,14 +122,21 @@ class CTranslate2Engine:
         sampling: Sampling,
         is_wanted: IsWanted = everything,
     ) -> list[Hypothesis]:
-        """Decode each row after its prompt; prompts of different length go in one call per length."""
-        del is_wanted  # one call into the library, which cannot be interrupted
+        """Decode each row after its prompt; prompts of different length go in one call per length.
+
+        Beams share the keys and values of their window, but each sampled candidate gets a copy from
+        CTranslate2 (0.1 GB with small, 0.5 GB with large, in float32): so fewer windows are sampled in a
+        call, as many as have no more copies than a searched batch.
+        """
+        del is_wanted  # calls into the library, which cannot be interrupted
+        limit = self.info.max_batch // sampling.best_of if sampling.temperature > 0 else len(prompts)
         results: list[Hypothesis | None] = [None] * len(prompts)
-        for rows in _rows_by(len(prompt) for prompt in prompts):
-            batch = encoded.select(rows)
-            decoded = self._generate([prompts[row] for row in rows], batch, sampling)
-            for row, hypothesis in zip(rows, decoded, strict=True):
-                results[row] = hypothesis
+        for alike in rows_by(len(prompt) for prompt in prompts):
+            for rows in rows_within(limit, alike, [1] * len(prompts)):
+                batch = encoded.select(rows)
+                decoded = self._generate([prompts[row] for row in rows], batch, sampling)
+                for row, hypothesis in zip(rows, decoded, strict=True):
+                    results[row] = hypothesis
         return [result for result in results if result is not None]
 
     def _generate(
@@ -159,16 +171,20 @@ class CTranslate2Engine:
     ) -> list[Alignment]:
         """Align text tokens with the audio by dynamic time warping over the alignment heads."""
         results: list[Alignment | None] = [None] * len(text_tokens)
-        for rows in _rows_by(tuple(sequence) for sequence in start_sequences):
-            batch = encoded.select(rows)
-            tokens, frames = [list(text_tokens[row]) for row in rows], [n_frames[row] for row in rows]
-            aligned = _translated(
-                lambda b=batch, t=tokens, f=frames, s=rows[0]: self._model.align(  # type: ignore[misc]
-                    _view(b), list(start_sequences[s]), t, f
+        for alike in rows_by(tuple(sequence) for sequence in start_sequences):
+            start = list(start_sequences[alike[0]])
+            # Beside the text there are a start sequence, <|notimestamps|> and the end.
+            lengths = [len(start) + len(text) + 2 for text in text_tokens]
+            for rows in rows_within(ALIGNED_POSITIONS, alike, lengths):
+                batch = encoded.select(rows)
+                tokens, frames = [list(text_tokens[row]) for row in rows], [n_frames[row] for row in rows]
+                aligned = _translated(
+                    lambda b=batch, t=tokens, f=frames, s=start: self._model.align(  # type: ignore[misc]
+                        _view(b), s, t, f
+                    )
                 )
-            )
-            for row, result in zip(rows, aligned, strict=True):
-                results[row] = _alignment(result, len(text_tokens[row]))
+                for row, result in zip(rows, aligned, strict=True):
+                    results[row] = _alignment(result, len(text_tokens[row]))
         return [result for result in results if result is not None]
 
     def close(self) -> None:
@@ -180,14 +196,6 @@ class CTranslate2Engine:
 def _view(encoded: Encoded) -> Any:
     assert isinstance(encoded, _EncodedBatch | _HostBatch), "encoder output of another engine"
     return encoded.view
-
-
-def _rows_by(keys: Any) -> list[list[int]]:
-    """Group row numbers by equal keys, in order of first appearance."""
-    groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
-    return list(groups.values())
 
 
 def _best(row: Any) -> Hypothesis:
