@@ -656,6 +656,7 @@ def test_nothing_clips_and_the_gain_never_rises(peaks: list[float]) -> None:
 # The whole line, bounded.
 
 
+@pytest.mark.slow
 def test_an_hour_of_silence_streams_in_bounded_memory() -> None:
     data = encode(np.zeros(SAMPLE_RATE * 3600, np.float32), container="flac", codec="flac")
     list(vad.spans([np.zeros(SAMPLE_RATE * 60, np.float32)]))  # the model is loaded before the measurement

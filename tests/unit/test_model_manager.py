@@ -83,7 +83,8 @@ def make_catalog() -> Catalog:
 
 
 def make(loader: Callable[[ModelSource], Model], max_models: int = 2) -> ModelManager[Model]:
-    return ModelManager(make_catalog(), loader, max_models)
+    # These models hold no memory; to collect the garbage of the whole process after each would take minutes.
+    return ModelManager(make_catalog(), loader, max_models, tidy=lambda: None)
 
 
 def states(manager: ModelManager[Model]) -> dict[str, tuple[str, int]]:

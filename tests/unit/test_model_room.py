@@ -42,6 +42,7 @@ def make(
         max_bytes=max_mb * MB,
         expect_bytes=expect,
         idle_unload_s=idle_unload_s,
+        tidy=lambda: None,
     )
 
 

@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from typing import Generic
 
 from whisper_server.core.errors import ShuttingDown, Unavailable, WhisperServerError
+from whisper_server.core.memory import return_memory
 from whisper_server.core.process import start_thread
 from whisper_server.services.catalog import Catalog, ModelSource
 from whisper_server.services.eviction import Room
@@ -47,18 +48,19 @@ class ModelManager(Generic[M]):
         max_bytes: int = 0,
         expect_bytes: Callable[[ModelSource], int] = lambda _: 0,
         idle_unload_s: float = -1.0,
+        tidy: Callable[[], None] = return_memory,
     ) -> None:
         """Take `load`, which blocks and is called on threads of the manager, one call per model.
 
         So is `expect_bytes`: what a model will take in memory, 0 where nobody knows. `max_bytes` 0 means no
-        limit, a negative `idle_unload_s` that idle models stay.
+        limit, a negative `idle_unload_s` that idle models stay. `tidy` is called after a model has gone.
         """
         self._catalog = catalog
         self._load = load
         self._expect_bytes = expect_bytes
         self._room = Room(max_models, max_bytes)
         self._measured_bytes: dict[str, int] = {}  # by canonical name; of models that were loaded once
-        self._table: ModelTable[M] = ModelTable(self._room, idle_unload_s)
+        self._table: ModelTable[M] = ModelTable(self._room, idle_unload_s, tidy)
         self._changed = self._table.changed  # guards the sizes too
         self.is_draining = False  # takes no new users; read by anyone, set under the lock
 

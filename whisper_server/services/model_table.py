@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic
 
@@ -29,10 +30,11 @@ log = logging.getLogger(__name__)
 class ModelTable(Generic[M]):
     """Entries by canonical name, those that leave, and the room for all of them."""
 
-    def __init__(self, room: Room, idle_unload_s: float) -> None:
-        """Be empty; a negative `idle_unload_s` means that idle models stay."""
+    def __init__(self, room: Room, idle_unload_s: float, tidy: Callable[[], None] = return_memory) -> None:
+        """Be empty; a negative `idle_unload_s` means that idle models stay. `tidy` follows each close."""
         self.changed = threading.Condition()
         self._room = room
+        self._tidy = tidy
         self._idle = IdleWatch(idle_unload_s, self.changed, self.expire)
         self._entries: OrderedDict[str, Entry[M]] = OrderedDict()  # used last is last
         self._leaving: set[Entry[M]] = set()
@@ -141,6 +143,6 @@ class ModelTable(Generic[M]):
             log.exception("closing model %s failed", entry.source.name)
         finally:
             entry.answer = Future()  # nobody waits for it, and it holds the model
-            return_memory()  # before the next load, which waits for this
+            self._tidy()  # before the next load, which waits for this
             with self.changed:
                 self.forget(entry)
