@@ -1,0 +1,81 @@
+"""Settings about clients: who may call, and how much of the server they may take up.
+
+A part of `core.config`, which reads them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, Field, field_validator
+
+from whisper_server.core.comma_list import CommaList
+
+
+class ClientSettings(BaseModel):
+    """What clients may do."""
+
+    max_audio_file_size_mb: int = Field(
+        25, alias="MAX_AUDIO_FILE_SIZE_MB", ge=1, le=1024 * 1024, description="Largest audio file, in MiB."
+    )
+    max_audio_seconds: int = Field(
+        4 * 3600, alias="MAX_AUDIO_SECONDS", ge=1, description="Longest audio, in seconds of playing time."
+    )
+    allowed_origins: CommaList = Field(
+        ("http://localhost:3000",),
+        alias="ALLOWED_ORIGINS",
+        description="Web pages whose scripts may call the server, comma-separated; `*` for all.",
+    )
+    allowed_hosts: CommaList = Field(
+        (),
+        alias="ALLOWED_HOSTS",
+        description="Names the server is reached by, comma-separated, `*.example.org` or `*` for all. "
+        "localhost, IP addresses and the name it listens on are always allowed.",
+    )
+    api_key: str = Field(
+        "", alias="WHISPER_API_KEY", repr=False, description="Bearer key that clients must send; empty: none."
+    )
+    allow_unauthenticated: bool = Field(
+        False,
+        alias="WHISPER_ALLOW_UNAUTHENTICATED",
+        description="Serve other machines without a key; otherwise an address beyond loopback needs one.",
+    )
+    queue_requests: int = Field(
+        128,
+        alias="WHISPER_QUEUE_REQUESTS",
+        ge=1,
+        le=10_000,
+        description="Requests with audio at once, running and waiting; one more gets a 429.",
+    )
+    queue_seconds: int = Field(
+        8 * 3600,  # twice the longest file: one that runs does not keep out the next
+        alias="WHISPER_QUEUE_SECONDS",
+        ge=1,
+        description="Seconds of audio that may wait at once; more gets a 429. One file is never too long.",
+    )
+    queue_mb: int = Field(
+        1024,
+        alias="WHISPER_QUEUE_MB",
+        ge=1,
+        le=1024 * 1024,
+        description="Uploads held in memory at once, in MiB; more gets a 429. One largest file always fits.",
+    )
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _as_browsers_write_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Bring origins into the one form that browsers send: scheme and host, lower case, no slash."""
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.IGNORECASE):
+                raise ValueError(f"{origin!r} is no origin such as http://localhost:3000")
+        return tuple(origin.lower().rstrip("/") for origin in value)
+
+    @property
+    def max_audio_bytes(self) -> int:
+        """Largest audio file in bytes."""
+        return self.max_audio_file_size_mb * 1024 * 1024
+
+    @property
+    def queue_bytes(self) -> int:
+        """Bytes of uploads held at once: what is set, but never less than the largest file in base64."""
+        return max(self.queue_mb * 1024 * 1024, self.max_audio_bytes * 4 // 3 + 1024 * 1024)
