@@ -9,15 +9,16 @@ from typing import Any
 
 import uvicorn
 
+from whisper_server.api.allowance import Patience
 from whisper_server.api.gone import ClientGone
-from whisper_server.api.protocol import PatientProtocol
+from whisper_server.api.protocol import Limits, PatientProtocol
 from whisper_server.api.sse import EventStream
 
 
 class Hasty(PatientProtocol):
     """Does not wait a minute."""
 
-    stall_s = 0.05
+    limits = Limits(Patience(stall_s=0.05, min_bytes_per_s=1000), head_s=60, keep_alive_s=60, connections=9)
 
 
 async def test_a_client_that_reads_nothing_is_cut_off() -> None:

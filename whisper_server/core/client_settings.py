@@ -60,6 +60,48 @@ class ClientSettings(BaseModel):
         le=1024 * 1024,
         description="Uploads held in memory at once, in MiB; more gets a 429. One largest file always fits.",
     )
+    stall_timeout_s: float = Field(
+        60.0,
+        alias="WHISPER_STALL_TIMEOUT_S",
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that a client may keep the server waiting, for an upload or until it takes a "
+        "reply. Then the upload gets a 408, and the connection is closed.",
+    )
+    min_bytes_per_s: int = Field(
+        1000,  # speech that is sent while it is recorded, in Opus at 8 kbit/s
+        alias="WHISPER_MIN_BYTES_PER_S",
+        ge=0,
+        le=1024 * 1024,
+        description="Bytes per second that earn a client more of that time: who is slower for long is cut "
+        "off too. 0: any byte earns all of it.",
+    )
+    header_timeout_s: float = Field(
+        20.0,
+        alias="WHISPER_HEADER_TIMEOUT_S",
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds in which the head of a request must be complete, from the connection on, or "
+        "from its first byte on a connection that had one before.",
+    )
+    keep_alive_s: float = Field(
+        75.0,  # longer than most clients keep theirs: a request that meets our closing is lost
+        alias="WHISPER_KEEP_ALIVE_S",
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that a connection stays open between two requests.",
+    )
+    max_connections: int = Field(
+        512,
+        alias="WHISPER_MAX_CONNECTIONS",
+        ge=1,
+        le=65_536,
+        description="Connections at once; one more closes the one that has been without a request for the "
+        "longest time. Never fewer than twice WHISPER_QUEUE_REQUESTS.",
+    )
 
     @field_validator("allowed_origins")
     @classmethod
@@ -79,3 +121,8 @@ class ClientSettings(BaseModel):
     def queue_bytes(self) -> int:
         """Bytes of uploads held at once: what is set, but never less than the largest file in base64."""
         return max(self.queue_mb * 1024 * 1024, self.max_audio_bytes * 4 // 3 + 1024 * 1024)
+
+    @property
+    def connection_limit(self) -> int:
+        """Connections at once: what is set, but never so few that requests with audio take all of them."""
+        return max(self.max_connections, 2 * self.queue_requests)
