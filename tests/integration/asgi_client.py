@@ -60,6 +60,21 @@ class StreamingClient:
         return bool(self.sent) and not self.sent[-1].get("more_body", False)
 
 
+class Uploading(StreamingClient):
+    """Sends what it has, one part after the other, as it is told to."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        super().__init__(request)
+        self.parts_to_send: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._receive = self.parts_to_send.get  # type: ignore[assignment]
+
+    def say(self, body: bytes) -> None:
+        self.parts_to_send.put_nowait({"type": "http.request", "body": body, "more_body": True})
+
+    def leave(self) -> None:
+        self.parts_to_send.put_nowait({"type": "http.disconnect"})
+
+
 def events_of(body: bytes | str) -> list[dict[str, Any]]:
     """Return the events of a stream; comments and `[DONE]` are left out."""
     text = body.decode() if isinstance(body, bytes) else body

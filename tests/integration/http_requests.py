@@ -62,3 +62,19 @@ def error_in(connection: socket.socket) -> tuple[str, dict[str, str]]:
         received += data
     top, _, body = received.partition(b"\r\n\r\n")
     return top.split(b"\r\n")[0].decode(), json.loads(body)["error"]
+
+
+def exchange(address: tuple[str, int], *parts: bytes) -> bytes:
+    """Send, and read until the server closes the connection: a reset would raise."""
+    with socket.create_connection(address, timeout=60) as connection:
+        for part in parts:
+            connection.sendall(part)
+        received = b""
+        while data := connection.recv(1 << 16):
+            received += data
+        return received
+
+
+def head(*lines: str) -> bytes:
+    """Return the head of a request for a transcription."""
+    return "\r\n".join([f"POST {URL} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()

@@ -17,7 +17,7 @@ from faster_whisper.audio import decode_audio
 from tests.conftest import SAMPLES, Sample
 from tests.integration.http_requests import URL, b64, error_of, form
 from tests.unit.audio_files import clips, encode, tone, wav_bytes
-from whisper_server.api.models import DiarizedReply
+from whisper_server.api.audio_models import DiarizedReply
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidRequest
 from whisper_server.core.types import Transcript

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.http_requests import HEARD, URL
+from tests.integration.http_requests import HEARD, URL, exchange, head
 from whisper_server.api.access import AccessMiddleware
 from whisper_server.api.auth import AuthMiddleware
 
@@ -211,21 +211,6 @@ def small(start_server: StartServer) -> Server:
     return start_server("--max-audio-file-size-mb", "1")
 
 
-def exchange(server: Server, *parts: bytes) -> bytes:
-    """Send, and read until the server closes the connection."""
-    with socket.create_connection(server.address, timeout=60) as connection:
-        for part in parts:
-            connection.sendall(part)
-        received = b""
-        while data := connection.recv(1 << 16):
-            received += data
-        return received
-
-
-def head(*lines: str) -> bytes:
-    return "\r\n".join([f"POST {URL} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
-
-
 def check_413(reply: bytes) -> None:
     top, _, body = reply.partition(b"\r\n\r\n")
     assert top.startswith(b"HTTP/1.1 413 ")
@@ -244,13 +229,13 @@ JSON = "Content-Type: application/json"
 
 
 def test_a_declared_length_over_the_limit_is_refused_unread(small: Server) -> None:
-    check_413(exchange(small, head(JSON, "Content-Length: 10000000", "Expect: 100-continue")))
+    check_413(exchange(small.address, head(JSON, "Content-Length: 10000000", "Expect: 100-continue")))
     check_health(small)
 
 
 def test_a_body_over_the_limit_gets_its_answer_although_it_is_sent(small: Server) -> None:
     body = b"x" * 5_000_000
-    check_413(exchange(small, head(JSON, f"Content-Length: {len(body)}"), body))
+    check_413(exchange(small.address, head(JSON, f"Content-Length: {len(body)}"), body))
     check_health(small)
 
 
@@ -259,12 +244,12 @@ def test_a_body_without_a_length_is_counted(small: Server, kind: str) -> None:
     start = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
     chunks = [start, *[b"y" * (1 << 18)] * 12]
     encoded = [b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks]
-    check_413(exchange(small, head(kind, "Transfer-Encoding: chunked"), *encoded, b"0\r\n\r\n"))
+    check_413(exchange(small.address, head(kind, "Transfer-Encoding: chunked"), *encoded, b"0\r\n\r\n"))
     check_health(small)
 
 
 def test_a_body_longer_than_its_declared_length(small: Server) -> None:
-    reply = exchange(small, head(JSON, "Content-Length: 2"), b"{}" + b"z" * 70_000 + b"\r\n\r\n")
+    reply = exchange(small.address, head(JSON, "Content-Length: 2"), b"{}" + b"z" * 70_000 + b"\r\n\r\n")
     assert reply.startswith(b"HTTP/1.1 400 ")
     assert b'"param": "audio"' in reply
     # What was too much is no second request.

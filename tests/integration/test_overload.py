@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.asgi_client import StreamingClient
+from tests.integration.asgi_client import StreamingClient, Uploading
 from tests.integration.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
 from tests.integration.long_audio import speak_for
 from tests.unit.audio_files import wav_bytes
@@ -152,21 +152,6 @@ async def test_progress_makes_room_while_a_file_is_at_work(client: httpx.AsyncCl
     assert inside(client) == (0, 0.0, 0)
 
 
-class Uploading(StreamingClient):
-    """Sends what it has, one part after the other, as it is told to."""
-
-    def __init__(self, request: httpx.Request) -> None:
-        super().__init__(request)
-        self.parts_to_send: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._receive = self.parts_to_send.get  # type: ignore[assignment]
-
-    def say(self, body: bytes) -> None:
-        self.parts_to_send.put_nowait({"type": "http.request", "body": body, "more_body": True})
-
-    def leave(self) -> None:
-        self.parts_to_send.put_nowait({"type": "http.disconnect"})
-
-
 @pytest.mark.parametrize("is_declared", [True, False])
 async def test_bytes_of_uploads(open_client: OpenClient, is_declared: bool) -> None:
     """As declared at once, or else as they come."""
@@ -226,22 +211,6 @@ async def test_leaving_in_the_middle_of_a_stream(open_client: OpenClient, talk: 
         leaving = StreamingClient(client.build_request("POST", URL, **form(talk, stream="true")), leave)
         await leaving.run(client.app)
         assert inside(client) == (0, 0.0, 0)
-
-
-async def test_an_upload_that_stops_frees_its_place(
-    open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A client whose network is gone does not hang up."""
-    monkeypatch.setattr("whisper_server.api.requests.STALL_S", 0.05)
-    monkeypatch.setattr("whisper_server.api.middleware._LINGER_S", 0.05)
-    async with open_client(queue_requests=1) as client:
-        for arguments in (form(speech.data), {"json": {"audio": ""}}):
-            stopped = Uploading(client.build_request("POST", URL, **arguments))
-            stopped.say(b"-")
-            await stopped.run(client.app)
-            assert stopped.status == 408
-            assert stopped.headers[b"connection"] == b"close"
-            assert inside(client) == (0, 0.0, 0)
 
 
 async def test_a_recording_of_two_speakers_is_as_far_as_its_slower_channel(

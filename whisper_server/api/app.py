@@ -14,7 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from whisper_server import __version__
 from whisper_server.api.access import AccessMiddleware
+from whisper_server.api.allowance import Patience
 from whisper_server.api.auth import AuthMiddleware
+from whisper_server.api.deadline import ReceiveDeadlineMiddleware
 from whisper_server.api.handlers import install_handlers
 from whisper_server.api.measure import MeasureMiddleware
 from whisper_server.api.middleware import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
@@ -71,11 +73,18 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
 def _middleware(settings: Settings, watcher: Watcher) -> list[Middleware]:
     """Return the middleware, outermost first.
 
-    CORS lies around the errors, so that a page may read them, and before the key, which a preflight
-    does not carry. The body is counted last, when it is clear that the request is welcome.
+    Every request has its name and its line in the log, whatever becomes of it. From there on nobody waits for
+    a body without a deadline. The counters see every status that goes out. CORS lies around the errors, so
+    that a page may read them, and before the key, which a preflight does not carry. The body is counted last,
+    when it is clear that the request is welcome, but before anything parses it; what a deadline or a full
+    queue raises gets its answer there, because the client is still sending.
     """
     return [
         Middleware(RequestLogMiddleware),
+        Middleware(
+            ReceiveDeadlineMiddleware,
+            patience=Patience(settings.stall_timeout_s, settings.min_bytes_per_s),
+        ),
         Middleware(MeasureMiddleware, watcher=watcher),
         Middleware(
             CORSMiddleware,

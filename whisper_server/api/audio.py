@@ -13,10 +13,7 @@ from pydantic import BaseModel
 
 from whisper_server.api import sse
 from whisper_server.api.asgi import log_fields
-from whisper_server.api.bodies import FormBody, JsonBody, TranslationForm, TranslationJson
-from whisper_server.api.deps import OVERLOADED, ServicesDep, TicketDep
-from whisper_server.api.gone import until_gone
-from whisper_server.api.models import (
+from whisper_server.api.audio_models import (
     AudioInfoReply,
     DeltaEvent,
     DiarizedReply,
@@ -27,6 +24,9 @@ from whisper_server.api.models import (
     TokenLogprob,
     TranslationReply,
 )
+from whisper_server.api.bodies import FormBody, JsonBody, TranslationForm, TranslationJson
+from whisper_server.api.deps import OVERLOADED, ServicesDep, TicketDep
+from whisper_server.api.gone import until_gone
 from whisper_server.api.requests import (
     TranscriptionRequest,
     Upload,

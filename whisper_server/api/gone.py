@@ -20,12 +20,14 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ClientGone: the client left first.
+        UploadStalled: it has not sent its body, which nobody but us waits for.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
+            gone.result()  # a client that owes us its body is not gone, but has missed its deadline
             raise ClientGone
         return task.result()
     finally:

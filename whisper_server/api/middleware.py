@@ -13,6 +13,7 @@ from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, head
 from whisper_server.api.errors import error_event, send_error, unforeseen
 from whisper_server.api.gone import ClientGone
 from whisper_server.core.errors import (
+    InvalidRequest,
     Overloaded,
     PayloadTooLarge,
     ShuttingDown,
@@ -133,7 +134,8 @@ class _WatchedReply:
 class BodyLimitMiddleware:
     """Counts the bytes of a body as they come in, before anything parses or keeps them.
 
-    Says no to clients that are still sending in a way that lets them hear it, also for want of a place.
+    Says no to clients that are still sending in a way that lets them hear it, also for want of a place, to
+    those that send too slowly, and where what has come in so far is wrong already.
     """
 
     def __init__(
@@ -150,13 +152,20 @@ class BodyLimitMiddleware:
             await self._app(scope, receive, send)
             return
         body = _CountedBody(receive, self._limit_of(header(scope, b"content-type") or ""), self._too_large)
+        has_begun = False  # the reply
+
+        async def send_watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
         try:
             declared = header(scope, b"content-length")
             if declared is not None and declared.isdecimal():
                 body.check(int(declared))
-            await self._app(scope, body.receive, send)
-        except (PayloadTooLarge, Overloaded, UploadStalled) as error:
-            if body.is_complete:
+            await self._app(scope, body.receive, send_watched)
+        except (InvalidRequest, PayloadTooLarge, Overloaded, UploadStalled) as error:
+            if body.is_complete or has_begun or (isinstance(error, InvalidRequest) and not body.has_begun):
                 raise
             log_fields(scope)["outcome"] = type(error).__name__
             await send_error(send, error, more_body=True)

@@ -5,7 +5,6 @@ Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an up
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -20,7 +19,7 @@ from whisper_server.api.fields import from_form
 from whisper_server.api.gone import ClientGone
 from whisper_server.api.handlers import invalid_value
 from whisper_server.api.multipart import read_form
-from whisper_server.core.errors import InvalidRequest, UploadStalled
+from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
 from whisper_server.core.validators import (
     check_granularities,
@@ -47,7 +46,6 @@ F = TypeVar("F", bound=BaseModel)
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
-STALL_S = 60.0  # without a byte of the body; as long as a client may take to read a reply
 _MAX_JSON_VALUES = 10_000
 _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
@@ -157,6 +155,7 @@ async def read_upload(request: Request, services: Services, ticket: Ticket) -> U
         InvalidRequest: it is neither a form nor JSON, or has no audio.
         PayloadTooLarge: base64 of more bytes than the limit.
         Overloaded: there is no room for so many bytes now.
+        UploadStalled: the client sends too slowly.
         ClientGone: the client left before the end of the body.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -181,18 +180,8 @@ async def read_body(request: Request, ticket: Ticket) -> bytes:
 
 
 async def _received(request: Request, ticket: Ticket) -> AsyncIterator[bytes]:
-    """Yield the body as it comes in, counted: not every client declares its length.
-
-    A client whose network is gone never hangs up. Its place would be taken for ever.
-    """
-    stream = request.stream()
-    while True:
-        try:
-            chunk = await asyncio.wait_for(anext(stream, None), STALL_S)
-        except asyncio.TimeoutError as error:
-            raise UploadStalled(f"Nothing of the upload came in for {STALL_S:.0f} seconds.") from error
-        if chunk is None:
-            return
+    """Yield the body as it comes in, counted: not every client declares its length."""
+    async for chunk in request.stream():
         ticket.receive(len(chunk))
         yield chunk
 

@@ -24,11 +24,11 @@ import uvicorn
 from whisper_server.api.flags import parse_flags
 from whisper_server.api.front import Front
 from whisper_server.api.parents import open_watches, watching
-from whisper_server.api.sockets import is_loopback, listen, url_of
+from whisper_server.api.sockets import BACKLOG, is_loopback, listen, url_of
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging
-from whisper_server.core.process import ensure_streams, leave
+from whisper_server.core.process import allow_open_files, ensure_streams, leave
 from whisper_server.services.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 BAD_SETTING = 2
 CANNOT_START = 1
+OTHER_FILES = 256  # models, audio libraries, pipes; beside connections
 # A key press reaches the one-file program twice: from the terminal and from its unpacking parent.
 ECHO_S = 0.5 if hasattr(sys, "frozen") else 0.0
 
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         return _fail(f"cannot listen on {where}: {error.strerror or error}", CANNOT_START)
+    allow_open_files(settings.connection_limit + BACKLOG + OTHER_FILES)
     for listening in sockets:
         # Not a log line: who asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
@@ -120,7 +122,7 @@ def check_exposure(settings: Settings) -> None:
 def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch]) -> int:
     """Serve on these sockets until a signal comes or a watched process ends; return the exit code."""
 
-    from whisper_server.api.protocol import PatientProtocol  # noqa: PLC0415  (not before the port is bound)
+    from whisper_server.api.protocol import protocol_of  # noqa: PLC0415  (not before the port is bound)
 
     def build() -> FastAPI:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
@@ -137,13 +139,14 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
     config = uvicorn.Config(
         front,
         loop="asyncio",
-        http=PatientProtocol,
+        http=protocol_of(settings),
         ws="none",
         lifespan="on",
         interface="asgi3",
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
     )
     server = _Server(config, front.drain, settings.shutdown_grace_s)
 

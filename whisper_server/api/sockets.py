@@ -9,7 +9,10 @@ import socket
 from contextlib import ExitStack
 from typing import Any
 
-_BACKLOG = 512  # connections that wait while the server starts
+BACKLOG = 512  # connections that wait while the server starts, and that are accepted in one go
+# What the system keeps of a reply. Its own choice grows to megabytes: a slow client would then take minutes
+# to make any room, and could not be told from one that takes nothing.
+_SEND_BUFFER_BYTES = 64 * 1024
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -61,7 +64,8 @@ def _bind(listening: socket.socket, address: tuple[object, ...]) -> None:
     if listening.family == socket.AF_INET6:
         listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listening.bind(address)
-    listening.listen(_BACKLOG)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)  # of what it accepts too
+    listening.listen(BACKLOG)
 
 
 def url_of(listening: socket.socket) -> str:

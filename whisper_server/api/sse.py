@@ -52,6 +52,7 @@ class EventStream(StreamingResponse):
 
         Raises:
             ClientGone: the client left first.
+            UploadStalled: it has not sent its body, which nobody but us waits for.
         """
         del scope
         gone = asyncio.ensure_future(disconnected(receive))
@@ -76,6 +77,7 @@ class EventStream(StreamingResponse):
             while True:
                 done, _ = await asyncio.wait(either, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
                 if gone in done:
+                    gone.result()  # raises where it ended for another reason
                     raise ClientGone
                 if done:
                     return pull.result()

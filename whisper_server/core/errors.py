@@ -10,7 +10,7 @@
     |-- RouteNotFound                    404
     |-- ModelNotFound                    404 model_not_found
     |-- MethodNotAllowed                 405
-    |-- UploadStalled                    408 the client stopped sending
+    |-- UploadStalled                    408 the client sends too slowly
     |-- PayloadTooLarge                  413 as the hosted API words it
     |-- Overloaded                       429 rate_limit_exceeded; the server has enough to do
     |-- Unavailable                      503 try again later
@@ -116,7 +116,7 @@ class MethodNotAllowed(WhisperServerError):
 
 
 class UploadStalled(WhisperServerError):
-    """Nothing more of the body came in; a place that was held for it is free again."""
+    """The request comes in too slowly; a place that was held for it is free again."""
 
     status = 408
     type = "invalid_request_error"

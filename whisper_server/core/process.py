@@ -1,4 +1,4 @@
-"""What every entry point needs of its process: streams to write to, and an end that always comes."""
+"""What every entry point needs of its process: streams, enough files, and an end that always comes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ def ensure_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for good)
+
+
+def allow_open_files(n: int) -> None:
+    """Let the process have this many files and sockets open, as far as the system lets it decide that."""
+    if sys.platform == "win32":
+        return  # no such limit
+    import resource  # noqa: PLC0415  (not on Windows)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = n if hard == resource.RLIM_INFINITY else min(n, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # macOS has one more limit, which it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def leave(code: int) -> NoReturn:
