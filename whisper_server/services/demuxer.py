@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import AudioInfo
-from whisper_server.services.mp4_tables import check_mp4_tables
 
 if TYPE_CHECKING:
     import av
@@ -33,10 +32,11 @@ NO_SOUND = "The file has no audio track."
 def open_container(file: NamelessFile) -> InputContainer:
     """Let libav find out what the bytes are; it can open nothing else, whatever they say.
 
+    Its memory is not bounded by this: `check_mp4_tables` comes first.
+
     Raises:
-        InvalidAudio: none of the formats on the list, or a header that claims the absurd.
+        InvalidAudio: none of the formats on the list.
     """
-    check_mp4_tables(file)
     import av  # noqa: PLC0415  (with the first file, not when the server starts)
 
     options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none", "enable_drefs": "0"}
