@@ -168,6 +168,12 @@ class Settings(BaseSettings):
         le=64,
         description="Threads that read audio and compute spectrograms.",
     )
+    decode_process: bool = Field(
+        True,
+        alias="WHISPER_DECODE_PROCESS",
+        description="Decode uploads in processes of their own (as many as `WHISPER_DECODE_WORKERS`, begun "
+        "when needed), so that a file that crashes the decoder harms nobody else.",
+    )
     queue_requests: int = Field(
         128,
         alias="WHISPER_QUEUE_REQUESTS",
