@@ -1,4 +1,4 @@
-"""The process that the fuzzer may lose: `python -m tests.fuzz.child STATUS SEED FIRST COUNT`.
+"""The process that the fuzzer may lose: `python -m tests.fuzz.child STATUS SEED FIRST COUNT TARGET`.
 
 Before each input its number is written to STATUS, so whoever finds the process dead knows what it died of.
 """
@@ -6,6 +6,7 @@ Before each input its number is written to STATUS, so whoever finds the process 
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import os
 import resource
@@ -17,7 +18,6 @@ from typing import Any
 
 from tests.fuzz.corpus import seeds
 from tests.fuzz.mutate import mutated
-from tests.fuzz.target import outcome
 
 HANG_S = 60  # of one input of some kilobytes; a clock, because a native call counts nothing
 HUNG = 1  # faulthandler's exit code
@@ -75,7 +75,8 @@ class Status:
 
 
 def main(arguments: list[str]) -> Any:
-    seed, first, count = (int(value) for value in arguments[1:])
+    seed, first, count = (int(value) for value in arguments[1:4])
+    outcome = importlib.import_module((*arguments[4:], "tests.fuzz.target")[0]).outcome
     files = seeds()
     for index in range(WARM_UP):
         outcome(files[index % len(files)], index)

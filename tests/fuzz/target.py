@@ -11,8 +11,9 @@ from whisper_server.services.audio_processor import BLOCK_SAMPLES, AudioProcesso
 
 MAX_SECONDS = 60
 MAX_BYTES = 1 << 20
-# A file is read once to be told apart and once to be decoded; demuxers jump, and read in blocks of 32 kB.
-MAX_READS = 20_000
+# Three times as often as a number of 16 bits can ask for: that many reads of nothing, at the end of the file,
+# are the most that a forged count of parts has led to.
+MAX_READS = 200_000
 PROCESSOR = AudioProcessor(MAX_BYTES, MAX_SECONDS)
 
 

@@ -25,8 +25,8 @@ from whisper_server.services.sound import LibavSound
 
 MAX_SECONDS = 600
 LOCAL = AudioProcessor(32 << 20, MAX_SECONDS)
-NOISE = np.random.default_rng(3).standard_normal(200 * 16_000).astype(np.float32) / 5
-LONG = encode(NOISE, container="ogg", codec="flac")  # several blocks, and reads while it is decoded
+NOISE = np.random.default_rng(3).standard_normal(160 * 8_000).astype(np.float32) / 5
+LONG = encode(NOISE, 8_000, codec="pcm_u8")  # more than is held at once, and read while it is decoded
 DEATHS = [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT] if sys.platform != "win32" else [signal.SIGTERM]
 
 
@@ -70,7 +70,7 @@ class Poison(io.BytesIO):
     [("wav", "pcm_s16le"), ("ipod", "aac"), ("mp3", "libmp3lame"), ("ogg", "libopus"), ("webm", "libopus")],
 )
 def test_samples_and_header_are_the_same(remote: AudioProcessor, container: str, codec: str) -> None:
-    data = encode(NOISE[: 40 * 16_000], container=container, codec=codec, channels=2)
+    data = encode(NOISE[: 20 * 16_000], container=container, codec=codec, channels=2)
     with remote.open(data) as there, LOCAL.open(data) as here:
         assert there.info == here.info
         for found, expected in zip(there.blocks(), here.blocks(), strict=True):
@@ -178,7 +178,7 @@ def test_signals_to_the_group_are_for_the_server(
 def test_a_hang_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with decoders_that("hang", monkeypatch) as pool:
         remote = AudioProcessor(1 << 20, 60, pool.open)
-        with pytest.raises(InvalidAudio, match="crash"):
+        with pytest.raises(InvalidAudio, match="hang"):
             samples_of(remote, encode(tone(1.0), container="caf"))
         assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
 

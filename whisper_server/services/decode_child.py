@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 STEP_BYTES = 1 << 20  # of samples between two answers: 16 s of one channel
 READ_BYTES = 1 << 16  # asked for at once; twice what libav asks for
-STEP_LIMIT_S = 120.0  # a step takes milliseconds; what takes this long is a hang
+STEP_LIMIT_S = 60.0  # a step takes milliseconds; what takes this long is a hang
 MEMORY_BYTES = 1 << 30  # more than all that is open may need; where the system can limit it
 
 

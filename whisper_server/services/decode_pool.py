@@ -3,8 +3,8 @@
 Theory of operation. There are a few shared processes, begun when they are needed; a sound stays with one of
 them. A process decodes for one sound at a time, so when it dies in the middle of a step, that sound is the
 suspect. The suspect is tried once more in a process of its own, from its beginning up to where it was; if
-that one dies too, the file is refused. Other sounds of the dead process go on in another in the same way,
-and nobody notices. The files stay with the server, so nothing is lost with a process.
+that one dies too, the file is refused. A hang is refused at once. Other sounds of the dead process go on in
+another in the same way, and nobody notices. The files stay with the server: nothing is lost with a process.
 
 Nothing is decoded that nobody has asked for, and a step yields about 1 MB: memory stays bounded.
 """
@@ -35,6 +35,7 @@ _ERRORS = {kind.__name__: kind for kind in (InvalidAudio, AudioTooLong)}
 _numbers = itertools.count(1)  # of sounds
 
 CRASHED = "The file cannot be decoded: it makes the decoder crash. Convert it with another program."
+HANGS = "The file cannot be decoded: it makes the decoder hang. Convert it with another program."
 
 
 class DecodeProcesses:
@@ -137,7 +138,7 @@ class _RemoteSound:
         """Act with a process that has come as far as this sound; where it dies, with another one.
 
         Raises:
-            InvalidAudio: two processes have died of this file.
+            InvalidAudio: two processes have died of this file, or one of a hang.
         """
         while True:
             try:
@@ -148,6 +149,9 @@ class _RemoteSound:
             except ProcessDied as died:  # noqa: PERF203  (the loop ends at the second death)
                 self._process = None
                 self._processes.check_open()
+                if died.was_hanging:
+                    log.warning("a file made the decoder hang; it is refused")
+                    raise InvalidAudio(HANGS) from died
                 if died.is_suspect and self._is_suspect:
                     log.warning("a file made the decoder crash twice; it is refused")
                     raise InvalidAudio(CRASHED) from died

@@ -17,15 +17,21 @@ from whisper_server.services.decode_wire import Kind, Message, packed, receive, 
 if TYPE_CHECKING:
     from whisper_server.services.nameless import NamelessFile
 
+HUNG = 1  # how faulthandler ends a process; a crash has another exit code
+
 log = logging.getLogger(__name__)
 
 
 class ProcessDied(Exception):
-    """The process has ended; `is_suspect` if it was working for who asked."""
+    """The process has ended.
 
-    def __init__(self, *, is_suspect: bool) -> None:
+    `is_suspect` if it was working for who asked, `was_hanging` if it ended itself because that took too long.
+    """
+
+    def __init__(self, *, is_suspect: bool, was_hanging: bool = False) -> None:
         super().__init__()
         self.is_suspect = is_suspect
+        self.was_hanging = was_hanging
 
 
 class DecodeProcess:
@@ -61,7 +67,7 @@ class DecodeProcess:
                     message = receive(self._answers)
                     if message is None:
                         self._bury()
-                        raise ProcessDied(is_suspect=True)
+                        raise ProcessDied(is_suspect=True, was_hanging=self._child.returncode == HUNG)
                     if message.kind is Kind.READ:
                         file.seek(message.fields()["offset"])
                         self._send(Kind.BYTES, sound, file.read(message.number))
