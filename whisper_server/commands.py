@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
+FROZEN_WORD = "decode-child"
 Command = Callable[[Sequence[str]], None]
 
 
@@ -31,6 +32,12 @@ def _transcribe(argv: Sequence[str]) -> None:
     run(argv, prog="whisper_api_server transcribe")
 
 
+def _decode() -> None:
+    from whisper_server.services.decode_child import main  # noqa: PLC0415
+
+    main()
+
+
 COMMANDS = MappingProxyType[str, Command]({"models": _models, "transcribe": _transcribe})
 
 
@@ -41,6 +48,8 @@ def run() -> None:
 
         # A lock of multiprocessing (tqdm makes one) can start the one-file program anew as its helper.
         multiprocessing.freeze_support()
+        if sys.argv[1:] == [FROZEN_WORD]:  # the program begins itself anew to decode (decode_spawn.py)
+            _decode()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     command = COMMANDS.get(first)
     if command is not None:

@@ -52,6 +52,8 @@ async def test_hosts_that_nobody_can_rebind(client: httpx.AsyncClient, host: str
         "0x7f.1",
         "",
         "[::1",
+        "[::1]0",
+        "0[::1]",
     ],
 )
 async def test_hosts_of_strangers(client: httpx.AsyncClient, host: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def clips() -> list[Clip]:
 
 
 def noises(seconds: float, seed: int = 7) -> dict[str, np.ndarray]:
-    """What is not speech: digital zero, white and pink noise loud and soft, hum, a tone."""
+    """What is not speech: digital zero, white and pink noise loud and soft, hum, a tone, music."""
     rng = np.random.default_rng(seed)
     n = int(seconds * 16_000)
     at = np.arange(n) / 16_000
@@ -138,8 +139,17 @@ def noises(seconds: float, seed: int = 7) -> dict[str, np.ndarray]:
     pink = np.fft.irfft(spectrum / np.sqrt(np.arange(len(spectrum)) + 1), n)
     pink /= np.abs(pink).max()
     hum = sum(np.sin(2 * np.pi * 50 * k * at) / k for k in (1, 2, 3))
+    # A beat and chords that change every second, with the overtones of strings.
+    chords = ((220, 277, 330), (196, 247, 294), (175, 220, 262), (165, 208, 247))
+    music = np.zeros(n)
+    for second in range(math.ceil(seconds)):
+        part = slice(second * 16_000, min(n, (second + 1) * 16_000))
+        for hz in chords[second % 4]:
+            music[part] += sum(np.sin(2 * np.pi * hz * k * at[part]) / k**2 for k in range(1, 8))
+    music *= 0.6 + 0.4 * np.exp(-8 * (at % 0.5))
     kinds = {
         "zero": np.zeros(n),
+        "music": 0.5 * music / max(1e-9, np.abs(music).max()),
         "white": 0.9 * white / np.abs(white).max(),
         "soft white": 1e-3 * white,
         "pink": 0.9 * pink,

@@ -27,9 +27,11 @@ from tests.unit.audio_files import clips, encode, tone, video, wav_bytes
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, PayloadTooLarge
 from whisper_server.core.types import SAMPLE_RATE
 from whisper_server.services import vad
-from whisper_server.services.audio_processor import TOO_SHORT, AudioProcessor
+from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.demuxer import NO_SOUND, NOT_AUDIO
 from whisper_server.services.loudness import MAX_GAIN, TARGET_PEAK, normalised
+from whisper_server.services.nameless import NamelessFile
+from whisper_server.services.sound import TOO_SHORT
 
 PROCESSOR = AudioProcessor(max_bytes=25 << 20, max_seconds=4 * 3600)
 
@@ -474,6 +476,31 @@ def test_not_a_number_and_infinity_become_silence() -> None:
 def test_floats_beyond_full_scale() -> None:
     data = wav_bytes((tone(1.0) * 1e30).astype("<f4").tobytes(), bits=32, tag=3)
     assert np.abs(decode(data)).max() == pytest.approx(TARGET_PEAK, abs=1e-3)
+
+
+def test_a_jump_far_beyond_the_end_is_no_large_file() -> None:
+    """The 413 of a file of some kilobytes, which the fuzzer found: the position was taken for the size."""
+    file = NamelessFile(io.BytesIO(b"abc"), 100, is_ours=True)
+    file.seek(1 << 40)
+    assert file.read(10) == b""
+    file.check()
+
+
+def test_tracks_that_turn_up_on_the_way_are_no_error_of_ours() -> None:
+    """PyAV's IndexError at the end of an MPEG-TS, which the fuzzer found: what was decoded is kept."""
+    with PROCESSOR.open(encode(tone(1.0), container="mpegts", codec="aac")) as stream:
+        sound = stream._sound
+        whole = sound._container
+
+        class Broken:
+            close = whole.close
+
+            def demux(self, track: object) -> Iterator[object]:
+                yield from whole.demux(track)
+                raise IndexError
+
+        sound._container = Broken()
+        assert len(np.concatenate(list(stream.blocks()))) > 0.9 * SAMPLE_RATE
 
 
 # What is no audio, and what would open something else.

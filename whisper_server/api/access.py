@@ -9,12 +9,14 @@ IP address cannot be rebound, because it is no name.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header, header_values
 from whisper_server.core.errors import Forbidden
 
+_NETLOC = re.compile(r"(\[[^\[\]]+\]|[^\[\]:@]+)(:\d*)?")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SHOWN_CHARS = 100
@@ -86,7 +88,13 @@ def _authority(url: str) -> tuple[str, int] | None:
         port = parts.port
     except ValueError:
         return None
-    if not parts.hostname or "@" in parts.netloc or parts.path or parts.query or parts.fragment:
+    # urlsplit takes [::1]x and x[::1] for [::1].
+    if (
+        not (parts.hostname and _NETLOC.fullmatch(parts.netloc))
+        or parts.path
+        or parts.query
+        or parts.fragment
+    ):
         return None
     if port is None:
         port = _DEFAULT_PORTS.get(parts.scheme, 0)

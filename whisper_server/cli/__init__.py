@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from whisper_server.services.transcriber import TranscribeParams
 
 # The limits protect a server from strangers; a person's own files are only bounded by patience.
-_OWN_FILES: dict[str, Any] = {"max_audio_file_size_mb": 1024 * 1024, "max_audio_seconds": 7 * 24 * 3600}
+_OWN_FILES: dict[str, Any] = {
+    "max_audio_file_size_mb": 1024 * 1024,
+    "max_audio_seconds": 7 * 24 * 3600,
+    "decode_process": False,
+}
 
 
 @dataclass(frozen=True, slots=True)

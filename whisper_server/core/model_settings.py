@@ -121,6 +121,12 @@ class ModelSettings(BaseModel):
         le=64,
         description="Threads that read audio and compute spectrograms.",
     )
+    decode_process: bool = Field(
+        True,
+        alias="WHISPER_DECODE_PROCESS",
+        description="Decode uploads in processes of their own (as many as `WHISPER_DECODE_WORKERS`, begun "
+        "when needed), so that a file that crashes the decoder harms nobody else.",
+    )
 
     @field_validator("device", "engine", "compute_type", mode="before")
     @classmethod

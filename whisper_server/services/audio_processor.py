@@ -10,42 +10,38 @@ from __future__ import annotations
 import io
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
-from whisper_server.core.errors import AudioTooLong, InvalidAudio
+from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE, AudioLevels
-from whisper_server.services.demuxer import NOT_AUDIO, audio_track, describe, libav_errors, open_container
 from whisper_server.services.loudness import Meter, normalised
+from whisper_server.services.mp4_tables import check_mp4_tables
 from whisper_server.services.nameless import NamelessFile
-from whisper_server.services.resampler import Resampler, check_source
+from whisper_server.services.sound import TOO_SHORT, LibavSound, Sound
 
 if TYPE_CHECKING:
-    import av
-    from av.container import InputContainer
-
     from whisper_server.core.types import Samples
-    from whisper_server.services.resampler import Channel
+    from whisper_server.services.resampler import Channel, Piece
 
 AudioSource: TypeAlias = bytes | bytearray | memoryview | Path | BinaryIO
+OpenSound: TypeAlias = Callable[[NamelessFile, float], Sound]  # a file and the longest audio, in seconds
 
 BLOCK_SAMPLES = 30 * SAMPLE_RATE
-MIN_SECONDS = 0.1  # of the hosted API
-ROUNDING_S = 1e-6  # of a sum over hours of frames: audio of exactly the limit is within it
-
-TOO_SHORT = "Audio file is too short. Minimum audio length is 0.1 seconds."  # as the hosted API words it
 
 
 class AudioProcessor:
     """Opens audio within the configured limits; one instance serves all threads."""
 
-    def __init__(self, max_bytes: int, max_seconds: float) -> None:
+    def __init__(self, max_bytes: int, max_seconds: float, open_sound: OpenSound = LibavSound) -> None:
+        """Take `open_sound`, which says in what process libav works."""
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
+        self._open_sound = open_sound
 
     def open(self, source: AudioSource, channel: int | None = None) -> AudioStream:
         """Read the header; blocks. A file object stays the caller's to close and is rewound.
@@ -61,7 +57,8 @@ class AudioProcessor:
             file = NamelessFile(opened, self._max_bytes, is_ours=opened is not source)
             if file.size_bytes == 0:
                 raise InvalidAudio(TOO_SHORT)  # noqa: TRY301  what was opened is closed below
-            return AudioStream(file, open_container(file), self._max_seconds, channel)
+            check_mp4_tables(file)
+            return AudioStream(file, self._open_sound(file, self._max_seconds), channel)
         except BaseException:
             if opened is not source:
                 opened.close()
@@ -71,22 +68,14 @@ class AudioProcessor:
 class AudioStream:
     """One open file: what it is, and its samples, once. A context manager; close it when done."""
 
-    def __init__(
-        self, file: NamelessFile, container: InputContainer, max_seconds: float, channel: int | None = None
-    ) -> None:
+    def __init__(self, file: NamelessFile, sound: Sound, channel: int | None = None) -> None:
         self._channel: Channel = "mix" if channel is None else channel
-        self._stream = audio_track(container)
-        self.info = describe(file, container, self._stream)
-        check_source(self.info.sample_rate_hz, self.info.channels)
-        self._file = file
-        self._container = container
-        self._max_seconds = max_seconds
-        self._source_s = 0.0  # decoded so far, by the source's own clock
+        self.info = sound.info
+        self._sound = sound
         self._meter = Meter()
-        self._failure: Exception | None = None  # the first of libav's
-        # Closing a container while another thread reads from it would crash the process.
+        # Closing a sound while another thread reads from it would crash the process that libav is in.
         self._lock = threading.Lock()
-        self._close = weakref.finalize(self, _close, container, file)
+        self._close = weakref.finalize(self, _close, sound, file)
 
     def __enter__(self) -> AudioStream:
         return self
@@ -146,57 +135,17 @@ class AudioStream:
             yield np.concatenate(chunks)
 
     def _chunks(self) -> Iterator[Samples]:
-        """Yield what `_decode` does, each piece under the lock that `close` waits for."""
-        decoded = self._decode()
+        """Yield the samples of each piece, taken under the lock that `close` waits for."""
+        pieces = self._sound.pieces(self._channel)
         while True:
             with self._lock:
                 if not self._close.alive:
                     raise ValueError("I/O operation on closed audio")
-                chunk = next(decoded, None)
-            if chunk is None:
+                piece = next(pieces, None)
+            if piece is None:
                 return
-            if len(chunk):
-                yield chunk
-
-    def _decode(self) -> Iterator[Samples]:
-        resampler = Resampler(self._channel)
-        errors = libav_errors()
-        try:
-            for frame in self._frames(errors):
-                if not frame.samples:
-                    continue
-                check_source(frame.sample_rate, frame.layout.nb_channels)
-                self._source_s += frame.samples / frame.sample_rate
-                if self._source_s > self._max_seconds + ROUNDING_S:
-                    raise AudioTooLong(
-                        f"Audio is longer than {self._max_seconds:g} seconds, the limit (MAX_AUDIO_SECONDS)."
-                    )
-                yield from resampler.push(frame)
-            yield from resampler.flush()
-        except errors as error:
-            raise InvalidAudio(NOT_AUDIO) from error
-        self._file.check()
-        if self._source_s < MIN_SECONDS - ROUNDING_S:
-            is_broken = self._failure is not None and not self._source_s
-            raise InvalidAudio(NOT_AUDIO if is_broken else TOO_SHORT) from self._failure
-
-    def _frames(self, errors: tuple[type[Exception], ...]) -> Iterator[av.AudioFrame]:
-        """Yield what can be decoded; a broken packet is left out."""
-        for packet in self._packets(errors):
-            try:
-                frames = self._stream.codec_context.decode(packet)
-            except errors as error:
-                self._failure = self._failure or error
-                continue
-            yield from frames
-
-    def _packets(self, errors: tuple[type[Exception], ...]) -> Iterator[Any]:
-        """Yield the packets; a container that breaks off ends with None, which empties the decoder."""
-        try:
-            yield from self._container.demux(self._stream)
-        except errors as error:
-            self._failure = self._failure or error
-            yield None
+            if piece.data:
+                yield _samples(piece, side_by_side=self._channel == "each")
 
 
 def _binary(source: AudioSource) -> BinaryIO:
@@ -215,6 +164,14 @@ def _binary(source: AudioSource) -> BinaryIO:
     return source
 
 
-def _close(container: InputContainer, file: NamelessFile) -> None:
-    container.close()
+def _samples(piece: Piece, *, side_by_side: bool) -> Samples:
+    """Return float32 [n], or [n_channels, n], read-only; what is no number becomes silence."""
+    samples: Samples = np.frombuffer(piece.data, np.float32)
+    if side_by_side:
+        samples = samples.reshape(-1, piece.n_channels).T
+    return samples if np.isfinite(samples).all() else np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _close(sound: Sound, file: NamelessFile) -> None:
+    sound.close()
     file.close()

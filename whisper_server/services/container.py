@@ -14,12 +14,14 @@ from whisper_server.core.watcher import Watcher
 from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.catalog import Catalog
+from whisper_server.services.decode_pool import DecodeProcesses
 from whisper_server.services.inventory import least_bytes
 from whisper_server.services.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.pool import WorkPool
 from whisper_server.services.provision import pull
 from whisper_server.services.pulls import Pulls
+from whisper_server.services.sound import LibavSound
 from whisper_server.services.transcriber import Transcriber
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ async def open_services(settings: Settings, metrics: Watcher | None = None) -> A
     limit_arenas()  # before any of the threads below
     metrics = metrics or Watcher()
     catalog = Catalog(settings)
-    audio = AudioProcessor(max_bytes=settings.max_audio_bytes, max_seconds=settings.max_audio_seconds)
+    decoders = DecodeProcesses(settings.decode_workers)
+    open_sound = decoders.open if settings.decode_process else LibavSound
+    audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_sound)
     pool = WorkPool(settings.decode_workers)
     models: ModelManager[WhisperModel] = ModelManager(
         catalog,
@@ -79,7 +83,7 @@ async def open_services(settings: Settings, metrics: Watcher | None = None) -> A
         yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics, pulls)
     finally:
         pulls.drain()
-        await asyncio.to_thread(_close, pool, models)
+        await asyncio.to_thread(_close, pool, decoders, models)
 
 
 def _watch(metrics: Watcher, admission: Admission, models: ModelManager[WhisperModel]) -> None:
@@ -95,8 +99,9 @@ def _watch(metrics: Watcher, admission: Admission, models: ModelManager[WhisperM
     metrics.watch("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
 
 
-def _close(pool: WorkPool, models: ModelManager[WhisperModel]) -> None:
+def _close(pool: WorkPool, decoders: DecodeProcesses, models: ModelManager[WhisperModel]) -> None:
     """End what nobody waits for any more; who closes the services has given requests their time before."""
     deadline = time.monotonic() + CLOSE_PATIENCE_S
     pool.close(CLOSE_PATIENCE_S)
+    decoders.close()
     models.close(max(0.0, deadline - time.monotonic()))

@@ -5,11 +5,13 @@ Owns the translation of libav's terms and errors into ours. Must not know of sam
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import AudioInfo
-from whisper_server.services.mp4_tables import check_mp4_tables
 
 if TYPE_CHECKING:
     import av
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 # samples without a header (they would make audio of any bytes), and the formats of games and set-top boxes.
 DEMUXERS = "aac,aiff,amr,asf,au,avi,caf,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,w64,wav"
 
+# A WAV of 2 kB can say that its title has 4 GB, and libav would take and fill them before it reads one byte.
+# The largest piece that a recording needs is the index of an MP4: `mp4_tables` lets it grow to 127 MB.
+MAX_ALLOCATION_BYTES = 160 << 20
+
 NOT_AUDIO = (  # as the hosted API words it
     "Invalid file format. Supported formats: "
     "['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']"
@@ -33,12 +39,14 @@ NO_SOUND = "The file has no audio track."
 def open_container(file: NamelessFile) -> InputContainer:
     """Let libav find out what the bytes are; it can open nothing else, whatever they say.
 
+    Its memory is not bounded by this: `check_mp4_tables` comes first.
+
     Raises:
-        InvalidAudio: none of the formats on the list, or a header that claims the absurd.
+        InvalidAudio: none of the formats on the list.
     """
-    check_mp4_tables(file)
     import av  # noqa: PLC0415  (with the first file, not when the server starts)
 
+    _limit_allocations()
     options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none", "enable_drefs": "0"}
     try:
         # A title in a legacy encoding is no reason to refuse the file, hence "replace".
@@ -49,6 +57,21 @@ def open_container(file: NamelessFile) -> InputContainer:
         file.check()
         raise InvalidAudio(NOT_AUDIO) from error
     return container
+
+
+@functools.cache
+def _limit_allocations() -> None:
+    """Bound what libav takes at once, in this process; PyAV has no way to say it."""
+    import av._core  # noqa: PLC0415
+
+    # Its symbols are found through a library that uses it, but on Windows only in its own.
+    own = Path(av._core.__file__).parents[1].glob("av.libs/avutil-*.dll")
+    for library in (av._core.__file__, *map(str, own)):
+        try:
+            ctypes.CDLL(library).av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION_BYTES))
+        except (OSError, AttributeError):
+            continue
+        return
 
 
 def _refuse(_url: str, _flags: int, _options: object) -> None:

@@ -71,7 +71,8 @@ class NamelessFile:
         if self._position < HEAD_BYTES:
             self.head = self.head[: self._position] + data[: HEAD_BYTES - self._position]
         self._position += len(data)
-        if self._position > self._max_bytes:
+        # Where the size is known it was checked; a broken header may jump far beyond the end.
+        if self.size_bytes is None and self._position > self._max_bytes:
             self._failure = PayloadTooLarge(self._max_bytes, self._position)
             return b""
         return data

@@ -1,16 +1,15 @@
 """Decoded frames of any rate, format and layout -> float32 at 16 kHz, mixed or by channel, by libswresample.
 
-Must not know where the frames come from. Libav's filter graph is used directly, because
-`av.AudioResampler` starts a pool of threads per file and cannot be told how to mix channels.
+Must not know where the frames come from. Samples are bytes: NumPy is left to whoever needs numbers.
+Libav's filter graph is used directly, because `av.AudioResampler` starts a pool of threads per file and
+cannot be told how to mix channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from av.filter import Graph
 
     Channel: TypeAlias = int | Literal["mix", "each"]  # one of them, all as one, or all side by side
-
-    from whisper_server.core.types import Samples
 
 # Outside of these a header is forged or broken: at 1 Hz one packet would swell to hours of output.
 MIN_RATE_HZ = 2_000
@@ -47,6 +44,13 @@ def check_source(rate_hz: int, channels: int) -> None:
         raise InvalidAudio(f"Unsupported number of channels: {channels} (supported: 1 to {MAX_CHANNELS}).")
 
 
+class Piece(NamedTuple):
+    """Decoded sound."""
+
+    n_channels: int  # 1, or those of the source where each is wanted
+    data: bytes  # float32 [n, n_channels] at 16 kHz; not looked at, so it may hold what is no number
+
+
 class Resampler:
     """Converts the frames of one stream; a change of their format in mid-stream is no problem.
 
@@ -60,8 +64,8 @@ class Resampler:
         self._queued = 0
         self._n_channels = 0
 
-    def push(self, frame: av.AudioFrame) -> Iterator[Samples]:
-        """Take a frame; yield float32 [n] ("each": [n_channels, n]) where enough has come together.
+    def push(self, frame: av.AudioFrame) -> Iterator[Piece]:
+        """Take a frame; yield samples where enough has come together.
 
         Raises:
             InvalidAudio: the frame's sample rate or number of channels is absurd, or lacks the channel.
@@ -79,26 +83,23 @@ class Resampler:
         if self._queued >= QUEUED_SAMPLES:
             yield from self._pull(self._graph)
 
-    def flush(self) -> Iterator[Samples]:
+    def flush(self) -> Iterator[Piece]:
         """Yield what is left; the next frame starts afresh."""
         graph, self._graph = self._graph, None
         if graph is not None:
             graph.push(None)
             yield from self._pull(graph)
 
-    def _pull(self, graph: Graph) -> Iterator[Samples]:
+    def _pull(self, graph: Graph) -> Iterator[Piece]:
         self._queued = 0
         while True:
             try:
-                frame = graph.pull()
+                frame = cast("av.AudioFrame", graph.pull())
             except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
                 return
-            samples: Samples = frame.to_ndarray().astype(np.float32, copy=False).reshape(-1)
-            if self._channel == "each":
-                samples = samples.reshape(-1, self._n_channels).T
-            if not np.isfinite(samples).all():
-                samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-            yield samples
+            n_channels = self._n_channels if self._channel == "each" else 1
+            # A plane may be longer than its samples.
+            yield Piece(n_channels, bytes(memoryview(frame.planes[0])[: 4 * frame.samples * n_channels]))
 
 
 def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:

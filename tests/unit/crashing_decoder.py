@@ -1,0 +1,51 @@
+"""Decoder processes with a fault that a file sets off: here a CAF file, as nobody else sends one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from whisper_server.services import decode_spawn
+from whisper_server.services.decode_pool import DecodeProcesses
+
+FAULTS = {
+    "crash": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "hang": "threading.Event().wait()",
+    "eat": "bytearray(2 << 30)",
+}
+_BOOT = """
+import os, signal, sys, threading
+sys.path[:] = sys.argv[1:]
+from whisper_server.services import decode_child
+from whisper_server.services.sound import LibavSound
+
+class Faulty(LibavSound):
+    def pieces(self, channel):
+        pieces = super().pieces(channel)
+        if self.info.format == "caf":
+            {fault}
+        yield from pieces
+
+decode_child.LibavSound = Faulty
+decode_child.STEP_LIMIT_S = {limit_s}
+decode_child.main()
+"""
+
+
+def plant(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every decoder process that starts from now on have this fault."""
+    limit_s = 0.5 if fault == "hang" else 120
+    monkeypatch.setattr(decode_spawn, "_BOOT", _BOOT.format(fault=FAULTS[fault], limit_s=limit_s))
+
+
+@contextmanager
+def decoders_that(fault: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodeProcesses]:
+    """Lend decoder processes that do this when they decode a CAF file."""
+    plant(fault, monkeypatch)
+    pool = DecodeProcesses(1)
+    try:
+        yield pool
+    finally:
+        pool.close()
