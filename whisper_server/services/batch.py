@@ -53,10 +53,13 @@ class Job:
         with suppress(InvalidStateError):
             self.future.set_result(result)
 
-    def fail(self, error: BaseException) -> None:
-        """Answer with an error, once as well."""
-        with suppress(InvalidStateError):
+    def fail(self, error: BaseException) -> bool:
+        """Answer with an error, once as well; return whether this was the answer."""
+        try:
             self.future.set_exception(error)
+        except InvalidStateError:
+            return False
+        return True
 
 
 def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watcher: Watcher) -> None:
@@ -80,8 +83,7 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watch
         if isinstance(error, DeviceOutOfMemory):
             limit.failed(len(wanted))
         if len(wanted) == 1:
-            watcher.windows_failed(1)
-            wanted[0].fail(as_ours(error))
+            watcher.windows_failed(int(wanted[0].fail(as_ours(error))))
             return
         half = len(wanted) // 2
         run_batch(wanted[:half], decode, limit, watcher)
