@@ -80,7 +80,7 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watch
         if len(results) != len(wanted):
             raise EngineFailure(f"{len(results)} results for {len(wanted)} windows")  # noqa: TRY301
     except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for an answer
-        if isinstance(error, DeviceOutOfMemory):
+        if isinstance(error, (DeviceOutOfMemory, MemoryError)):
             limit.failed(len(wanted))
         if len(wanted) == 1:
             watcher.windows_failed(int(wanted[0].fail(as_ours(error))))
@@ -96,6 +96,9 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watch
 
 def as_ours(error: BaseException) -> Exception:
     """Pass our own errors on; log and wrap what nobody foresaw."""
+    if isinstance(error, MemoryError):  # of the host, between two calls to the engine
+        cause, error = error, DeviceOutOfMemory("There is no memory for this audio now; try again later.")
+        error.__cause__ = cause
     if isinstance(error, WhisperServerError):
         if not isinstance(error, InvalidRequest):
             log.error("A window failed: %s", error)
