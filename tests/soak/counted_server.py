@@ -6,6 +6,7 @@ For each byte on stdin it writes a line of JSON to stdout: what it holds at that
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import threading
@@ -38,6 +39,7 @@ class Counted(Front[Any]):
             "tasks": len(asyncio.all_tasks()),
             "threads": sorted(thread.name for thread in threading.enumerate()),
             "leases": sum(model.leases for model in services.models.loaded()),
+            "objects": len(gc.get_objects()),
             "queue": [queue.requests, queue.audio_s, queue.upload_bytes],
         }
 

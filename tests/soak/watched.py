@@ -38,9 +38,11 @@ class Watched:
         return counted
 
     def held(self) -> dict[str, Any]:
-        """Return everything that requests could leave behind."""
+        """Return everything that requests could leave behind, but memory."""
+        counted = self.inside()
+        del counted["objects"]
         return {
-            **self.inside(),
+            **counted,
             "descriptors": self.process.num_fds(),
             "connections": sorted(str(one.status) for one in self.process.net_connections("tcp")),
             "children": [child.pid for child in self.process.children(recursive=True)],
