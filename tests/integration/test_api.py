@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import tempfile
+import threading
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from tests.conftest import NANO, OpenClient, Sample, all_samples
 from tests.integration.http_requests import HEARD, URL, b64, error_of, form
 from tests.unit.audio_files import encode, tone, wav_bytes
 from whisper_server import __version__
+from whisper_server.core.process import THREAD_PREFIX
 from whisper_server.services.engines import fake
 
 ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind == "plain"]
@@ -209,6 +211,17 @@ async def test_uploads_are_never_written_to_disk(
     response = await client.post(URL, **form(wav_bytes(bytes(3 << 20))))
     assert response.status_code == 200, response.text
     assert response.json()["text"] == ""
+
+
+async def test_a_request_needs_no_thread_but_ours(client: httpx.AsyncClient, speech: Sample) -> None:
+    """/health must answer also where the machine gives no more threads."""
+    before = {thread.ident for thread in threading.enumerate()}
+    for path in ("/", "/health", "/ready", "/v1/models", "/metrics", "/openapi.json", "/v1/nothing"):
+        await client.get(path)
+    assert {thread.ident for thread in threading.enumerate()} <= before
+    assert (await client.post(URL, **form(speech.data))).status_code == 200
+    new = [thread.name for thread in threading.enumerate() if thread.ident not in before]
+    assert all(name.startswith(THREAD_PREFIX) for name in new), new
 
 
 async def test_audio_info(client: httpx.AsyncClient, speech: Sample) -> None:

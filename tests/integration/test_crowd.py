@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
@@ -113,56 +112,6 @@ async def test_running_out_of_memory_is_no_error_for_anybody(
     traps[stage] = too_many
     replies = await asyncio.gather(*[post(client, speech) for _ in range(12)])
     assert {reply.status_code for reply in replies} == {200}
-
-
-@pytest.mark.parametrize("stage", ["encode", "detect_language", "generate", "align"])
-@pytest.mark.parametrize("error", [RuntimeError("raises"), SystemExit("dies")])
-async def test_a_device_that_fails_once_harms_one_batch(
-    client: httpx.AsyncClient,
-    speech: Sample,
-    traps: Traps,
-    stage: str,
-    error: BaseException,
-) -> None:
-    def once(_n_windows: int) -> None:
-        del traps[stage]
-        raise error
-
-    traps[stage] = once
-    replies = await asyncio.gather(*[post(client, speech) for _ in range(12)])
-    statuses = [reply.status_code for reply in replies]
-    assert set(statuses) <= {200, 500}
-    assert statuses.count(500) <= 4
-    assert all(reply.json()["error"]["message"] for reply in replies if reply.status_code == 500)
-    assert (await post(client, speech)).status_code == 200
-    assert (await client.get("/health")).json()["status"] == "ok"
-
-
-async def test_a_hanging_device_is_replaced_and_health_says_so(
-    open_client: OpenClient,
-    speech: Sample,
-    traps: Traps,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    hangs, loads = threading.Event(), threading.Event()
-    load = fake.load
-
-    def loads_slowly(*arguments: object) -> fake.FakeEngine:
-        assert loads.wait(30)
-        return load(*arguments)  # type: ignore[arg-type]
-
-    async with open_client(batch_timeout_s=2) as client:
-        assert (await post(client, speech)).status_code == 200
-        monkeypatch.setattr(fake, "load", loads_slowly)
-        traps["generate"] = lambda _: (traps.clear(), hangs.wait(30))  # type: ignore[assignment]
-        assert (await post(client, speech)).status_code == 500
-        health = (await client.get("/health")).json()
-        assert (health["status"], health["models"][0]["state"]) == ("degraded", "degraded")
-        waiting = post(client, speech)
-        loads.set()
-        assert (await waiting).status_code == 200
-        assert (await client.get("/health")).json()["status"] == "ok"
-        hangs.set()
 
 
 async def test_a_model_that_cannot_be_made_anew_is_loaded_by_the_next_request(

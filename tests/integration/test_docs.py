@@ -61,7 +61,8 @@ def test_the_curl_examples_transcribe(
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")):
+    tops = (ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md")
+    for page in (*tops, *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

@@ -167,6 +167,18 @@ def test_out_of_memory_is_retried_in_halves(start: Callable[..., Scheduler]) -> 
     assert [said(future) for future in futures] == ["a", "b", "c"]
 
 
+def test_a_host_without_memory_is_no_fault_of_the_audio(start: Callable[..., Scheduler]) -> None:
+    device = Device({"c": MemoryError()})
+    scheduler = start(device)
+    hold(scheduler, device)
+    futures = {name: submit(scheduler, name) for name in "abcd"}
+    device.gate.set()
+    assert [said(futures[name]) for name in "abd"] == ["a", "b", "d"]
+    with pytest.raises(DeviceOutOfMemory) as caught:
+        futures["c"].result(PATIENCE_S)
+    assert caught.value.retry_helps
+
+
 def test_our_own_errors_pass_unchanged(start: Callable[..., Scheduler]) -> None:
     refusal = InvalidRequest("no such language", param="language")
     scheduler = start(Device({"a": refusal}))

@@ -12,8 +12,8 @@ from whisper_server.services.admission import Ticket
 from whisper_server.services.container import Services
 
 
-def get_services(request: Request) -> Services:
-    """Return the services that the lifespan opened."""
+async def get_services(request: Request) -> Services:
+    """Return the services that the lifespan opened; a coroutine, or it would run on a thread per request."""
     services: Services = request.app.state.services
     return services
 
@@ -25,7 +25,8 @@ async def admitted(request: Request) -> AsyncIterator[Ticket]:
         Overloaded: the server has enough to do.
     """
     declared = request.headers.get("content-length", "")
-    with get_services(request).admission.enter(int(declared) if declared.isdecimal() else 0) as ticket:
+    services = await get_services(request)
+    with services.admission.enter(int(declared) if declared.isdecimal() else 0) as ticket:
         yield ticket
 
 

@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     arguments = parse(argv, prog)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("whisper_server.services.hub").setLevel(logging.INFO)
+    # It warns of models that are not loaded; here that is an error, which has its own line.
+    logging.getLogger("whisper_server.services.model_manager").setLevel(logging.ERROR)
     try:
         return _run(arguments)
     except (ConfigError, InvalidRequest) as error:

@@ -107,7 +107,7 @@ class ModelSettings(BaseModel):
         le=86400,
         allow_inf_nan=False,
         description="Seconds after which a batch of windows counts as hung: its requests fail and the "
-        "model is loaded anew; 0: never.",
+        "model is loaded anew, which may take as long; 0: never.",
     )
     vad: bool = Field(
         True,

@@ -53,10 +53,13 @@ class Job:
         with suppress(InvalidStateError):
             self.future.set_result(result)
 
-    def fail(self, error: BaseException) -> None:
-        """Answer with an error, once as well."""
-        with suppress(InvalidStateError):
+    def fail(self, error: BaseException) -> bool:
+        """Answer with an error, once as well; return whether this was the answer."""
+        try:
             self.future.set_exception(error)
+        except InvalidStateError:
+            return False
+        return True
 
 
 def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watcher: Watcher) -> None:
@@ -77,11 +80,10 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watch
         if len(results) != len(wanted):
             raise EngineFailure(f"{len(results)} results for {len(wanted)} windows")  # noqa: TRY301
     except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for an answer
-        if isinstance(error, DeviceOutOfMemory):
+        if isinstance(error, (DeviceOutOfMemory, MemoryError)):
             limit.failed(len(wanted))
         if len(wanted) == 1:
-            watcher.windows_failed(1)
-            wanted[0].fail(as_ours(error))
+            watcher.windows_failed(int(wanted[0].fail(as_ours(error))))
             return
         half = len(wanted) // 2
         run_batch(wanted[:half], decode, limit, watcher)
@@ -94,6 +96,9 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watch
 
 def as_ours(error: BaseException) -> Exception:
     """Pass our own errors on; log and wrap what nobody foresaw."""
+    if isinstance(error, MemoryError):  # of the host, between two calls to the engine
+        cause, error = error, DeviceOutOfMemory("There is no memory for this audio now; try again later.")
+        error.__cause__ = cause
     if isinstance(error, WhisperServerError):
         if not isinstance(error, InvalidRequest):
             log.error("A window failed: %s", error)
