@@ -274,6 +274,9 @@ async def test_preloaded_models(open_client: OpenClient) -> None:
 
 async def test_not_ready_while_models_load(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_client() as client:
+        assert (await client.get("/ready")).status_code == 200  # at once, where nothing is to be loaded
+    async with open_client(preload=("whisper-1",)) as client:
+        await client.app.state.preloading
         client.app.state.preloading = asyncio.get_running_loop().create_future()
         response = await client.get("/ready")
         error_of(response, 503)

@@ -66,7 +66,7 @@ async def ready(request: Request, services: ServicesDep) -> ReadyReply:
     """Tell whether work is taken: the models of WHISPER_PRELOAD are loaded, and the queue is not full."""
     services.models.check_open()
     preloading: asyncio.Task[None] = request.app.state.preloading
-    if not preloading.done():
+    if services.settings.preload and not preloading.done():
         raise Unavailable("The models of WHISPER_PRELOAD are being loaded.")
     queue = _queue_object(services.admission.state())
     if services.admission.state().is_full:
