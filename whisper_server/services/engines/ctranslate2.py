@@ -19,6 +19,7 @@ from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.convert import ensure_converted
 from whisper_server.services.engines.ct2_engine import CTranslate2Engine
 from whisper_server.services.engines.onnx_file import FILE_NAME as ENCODER_FILE
+from whisper_server.services.engines.shape import ModelShape, shape_of
 from whisper_server.services.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ _ONNX_ENCODERS = {"int8": "int8", "int8_float32": "int8", "float32": "float32"}
 # window is no slower (bench/workers.py).
 _WORKERS = 2
 _MAX_BATCH = {"cpu": 4, "cuda": 16}  # measured on CPU: 4 windows gain 1.2 to 1.3 times over 1, 8 no more
+# What all windows that are decoded at once may take on a CPU, in keys and values of their audio, which stay
+# until their texts are done: 18 MB each with tiny, 110 MB with small, where batches are cut for it. With two
+# workers that costs little time, and the process at its busiest half the memory (bench/README.md).
+_KEYS_BYTES = 300_000_000
+_AUDIO_POSITIONS = 1500  # of the encoder's output
 
 
 def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
@@ -66,7 +72,7 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
         model,
         tokenizer,
         encoder,
-        max_batch=_MAX_BATCH[device],
+        max_batch=max_batch_of(device, shape_of(converted), workers),
         workers=workers,
         memory_bytes=_weight_bytes(converted),
     )
@@ -84,6 +90,14 @@ def _onnx_encoder(converted: Path, kind: str, threads: int) -> OnnxEncoder | Non
     from whisper_server.services.engines.onnx_encoder import OnnxEncoder  # noqa: PLC0415  (CPU only)
 
     return OnnxEncoder(converted, kind, threads)
+
+
+def max_batch_of(device: str, shape: ModelShape, workers: int) -> int:
+    """Return how many windows go in a call: as many as the device gains from and memory is meant for."""
+    if device != "cpu":
+        return _MAX_BATCH[device]
+    keys_bytes = 2 * shape.decoder_layers * _AUDIO_POSITIONS * shape.d_model * 4
+    return max(1, min(_MAX_BATCH[device], _KEYS_BYTES // (workers * keys_bytes)))
 
 
 def _weight_bytes(converted: Path) -> int:
