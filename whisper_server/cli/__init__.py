@@ -55,6 +55,8 @@ class _Job:
 def run(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Be the command: transcribe, and end the process."""
     ensure_streams()
+    # It warns of models that are not loaded; here that is an error, which has its own line.
+    logging.getLogger("whisper_server.services.model_manager").setLevel(logging.ERROR)
     leave(main(argv, prog))
 
 
@@ -63,8 +65,6 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     arguments = parse(argv, prog)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("whisper_server.services.hub").setLevel(logging.INFO)
-    # It warns of models that are not loaded; here that is an error, which has its own line.
-    logging.getLogger("whisper_server.services.model_manager").setLevel(logging.ERROR)
     try:
         return _run(arguments)
     except (ConfigError, InvalidRequest) as error:
