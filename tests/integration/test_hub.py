@@ -10,19 +10,22 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import WeakFileLock
 
 from tests.integration.stand_in_hub import (
     BLOCK_BYTES,
+    COMMIT,
     NEEDED,
     ROOT,
     SOURCE,
     Hub,
 )
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown
-from whisper_server.services import hub, hub_transfer
+from whisper_server.services import hub, hub_lock, hub_transfer
 from whisper_server.services.catalog import ModelSource
 from whisper_server.services.hub_files import choose
 
@@ -242,6 +245,50 @@ def test_two_processes_at_once_are_one_download(stand_in: Hub, tmp_path: Path) -
         assert (first.returncode, second.returncode) == (0, 0)
     assert len(outputs) == 1
     assert sorted(stand_in.fetched()) == sorted(NEEDED)
+
+
+def test_another_process_is_waited_for_as_long_as_it_gets_further(
+    stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = hub.marker_of(SOURCE, tmp_path).parent
+    part = home / COMMIT / "model.safetensors.part"
+    part.parent.mkdir(parents=True)
+    monkeypatch.setattr(hub_lock, "LOOK_S", 0.01)
+    look, looks = hub_lock.trace_of, []
+    with ExitStack() as other:
+        other.enter_context(WeakFileLock(home / ".lock"))
+
+        def after_some_bytes(where: Path) -> dict[str, int]:
+            looks.append(where)
+            part.write_bytes(b"x" * len(looks))
+            if len(looks) == 5:
+                part.unlink()  # the other one has ended, or died
+                other.close()
+            return look(where)
+
+        monkeypatch.setattr(hub_lock, "trace_of", after_some_bytes)
+        folder = hub.fetch(SOURCE, tmp_path, hangs_s=0.0)  # no look may find what the one before it found
+    assert looks == [home] * 5
+    assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
+
+
+def test_another_process_that_hangs_is_not_waited_for_for_ever(
+    stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_lock, "LOOK_S", 0.01)
+    stand_in.pace = threading.Semaphore(5)
+    with start_pull(tmp_path) as process:
+        for _ in range(5):
+            assert stand_in.sent.acquire(timeout=60)
+        process.send_signal(signal.SIGSTOP)  # it lives, and holds the lock
+        with pytest.raises(
+            ModelUnavailable, match=r"'nano'.*another process.*no further.*end that"
+        ) as caught:
+            hub.fetch(SOURCE, tmp_path, hangs_s=0.05)
+        assert (caught.value.status, caught.value.retry_helps) == (503, True)
+        process.kill()
+    stand_in.pace.release(1000)
+    assert (hub.fetch(SOURCE, tmp_path) / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
 
 
 def test_damaged_file_is_thrown_away(stand_in: Hub, tmp_path: Path) -> None:

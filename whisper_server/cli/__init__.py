@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     arguments = parse(argv, prog)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("whisper_server.services.hub").setLevel(logging.INFO)
+    # Why a model is not loaded is what the line of the input says.
+    logging.getLogger("whisper_server.services.model_manager").setLevel(logging.ERROR)
     try:
         return _run(arguments)
     except (ConfigError, InvalidRequest) as error:

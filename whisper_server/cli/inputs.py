@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from whisper_server.core.errors import InvalidRequest
+
 STDIN = "-"
 # What is taken from a folder; a file that is named is tried whatever it is called.
 AUDIO_SUFFIXES = frozenset(
@@ -59,7 +61,13 @@ def with_targets(names: Sequence[str], folder: Path | None, extension: str) -> I
 
 @contextlib.contextmanager
 def standard_input() -> Iterator[BinaryIO]:
-    """Lend what comes in as a file that can be rewound; a large one lies on disk meanwhile."""
+    """Lend what comes in as a file that can be rewound; a large one lies on disk meanwhile.
+
+    Raises:
+        InvalidRequest: nothing can come in.
+    """
+    if sys.stdin is None:
+        raise InvalidRequest("standard input is closed; nothing can be read from it")
     with tempfile.SpooledTemporaryFile(max_size=_STDIN_IN_MEMORY_BYTES) as kept:
         shutil.copyfileobj(sys.stdin.buffer, kept)
         kept.seek(0)

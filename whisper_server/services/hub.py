@@ -15,8 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -24,6 +23,7 @@ from urllib.parse import quote
 from whisper_server.core.errors import ModelUnavailable, WhisperServerError
 from whisper_server.services.hub_errors import explain
 from whisper_server.services.hub_files import COMMIT, choose, is_intact, record, recorded
+from whisper_server.services.hub_lock import HANGS_S, OtherHangs, alone
 from whisper_server.services.hub_progress import OnProgress, Progress
 from whisper_server.services.hub_transfer import STALL_S, part_of, receive
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METADATA_TIMEOUT_S = 5.0  # for the hub to connect and to answer: a request waits for it
-LOCK_PATIENCE_S = 0.1  # then somebody else is downloading, and that is said
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
 
@@ -49,6 +48,7 @@ def fetch(
     offline: bool = False,
     timeout_s: float = METADATA_TIMEOUT_S,
     stall_s: float = STALL_S,
+    hangs_s: float = HANGS_S,
     on_progress: OnProgress | None = None,
 ) -> Path:
     """Return a folder with the repository's files, downloading them where the cache lacks them; blocks.
@@ -58,8 +58,9 @@ def fetch(
 
     Raises:
         ModelUnavailable: offline, the hub does not answer within `timeout_s` or sends nothing for `stall_s`,
-            it does not have the model, the transfer broke off, or the cache cannot be written. Nothing of it
-            is taken for whole later.
+            it does not have the model, the transfer broke off, the cache cannot be written, or another
+            process downloads it and has brought nothing for `hangs_s`. Nothing of it is
+            taken for whole later.
     """
     marker = marker_of(source, cache_dir)
     folder = recorded(marker)
@@ -70,12 +71,13 @@ def fetch(
             f"The model {source.name!r} is not in the cache and WHISPER_OFFLINE forbids to download it."
         )
     endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+    patience = _Patience(timeout_s, stall_s, hangs_s)
     try:
-        return _Download(source, marker.parent, endpoint.rstrip("/"), (timeout_s, stall_s), on_progress).run(
-            marker
-        )
+        return _Download(source, marker.parent, endpoint.rstrip("/"), patience, on_progress).run(marker)
     except WhisperServerError:
         raise
+    except OtherHangs as error:
+        raise ModelUnavailable(f"The model {source.name!r} cannot be had: {error}.") from error
     except Exception as error:
         raise explain(error, source, endpoint) from error
 
@@ -87,6 +89,15 @@ def marker_of(source: ModelSource, cache_dir: Path) -> Path:
     return home / f"{quote(source.revision or DEFAULT_REVISION, safe='')}.json"
 
 
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """How long to wait, in seconds."""
+
+    answer_s: float  # for the hub to connect and to answer
+    stall_s: float  # without a byte of a file
+    hangs_s: float  # without anything that another process brings
+
+
 class _Download:
     """One attempt to bring a repository into the cache."""
 
@@ -95,14 +106,14 @@ class _Download:
         source: ModelSource,
         home: Path,
         endpoint: str,
-        patience: tuple[float, float],
+        patience: _Patience,
         on_progress: OnProgress | None,
     ) -> None:
         self._source = source
         self._repo = str(source.repo)
         self._home = home
         self._endpoint = endpoint
-        self._timeout_s, self._stall_s = patience
+        self._patience = patience
         self._on_progress = on_progress
 
     def run(self, marker: Path) -> Path:
@@ -110,23 +121,8 @@ class _Download:
         for variable, value in _QUIET.items():  # read when huggingface_hub is imported
             os.environ.setdefault(variable, value)
         self._home.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        with alone(self._home, self._repo, hangs_s=self._patience.hangs_s):
             return recorded(marker) or self._download(marker)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Have the block to one process at a time; the others wait, and then find everything there."""
-        from filelock import Timeout  # noqa: PLC0415  (huggingface_hub's own)
-        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # noqa: PLC0415
-
-        path = self._home / ".lock"
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(WeakFileLock(path, timeout=LOCK_PATIENCE_S))
-            except Timeout:
-                log.info("%s is being downloaded by somebody else; waiting for that", self._repo)
-                stack.enter_context(WeakFileLock(path))
-            yield
 
     def _download(self, marker: Path) -> Path:
         started = time.monotonic()
@@ -149,7 +145,7 @@ class _Download:
         from huggingface_hub import HfApi  # noqa: PLC0415  (only when a model is downloaded)
 
         info = HfApi(endpoint=self._endpoint).model_info(
-            self._repo, revision=self._source.revision, files_metadata=True, timeout=self._timeout_s
+            self._repo, revision=self._source.revision, files_metadata=True, timeout=self._patience.answer_s
         )
         commit = info.sha or ""
         if not COMMIT.fullmatch(commit):
@@ -180,7 +176,7 @@ class _Download:
         path = folder / file.rfilename
         if not (path.is_file() and is_intact(path, file)):
             url = hf_hub_url(self._repo, file.rfilename, revision=commit, endpoint=self._endpoint)
-            part = receive(url, path, file.size, self._stall_s, progress.arrived)
+            part = receive(url, path, file.size, self._patience.stall_s, progress.arrived)
             if not is_intact(part, file):
                 part.unlink()
                 raise ModelUnavailable(

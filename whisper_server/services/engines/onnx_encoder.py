@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from whisper_server.services.engines.onnx_file import CONTRIBUTED, FILE_NAME, On
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 PROBE_SIZE = 64  # inputs of the one product that shows whether 8-bit sums are exact
 
@@ -76,8 +79,17 @@ def _sums_are_exact() -> bool:
     """Tell whether this processor adds 8-bit products without overflow, by trying it.
 
     x86 processors from before VNNI add two products in 16 bits, where the sum of two large ones stays
-    at the limit. onnxruntime can avoid that, which is slower, even on those that need not.
+    at the limit. onnxruntime can avoid that, which is slower, even on those that need not: so the answer is
+    no, too, where there is no folder to try it in.
     """
+    try:
+        return _try_sums()
+    except OSError as error:
+        log.warning("nothing temporary can be written (%s): the encoder may be slower than it could", error)
+        return False
+
+
+def _try_sums() -> bool:
     weight = np.full((PROBE_SIZE, 16), 127, dtype=np.int8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
