@@ -17,8 +17,11 @@ import ctranslate2
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.convert import ensure_converted
-from whisper_server.services.engines.ct2_engine import CTranslate2Engine
+from whisper_server.services.engines.ct2_engine import ALIGNED_POSITIONS, CTranslate2Engine
 from whisper_server.services.engines.onnx_file import FILE_NAME as ENCODER_FILE
+from whisper_server.services.engines.shape import shape_of
+from whisper_server.services.engines.working_memory import Load, weight_bytes
+from whisper_server.services.engines.working_memory import working_bytes as _working_bytes
 from whisper_server.services.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -68,7 +71,8 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
         encoder,
         max_batch=_MAX_BATCH[device],
         workers=workers,
-        memory_bytes=_weight_bytes(converted),
+        memory_bytes=weight_bytes(converted),
+        working_bytes=working_bytes(converted, spec),
     )
 
 
@@ -86,9 +90,23 @@ def _onnx_encoder(converted: Path, kind: str, threads: int) -> OnnxEncoder | Non
     return OnnxEncoder(converted, kind, threads)
 
 
-def _weight_bytes(converted: Path) -> int:
-    files = [converted / "model.bin", converted / f"{ENCODER_FILE}.data"]
-    return sum(path.stat().st_size for path in files if path.is_file())
+def working_bytes(folder: Path, spec: EngineSpec) -> int:
+    """Return what calls will take beside the weights of the model in `folder`, at most; loads nothing.
+
+    Raises as `load`.
+    """
+    device, compute_type, wanted = _choices(spec)
+    has_onnx = bool(wanted) and ((folder / ENCODER_FILE).is_file() or not (folder / "model.bin").is_file())
+    threads = spec.threads or os.cpu_count() or 1
+    load = Load(
+        workers=min(_WORKERS, threads) if has_onnx else 1,
+        max_batch=_MAX_BATCH[device],
+        beam_size=spec.beam_size,
+        aligned_positions=ALIGNED_POSITIONS,
+        item_bytes=2 if device == "cuda" and compute_type.endswith("float16") else 4,
+        encodes_one_by_one=has_onnx,
+    )
+    return _working_bytes(shape_of(folder), load)
 
 
 def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
