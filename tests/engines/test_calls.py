@@ -49,6 +49,7 @@ def engine(library: Library, max_batch: int) -> CTranslate2Engine:
         max_batch=max_batch,
         workers=1,
         memory_bytes=0,
+        working_bytes=0,
     )
 
 

@@ -1,4 +1,4 @@
-"""Unloading gives memory back to the system: resident memory of a fresh process, with the real engine."""
+"""What is counted for a model is what it takes, and unloading gives it back: resident memory of processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.working_memory import in_a_process
 from tests.conftest import NANO, ROOT, SAMPLES, server_environment
+from whisper_server.services.engines.base import EngineSpec
 
 CYCLES = 8
 PROGRAM = """
@@ -54,3 +56,10 @@ def test_unloading_returns_the_memory(nano_cache: Path) -> None:
     floor: list[float] = json.loads(done.stdout)
     # The first ones bring in what stays: libraries and their pools. Kept weights would be 14 MB a time.
     assert floor[-1] - floor[2] < 20, floor
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_busy_model_takes_about_what_is_counted(nano_cache: Path) -> None:
+    found = in_a_process(NANO, EngineSpec(device="cpu", compute_type="int8", threads=2), nano_cache)
+    assert found["loaded"] < found["longest"], found
+    assert found["counted"] / 2 < found["longest"] < 1.1 * found["counted"], found

@@ -82,6 +82,8 @@ async def test_what_runs_a_model_shows(client: httpx.AsyncClient, speech: Sample
         "compute_type": "none",
         "max_batch": 4,
         "workers": 1,
+        "weights_bytes": 0,
+        "working_bytes": 0,
         "optimizations": [],
     }
     assert health["engine"] == expected

@@ -17,8 +17,9 @@ from whisper_server.services.engines.base import EngineSpec, Sampling
 from whisper_server.services.engines.choice import choice_of
 from whisper_server.services.engines.fake import FakeEngine
 from whisper_server.services.engines.registry import load_engine
+from whisper_server.services.engines.shape import ModelShape
 from whisper_server.services.engines.spread import SpreadEngine
-from whisper_server.services.engines.torch_setup import DeviceFacts, ModelShape, buckets, max_batch, plan
+from whisper_server.services.engines.torch_setup import DeviceFacts, buckets, max_batch, plan
 
 ALL = {"ctranslate2", "torch", "transformers"}
 CUDA = DeviceFacts(

@@ -18,6 +18,8 @@ class EngineNotes(BaseModel):
     compute_type: str = Field(description="Number format of the computation.")
     max_batch: int = Field(description="Windows that one call takes.")
     workers: int = Field(description="Calls at once.")
+    weights_bytes: int = Field(description="Memory that the weights take.")
+    working_bytes: int = Field(description="Memory that calls take beside them, at most.")
     optimizations: list[str] = Field(description="Each: on, or off and why.")
 
 
@@ -26,7 +28,7 @@ class ModelHealth(BaseModel):
 
     name: str
     state: Literal["loading", "ready", "degraded", "unloading"]
-    memory_bytes: int
+    memory_bytes: int = Field(description="Weights and work, as counted for WHISPER_MAX_MODEL_MEMORY_MB.")
     engine: EngineNotes | None = Field(None, description="Absent while the model loads.")
 
 

@@ -34,7 +34,7 @@ GAUGES = {
     "whisper_queue_limit_audio_seconds": "WHISPER_QUEUE_SECONDS.",
     "whisper_queue_limit_upload_bytes": "WHISPER_QUEUE_MB in bytes, or one largest upload.",
     "whisper_models_loaded": "Models in memory.",
-    "whisper_models_bytes": "Bytes that their weights take.",
+    "whisper_models_bytes": "Bytes that they take at the busiest moment, weights included.",
 }
 
 

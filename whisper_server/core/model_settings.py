@@ -46,8 +46,8 @@ class ModelSettings(BaseModel):
         alias="WHISPER_MAX_MODEL_MEMORY_MB",
         ge=0,
         le=1024 * 1024,
-        description="Memory for the weights of all models together, in MiB; the least recently used one "
-        "goes. 0: no limit.",
+        description="Memory for all models together, in MiB: their weights and what they work with at the "
+        "busiest moment (bench/README.md has figures); the least recently used one goes. 0: no limit.",
     )
     idle_unload_s: float = Field(
         -1.0,

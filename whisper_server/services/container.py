@@ -15,11 +15,10 @@ from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.catalog import Catalog
 from whisper_server.services.decode_pool import DecodeProcesses
-from whisper_server.services.inventory import least_bytes
 from whisper_server.services.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.pool import WorkPool
-from whisper_server.services.provision import pull
+from whisper_server.services.provision import expected_bytes, pull
 from whisper_server.services.pulls import Pulls
 from whisper_server.services.sound import LibavSound
 from whisper_server.services.transcriber import Transcriber
@@ -69,7 +68,7 @@ async def open_services(settings: Settings, metrics: Watcher | None = None) -> A
         ModelLoader(settings, metrics),
         max_models=settings.max_models,
         max_bytes=settings.max_model_memory_mb * 2**20,
-        expect_bytes=lambda source: least_bytes(source, settings.cache_dir),
+        expect_bytes=lambda source: expected_bytes(source, settings),
         idle_unload_s=settings.idle_unload_s,
     )
     transcriber = Transcriber(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from whisper_server.services.engines.convert import conversions_of
+from whisper_server.services.engines.working_memory import weight_bytes
 from whisper_server.services.hub import marker_of
 from whisper_server.services.hub_files import CTRANSLATE2_FILE, loose_folders, recorded
 
@@ -58,24 +59,18 @@ def holding_of(source: ModelSource, cache_dir: Path, names: Iterable[str] = ()) 
     return Holding(source.name, aliases, origin, "downloaded", folder, made, _size_of((folder, *made)))
 
 
-def least_bytes(source: ModelSource, cache_dir: Path) -> int:
-    """Return what the model takes in memory at least, by what lies on the disk; 0 where nothing does.
+def least_bytes(one: Holding) -> int:
+    """Return what the weights take in memory at least, by what lies on the disk; 0 where nothing does.
 
-    That of converted weights is what they take; others may become a quarter, float32 as int8.
+    Converted weights take their size; others may become a quarter, float32 as int8.
     """
-    one = holding_of(source, cache_dir)
     if one.folder is None:
         return 0
     if one.conversions:
-        return min(_weights_of(folder) for folder in one.conversions)
+        return min(weight_bytes(folder) for folder in one.conversions)
     if (one.folder / CTRANSLATE2_FILE).is_file():
-        return _weights_of(one.folder)
+        return weight_bytes(one.folder)
     return sum(path.stat().st_size for path in one.folder.glob("*.safetensors")) // 4
-
-
-def _weights_of(folder: Path) -> int:
-    """Return the bytes of converted weights."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in {".bin", ".onnx"})
 
 
 def _size_of(folders: Iterable[Path]) -> int:

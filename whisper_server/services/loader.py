@@ -52,8 +52,8 @@ class WhisperModel:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of weights in memory."""
-        return self.engine.info.memory_bytes
+        """Bytes of its weights, and of what calls work with at the busiest moment."""
+        return self.engine.info.memory_bytes + self.engine.info.working_bytes
 
     @property
     def engine_notes(self) -> dict[str, Any]:
@@ -65,6 +65,8 @@ class WhisperModel:
             "compute_type": info.compute_type,
             "max_batch": info.max_batch,
             "workers": info.workers,
+            "weights_bytes": info.memory_bytes,
+            "working_bytes": info.working_bytes,
             "optimizations": list(info.notes),
         }
 

@@ -22,7 +22,7 @@ class LoadedModel(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that the weights take."""
+        """Memory that it takes at the busiest moment."""
         ...
 
     @property

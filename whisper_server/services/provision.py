@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.choice import choose_engine
-from whisper_server.services.engines.registry import prepare_engine
+from whisper_server.services.engines.registry import prepare_engine, working_bytes
+from whisper_server.services.inventory import holding_of, least_bytes
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
@@ -55,3 +56,15 @@ def pull(source: ModelSource, settings: Settings, on_progress: OnProgress | None
     spec, _ = spec_of(settings)
     prepare_engine(folder, spec, settings.cache_dir)
     return folder
+
+
+def expected_bytes(source: ModelSource, settings: Settings) -> int:
+    """Return what the model will take in memory, by what lies on the disk; 0 where nothing does.
+
+    Weights count as little as they may take, calls as much. Raises as `pull`, where the files are no model.
+    """
+    one = holding_of(source, settings.cache_dir)
+    if one.folder is None:
+        return 0
+    spec, _ = spec_of(settings)
+    return least_bytes(one) + working_bytes(one.folder, spec)

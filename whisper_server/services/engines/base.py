@@ -32,6 +32,7 @@ class EngineInfo:
     max_batch: int  # windows that one call gains from
     workers: int  # calls at once that the device gains from
     memory_bytes: int  # weights in memory, near enough to budget with
+    working_bytes: int = 0  # what calls take beside them at the busiest moment, near enough to budget with
     encoder: str = ""  # what runs the encoder: "ctranslate2", "onnxruntime int8"
     notes: tuple[str, ...] = ()  # optimisations: "name: on" or "name: off, the reason", one each
 

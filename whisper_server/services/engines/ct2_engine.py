@@ -81,6 +81,7 @@ class CTranslate2Engine:
         max_batch: int,
         workers: int,
         memory_bytes: int,
+        working_bytes: int,
     ) -> None:
         """Take the parts; without `encoder` the model's own is used."""
         self._model = model
@@ -95,6 +96,7 @@ class CTranslate2Engine:
             max_batch=max_batch,
             workers=workers,
             memory_bytes=memory_bytes,
+            working_bytes=working_bytes,
             encoder=encoder.name if encoder else "ctranslate2",
             notes=(
                 f"onnxruntime encoder: on, {encoder.name.split()[-1]}"

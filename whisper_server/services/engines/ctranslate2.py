@@ -17,9 +17,11 @@ import ctranslate2
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.convert import ensure_converted
-from whisper_server.services.engines.ct2_engine import CTranslate2Engine
+from whisper_server.services.engines.ct2_engine import ALIGNED_POSITIONS, CTranslate2Engine
 from whisper_server.services.engines.onnx_file import FILE_NAME as ENCODER_FILE
 from whisper_server.services.engines.shape import ModelShape, shape_of
+from whisper_server.services.engines.working_memory import AUDIO_POSITIONS, Load, weight_bytes
+from whisper_server.services.engines.working_memory import working_bytes as _working_bytes
 from whisper_server.services.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ _MAX_BATCH = {"cpu": 4, "cuda": 16}  # measured on CPU: 4 windows gain 1.2 to 1.
 # until their texts are done: 18 MB each with tiny, 110 MB with small, where batches are cut for it. With two
 # workers that costs little time, and the process at its busiest half the memory (bench/README.md).
 _KEYS_BYTES = 300_000_000
-_AUDIO_POSITIONS = 1500  # of the encoder's output
 
 
 def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
@@ -74,7 +75,8 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
         encoder,
         max_batch=max_batch_of(device, shape_of(converted), workers),
         workers=workers,
-        memory_bytes=_weight_bytes(converted),
+        memory_bytes=weight_bytes(converted),
+        working_bytes=working_bytes(converted, spec),
     )
 
 
@@ -96,13 +98,29 @@ def max_batch_of(device: str, shape: ModelShape, workers: int) -> int:
     """Return how many windows go in a call: as many as the device gains from and memory is meant for."""
     if device != "cpu":
         return _MAX_BATCH[device]
-    keys_bytes = 2 * shape.decoder_layers * _AUDIO_POSITIONS * shape.d_model * 4
+    keys_bytes = 2 * shape.decoder_layers * AUDIO_POSITIONS * shape.d_model * 4
     return max(1, min(_MAX_BATCH[device], _KEYS_BYTES // (workers * keys_bytes)))
 
 
-def _weight_bytes(converted: Path) -> int:
-    files = [converted / "model.bin", converted / f"{ENCODER_FILE}.data"]
-    return sum(path.stat().st_size for path in files if path.is_file())
+def working_bytes(folder: Path, spec: EngineSpec) -> int:
+    """Return what calls will take beside the weights of the model in `folder`, at most; loads nothing.
+
+    Raises as `load`.
+    """
+    device, compute_type, wanted = _choices(spec)
+    has_onnx = bool(wanted) and ((folder / ENCODER_FILE).is_file() or not (folder / "model.bin").is_file())
+    threads = spec.threads or os.cpu_count() or 1
+    workers = min(_WORKERS, threads) if has_onnx else 1
+    shape = shape_of(folder)
+    load = Load(
+        workers=workers,
+        max_batch=max_batch_of(device, shape, workers),
+        beam_size=spec.beam_size,
+        aligned_positions=ALIGNED_POSITIONS,
+        item_bytes=2 if device == "cuda" and compute_type.endswith("float16") else 4,
+        encodes_one_by_one=has_onnx,
+    )
+    return _working_bytes(shape, load)
 
 
 def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:

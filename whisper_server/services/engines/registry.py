@@ -27,6 +27,10 @@ class _Prepare(Protocol):
     def __call__(self, folder: Path, spec: EngineSpec, cache_dir: Path) -> Path: ...
 
 
+class _Count(Protocol):
+    def __call__(self, folder: Path, spec: EngineSpec) -> int: ...
+
+
 def prepare_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
     """Make what the engine makes of a model's files once, as converted weights; return its folder; blocks.
 
@@ -34,6 +38,15 @@ def prepare_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
     """
     prepare = cast("_Prepare | None", getattr(_module(spec.engine), "prepare", None))
     return prepare(folder, spec, cache_dir) if prepare else folder
+
+
+def working_bytes(folder: Path, spec: EngineSpec) -> int:
+    """Return what calls will take beside the weights, 0 where the engine only knows once it is loaded.
+
+    Raises as `load_engine`.
+    """
+    count = cast("_Count | None", getattr(_module(spec.engine), "working_bytes", None))
+    return count(folder, spec) if count else 0
 
 
 def load_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Engine:

@@ -54,6 +54,7 @@ class SpreadEngine:
             max_batch=min(info.max_batch for info in infos),
             workers=sum(info.workers for info in infos),
             memory_bytes=sum(info.memory_bytes for info in infos),
+            working_bytes=sum(info.working_bytes for info in infos),
         )
         # A device that gains from two calls at once is dealt two threads.
         deal = [engine for engine in engines for _ in range(engine.info.workers)]

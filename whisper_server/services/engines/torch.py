@@ -30,14 +30,29 @@ from whisper_server.services.engines.base import (
     Sampling,
     everything,
 )
-from whisper_server.services.engines.checkpoint import language_ids, load_tokenizer, read_config, read_json
+from whisper_server.services.engines.checkpoint import load_tokenizer, read_config, read_json
+from whisper_server.services.engines.rows import rows_within
+from whisper_server.services.engines.shape import ModelShape
 from whisper_server.services.engines.spread import SpreadEngine
-from whisper_server.services.engines.torch_align import alignment_heads, alignment_of, token_matrix
+from whisper_server.services.engines.torch_align import alignment_heads, alignment_within
 from whisper_server.services.engines.torch_beam import Prompts, Search
-from whisper_server.services.engines.torch_load import bytes_of, devices, facts_of, free_cached, load_modules
+from whisper_server.services.engines.torch_load import (
+    bytes_of,
+    devices,
+    facts_of,
+    free_cached,
+    languages_of,
+    load_modules,
+)
 from whisper_server.services.engines.torch_network import Network
 from whisper_server.services.engines.torch_rules import TokenRules
-from whisper_server.services.engines.torch_setup import ModelShape, Plan, max_batch, plan
+from whisper_server.services.engines.torch_setup import (
+    ALIGNED_POSITIONS,
+    Plan,
+    busy_bytes,
+    max_batch,
+    plan,
+)
 from whisper_server.services.engines.torch_steps import choose_steps
 from whisper_server.services.tokenizer import Tokenizer
 
@@ -75,19 +90,12 @@ def _load_on(device: str, folder: Path, spec: EngineSpec) -> TorchEngine:
         network,
         Tokenizer(raw, is_multilingual=is_multilingual),
         decided,
-        languages=_languages(raw, generation),
+        languages=languages_of(raw, generation),
         no_speech=raw.token_to_id("<|nospeech|>") or raw.token_to_id("<|nocaptions|>"),
         generation=generation or config,
         memory_bytes=bytes_of(network.model),
         spec=spec,
     )
-
-
-def _languages(raw: Any, generation: Mapping[str, Any]) -> dict[str, int]:
-    """Return language code -> token, as the conversion for CTranslate2 has them."""
-    known = generation.get("lang_to_id")
-    ids = sorted(known.values()) if known else language_ids(raw)
-    return {str(raw.id_to_token(token)).strip("<|>"): token for token in ids}
 
 
 class _EncodedBatch:
@@ -145,6 +153,7 @@ class TorchEngine:
             max_batch=batch,
             workers=1,
             memory_bytes=memory_bytes,
+            working_bytes=busy_bytes(shape, batch, network.dtype.itemsize),
             notes=notes,
         )
 
@@ -190,29 +199,24 @@ class TorchEngine:
         n_frames: Sequence[int],
     ) -> list[Alignment]:
         """Align text tokens with the audio by dynamic time warping over the alignment heads."""
-        end, states = self.tokenizer.end, _states(encoded)
         sequences = [
-            [*start, self.tokenizer.no_timestamps, *text, end]
+            [*start, self.tokenizer.no_timestamps, *text, self.tokenizer.end]
             for start, text in zip(start_sequences, text_tokens, strict=True)
         ]
-        longest = max(map(len, sequences))
-        padded = [[*one, *[end] * (longest - len(one))] for one in sequences]
-        with self._device():
-            tokens = torch.tensor(padded, device=states.device)
-            cache = self._network.open_cache(states, 1)
-            hidden, watched = self._network.read(tokens, cache, watched=self._watched, keeps=False)
-            scores = torch.cat(watched, dim=1).cpu().numpy()
-            # Only text tokens count: the probabilities are those among them.
-            following = tokens.roll(-1, dims=1).clamp_max(end - 1)
-            logits = self._network.logits(hidden)[..., :end]
-            chances = logits.softmax(dim=-1).gather(2, following[..., None])[..., 0].cpu().numpy()
-        results = []
-        for row, text in enumerate(text_tokens):
-            first = len(start_sequences[row])  # <|notimestamps|>, which the first text token follows
-            matrix = token_matrix(scores[row, :, : len(sequences[row])], n_frames[row] // 2)
-            probabilities = chances[row, first : first + len(text)]
-            results.append(alignment_of(matrix[first : first + len(text) + 1], probabilities))
-        return results
+        lengths = [len(one) for one in sequences]
+        firsts = [len(one) for one in start_sequences]  # of <|notimestamps|>, which the text follows
+        results: dict[int, Alignment] = {}
+        for rows in rows_within(ALIGNED_POSITIONS * self.info.max_batch, range(len(sequences)), lengths):
+            states = _states(encoded.select(rows))
+            with self._device():
+                part = [sequences[row] for row in rows]
+                scores, chances = self._network.follow(states, part, self._watched, self.tokenizer.end)
+            for index, row in enumerate(rows):
+                seen = slice(lengths[row])  # and not what fills up shorter sequences
+                results[row] = alignment_within(
+                    scores[index, :, seen], chances[index, seen], n_frames[row] // 2, firsts[row]
+                )
+        return [results[row] for row in range(len(sequences))]
 
     def close(self) -> None:
         """Drop the weights."""

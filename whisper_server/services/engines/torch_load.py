@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.services.engines.checkpoint import read_config, weight_files
+from whisper_server.services.engines.checkpoint import language_ids, read_config, weight_files
 from whisper_server.services.engines.torch_setup import DeviceFacts, Plan
 
 _PACKAGES = ("flash_attn", "bitsandbytes", "accelerate", "triton")
@@ -101,6 +102,13 @@ def bytes_of(model: Any) -> int:
     """Return the bytes of weights, each tensor once."""
     tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def languages_of(tokenizer: Any, generation: Mapping[str, Any]) -> dict[str, int]:
+    """Return language code -> token, as the conversion for CTranslate2 has them."""
+    known = generation.get("lang_to_id")
+    ids = sorted(known.values()) if known else language_ids(tokenizer)
+    return {str(tokenizer.id_to_token(token)).strip("<|>"): token for token in ids}
 
 
 def free_cached(device: str) -> None:

@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 
 MAX_POSITIONS = 448
@@ -115,6 +117,24 @@ class Network:
                 scores.append(self._scores(layer, hidden, cache, index, watched[index]))
             hidden = self._hear_and_think(layer, hidden, cache.cross[index], cache.group)
         return self._decoder.layer_norm(hidden), scores
+
+    def follow(
+        self, encoded: Tensor, sequences: Sequence[list[int]], watched: Mapping[int, Sequence[int]], end: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Read whole sequences [R], filled up to the longest one with `end`.
+
+        Returns:
+            How the watched heads score the audio (before the softmax) [R, heads, T, 1500], and how probable
+            the token after each is among the text tokens, those below `end` [R, T].
+        """
+        longest = max(map(len, sequences))
+        padded = [[*one, *[end] * (longest - len(one))] for one in sequences]
+        tokens = torch.tensor(padded, device=self.device)
+        hidden, scores = self.read(tokens, self.open_cache(encoded, 1), watched=watched, keeps=False)
+        following = tokens.roll(-1, dims=1).clamp_max(end - 1)
+        logits = self.logits(hidden)[..., :end]
+        chances = logits.softmax(dim=-1).gather(2, following[..., None])[..., 0]
+        return torch.cat(scores, dim=1).cpu().numpy(), chances.cpu().numpy()
 
     def step(self, tokens: Tensor, positions: Tensor, cache: Cache, used: int) -> Tensor:
         """Read a token per row at positions [R], all below `used`; return scores float32 [R, vocabulary]."""

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from whisper_server.services.engines.shape import ModelShape
+from whisper_server.services.engines.working_memory import GAPS, KEPT_BYTES
+
 MAX_BATCH = {"cuda": 64, "mps": 8, "cpu": 4}  # windows; beyond, a batch only makes others wait longer
 GROUP = 5  # rows that one window becomes: beams of the search, or candidates where tokens are sampled
 FREE_SHARE = 0.8  # of the free memory: other models and the allocator's gaps need the rest
 ENCODER_POSITIONS = 1500
 TEXT_POSITIONS = 448
+ALIGNED_POSITIONS = 64  # tokens, for each window of the batch, that are aligned at once: a full text is 229
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +52,6 @@ class Plan:
     def compute_type(self) -> str:
         """The name that the settings have for it."""
         return f"int8_{self.dtype}" if self.is_int8 else self.dtype
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What the memory of a batch depends on."""
-
-    d_model: int
-    decoder_layers: int
-    vocabulary: int
 
 
 def plan(facts: DeviceFacts, compute_type: str = "auto", *, wants_compile: bool = False) -> Plan:
@@ -152,12 +147,19 @@ def window_bytes(shape: ModelShape, bytes_per_value: int) -> int:
 
     Keys and values of every decoder layer for the window (once for all beams) and for the text (once per
     beam, twice while beams change places), the encoder's widest activations (feed-forward, four times
-    d_model, before and after its activation), and the scores over the vocabulary in float32.
+    d_model, before and after its activation), and the scores over the vocabulary in float32. Or, in an
+    alignment, the scores for many tokens at once: two copies and their exponentials.
     """
     cross = 2 * shape.decoder_layers * ENCODER_POSITIONS * shape.d_model
     text = 2 * 2 * shape.decoder_layers * GROUP * TEXT_POSITIONS * shape.d_model
     encoder = 2 * 4 * ENCODER_POSITIONS * shape.d_model
-    return (cross + text + encoder) * bytes_per_value + 4 * 4 * GROUP * shape.vocabulary
+    search = (text + encoder) * bytes_per_value + 4 * 4 * GROUP * shape.vocabulary
+    return cross * bytes_per_value + max(search, 3 * 4 * ALIGNED_POSITIONS * shape.vocabulary)
+
+
+def busy_bytes(shape: ModelShape, batch: int, bytes_per_value: int) -> int:
+    """Return what a loaded model takes beside its weights at the busiest moment, in bytes."""
+    return KEPT_BYTES + int(GAPS * batch * window_bytes(shape, bytes_per_value))
 
 
 def buckets(largest: int) -> tuple[int, ...]:
