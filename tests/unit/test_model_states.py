@@ -135,7 +135,7 @@ class Manager(RuleBasedStateMachine):
         self.manager.close(LIMIT_S)
         self.callers.shutdown()
         with self.manager._changed:  # `close` does not wait for loads, which end by themselves
-            assert self.manager._changed.wait_for(lambda: not self.manager._leaving, LIMIT_S)
+            assert self.manager._changed.wait_for(lambda: not self.manager.loaded(), LIMIT_S)
         assert self.manager.loaded() == []
         assert sorted(map(id, self.closed)) == sorted(map(id, self.made))
 
