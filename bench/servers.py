@@ -55,12 +55,13 @@ class Started:
         return f"http://127.0.0.1:{self.port}"
 
     def memory_mb(self) -> float:
-        """Return the resident set of the process and its children."""
+        """Return what the process and its children have in memory; what they share counts once (PSS)."""
         alive = [self.process, *self.process.children(recursive=True)]
         total = 0
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
+                full = process.memory_full_info()
+                total += getattr(full, "pss", full.rss)  # only Linux tells what is shared
         return total / 1e6
 
 

@@ -19,6 +19,7 @@ from bench.servers import ROOT, Setup, Started, checkpoint, running
 
 RATES = (0.5, 0.8, 1.2, 3.0)  # of the capacity that the closed loop has just found
 PARTS = ("start", "latency", "long", "clients", "open")
+REST_S = 2.0  # after the first transcript, before the memory with one model is read
 _PATIENT_S = 3600.0  # where a request must not be given up
 
 
@@ -58,6 +59,7 @@ def visit(name: str, setup: Setup, plan: Plan, seed: int) -> Visit:
         result.figures["memory at /health, MB"] = server.memory_mb()
         _measured(result, server, plan, "first", "--clips", "short", setup=setup)
         result.figures["start to first transcript, s"] = time.perf_counter() - server.started_at
+        time.sleep(REST_S)
         result.figures["memory with one model, MB"] = server.memory_mb()
         steps = {"latency": _latency, "long": _long, "clients": _clients, "open": _open}
         for part, step in steps.items():
