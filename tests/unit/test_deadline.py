@@ -9,6 +9,7 @@ import pytest
 
 from whisper_server.api.allowance import Patience
 from whisper_server.api.deadline import ReceiveDeadlineMiddleware
+from whisper_server.api.gone import disconnected
 from whisper_server.core.errors import UploadStalled
 
 PATIENCE = Patience(stall_s=60, min_bytes_per_s=1000)
@@ -136,3 +137,28 @@ async def test_what_is_no_request_is_left_alone() -> None:
     for kind in ("websocket", "lifespan"):
         await ReceiveDeadlineMiddleware(app, patience=PATIENCE)({"type": kind}, client.receive, nowhere)
     assert given == [client.receive] * 2
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_cancellation_that_comes_with_a_message_is_not_lost(steps: int) -> None:
+    """The work may end at the very moment at which the body does; nobody may wait for its reader then."""
+    last: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    never: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    messages = iter([last, never])
+
+    async def receive() -> dict[str, Any]:
+        return await next(messages)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await disconnected(receive)
+
+    guarded = ReceiveDeadlineMiddleware(app, patience=PATIENCE)
+    reading = asyncio.ensure_future(guarded({"type": "http"}, receive, nowhere))
+    for _ in range(6):  # until it waits
+        await asyncio.sleep(0)
+    last.set_result({"type": "http.request", "body": b"x", "more_body": False})
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait({reading}, timeout=10)
+    assert reading.cancelled()
