@@ -23,9 +23,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def decoders_of(pid: int) -> list[psutil.Process]:
-    """Return the decoders among the children; those of the test's own process are other tests' too."""
+    """Return the decoders that a process has; other children, and theirs, may be another test's."""
     found = []
-    for child in psutil.Process(pid).children(recursive=True):
+    for child in psutil.Process(pid).children():
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             if any("decode_child" in argument for argument in child.cmdline()):
                 found.append(child)
