@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from faster_whisper.feature_extractor import FeatureExtractor
+from threadpoolctl import threadpool_info
 
 from tests.unit.audio_files import clips, tone
 from whisper_server.core.types import WINDOW_FRAMES, WINDOW_SAMPLES
@@ -62,3 +63,9 @@ def test_filters_are_shared_and_read_only() -> None:
 def test_refuses_what_is_no_window(n_samples: int) -> None:
     with pytest.raises(ValueError, match="samples"):
         log_mel(np.zeros(n_samples, np.float32), 80)
+
+
+def test_no_thread_is_left_spinning() -> None:
+    log_mel(tone(1.0), 80)
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"]]
+    assert [pool["num_threads"] for pool in pools] == [1] * len(pools)

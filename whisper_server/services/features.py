@@ -8,6 +8,7 @@ range. Must not know where the samples come from or which engine reads the resul
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,7 @@ def log_mel(samples: Samples, n_mels: int) -> Mel:
     """
     if not 0 < len(samples) <= WINDOW_SAMPLES:
         raise ValueError(f"a window holds 1 to {WINDOW_SAMPLES} samples, not {len(samples)}")
+    _keep_to_one_thread()
     # Frame t sees samples [160 t - 200, 160 t + 200) and the silence behind sample n is exact zeros,
     # so a frame with 160 t - 200 >= n has power 0 in every bin, which the floor makes log10(1e-10);
     # the frames before that hold at least one real sample (or its reflection) and are computed.
@@ -55,6 +57,21 @@ def log_mel(samples: Samples, n_mels: int) -> Mel:
     window = np.full((n_mels, WINDOW_FRAMES), silence, dtype=np.float32)
     window[:, :n_frames] = mel
     return window
+
+
+@functools.cache
+def _keep_to_one_thread() -> None:
+    """Let NumPy's BLAS multiply on its caller's thread; the caller's pool bounds the CPU.
+
+    After a product that OpenBLAS shares with threads of its own, these spin for the next tens of milliseconds
+    on cores that an engine could use: 25 ms for every spectrogram, which itself takes 5 ms on one thread.
+    """
+    from threadpoolctl import ThreadpoolController  # noqa: PLC0415  (with the first file)
+
+    for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+        # In numpy/ or numpy.libs/; an engine's own BLAS is left alone.
+        if any(part.startswith("numpy") for part in Path(library.filepath).parts):
+            library.set_num_threads(1)
 
 
 def _power(samples: Samples, n_frames: int) -> NDArray[np.float32]:
