@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.figures import table
 from bench.grow import NANO, SHAPES, grow
-from whisper_server.core.memory import limit_arenas, return_memory
+from whisper_server.core.memory import return_memory, tune_allocator
 from whisper_server.services.engines.base import Encoded, Engine, EngineSpec, Sampling
 from whisper_server.services.engines.registry import load_engine, prepare_engine
 
@@ -102,7 +102,7 @@ class Busy:
 
 def measure(folder: Path, spec: EngineSpec, cache: Path) -> dict[str, float]:
     """Return megabytes; runs in a process of its own."""
-    limit_arenas()
+    tune_allocator()
     if spec.engine == "torch":
         from transformers import WhisperForConditionalGeneration  # noqa: F401
     else:

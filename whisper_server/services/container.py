@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whisper_server.core.memory import limit_arenas
+from whisper_server.core.memory import tune_allocator
 from whisper_server.core.watcher import Watcher
 from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio_processor import AudioProcessor
@@ -56,7 +56,7 @@ async def open_services(settings: Settings, metrics: Watcher | None = None) -> A
 
     Without `metrics` nothing is counted.
     """
-    limit_arenas()  # before any of the threads below
+    tune_allocator()  # before any of the threads below
     metrics = metrics or Watcher()
     catalog = Catalog(settings)
     decoders = DecodeProcesses(settings.decode_workers)
