@@ -136,6 +136,13 @@ def test_calls_at_once_do_not_see_each_other(mels: Mels, tmp_path: Path) -> None
             np.testing.assert_array_equal(got, wanted)
 
 
+def test_a_part_of_the_threads_gives_the_same_numbers(mels: Mels, tmp_path: Path) -> None:
+    encoder_of(tmp_path, "int8")
+    encoder = OnnxEncoder(tmp_path, "int8", threads=2, workers=2)
+    for mel in mels[:3, None]:
+        np.testing.assert_array_equal(encoder.encode(mel, is_alone=False), encoder.encode(mel))
+
+
 def test_128_bands(tmp_path: Path, mels: Mels) -> None:
     def wider(name: str, tensor: np.ndarray) -> np.ndarray:
         return np.pad(tensor, ((0, 0), (0, 48), (0, 0))) if name == "conv1.weight" else tensor

@@ -21,11 +21,18 @@ SMALL, LARGE = ModelShape(768, 12, VOCABULARY), ModelShape(1280, 32, VOCABULARY)
     [(TINY, 2, 4), (TINY, 1, 4), (BASE, 2, 4), (SMALL, 2, 1), (SMALL, 1, 2), (LARGE, 2, 1), (LARGE, 1, 1)],
 )
 def test_keys_and_values_stay_within_their_share(shape: ModelShape, workers: int, batch: int) -> None:
-    assert max_batch_of("cpu", shape, workers) == batch
+    assert max_batch_of("cpu", shape, workers, 8) == batch
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "batch"), [(2, 2, 1), (2, 3, 1), (1, 1, 1), (2, 4, 4), (1, 2, 4)]
+)
+def test_a_worker_with_one_thread_takes_one_window(workers: int, threads: int, batch: int) -> None:
+    assert max_batch_of("cpu", TINY, workers, threads) == batch
 
 
 def test_a_gpu_takes_what_it_gains_from() -> None:
-    assert max_batch_of("cuda", LARGE, 1) == 16
+    assert max_batch_of("cuda", LARGE, 1, 1) == 16
 
 
 def test_sizes_are_read_from_both_kinds_of_folder(nano_cache: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ctranslate2
@@ -86,6 +88,7 @@ class CTranslate2Engine:
         """Take the parts; without `encoder` the model's own is used."""
         self._model = model
         self._encoder = encoder
+        self._calls = _Calls()
         self.tokenizer = tokenizer
         self.info = EngineInfo(
             engine="ctranslate2",
@@ -108,13 +111,15 @@ class CTranslate2Engine:
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
         """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
         if self._encoder is not None:
-            return _HostBatch(self._encoder.encode(mels))
+            with self._calls.one() as is_alone:
+                return _HostBatch(self._encoder.encode(mels, is_alone=is_alone))
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, dtype=np.float32))
         return _EncodedBatch(_translated(lambda: self._model.encode(view)))
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
         """Return, per row, language code -> probability."""
-        rows = _translated(lambda: self._model.detect_language(_view(encoded)))
+        with self._calls.one():
+            rows = _translated(lambda: self._model.detect_language(_view(encoded)))
         return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
 
     def generate(
@@ -136,7 +141,8 @@ class CTranslate2Engine:
         for alike in rows_by(len(prompt) for prompt in prompts):
             for rows in rows_within(limit, alike, [1] * len(prompts)):
                 batch = encoded.select(rows)
-                decoded = self._generate([prompts[row] for row in rows], batch, sampling)
+                with self._calls.one():
+                    decoded = self._generate([prompts[row] for row in rows], batch, sampling)
                 for row, hypothesis in zip(rows, decoded, strict=True):
                     results[row] = hypothesis
         return [result for result in results if result is not None]
@@ -180,11 +186,12 @@ class CTranslate2Engine:
             for rows in rows_within(ALIGNED_POSITIONS, alike, lengths):
                 batch = encoded.select(rows)
                 tokens, frames = [list(text_tokens[row]) for row in rows], [n_frames[row] for row in rows]
-                aligned = _translated(
-                    lambda b=batch, t=tokens, f=frames, s=start: self._model.align(  # type: ignore[misc]
-                        _view(b), s, t, f
+                with self._calls.one():
+                    aligned = _translated(
+                        lambda b=batch, t=tokens, f=frames, s=start: self._model.align(  # type: ignore[misc]
+                            _view(b), s, t, f
+                        )
                     )
-                )
                 for row, result in zip(rows, aligned, strict=True):
                     results[row] = _alignment(result, len(text_tokens[row]))
         return [result for result in results if result is not None]
@@ -193,6 +200,26 @@ class CTranslate2Engine:
         """Unload the weights."""
         self._encoder = None
         self._model.unload_model()
+
+
+class _Calls:
+    """How many calls work on the cores now; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n = 0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[bool]:
+        """Count a call while it runs; tell whether it began as the only one."""
+        with self._lock:
+            is_alone = self._n == 0
+            self._n += 1
+        try:
+            yield is_alone
+        finally:
+            with self._lock:
+                self._n -= 1
 
 
 def _view(encoded: Encoded) -> Any:

@@ -35,12 +35,13 @@ _PREFERRED = {"cpu": ("int8", "int8_float32", "float32"), "cuda": ("float16", "i
 # What onnxruntime runs the encoder in, by the type that CTranslate2 runs the decoder in; other types
 # keep CTranslate2's encoder, which knows them.
 _ONNX_ENCODERS = {"int8": "int8", "int8_float32": "int8", "float32": "float32"}
-# Two calls at once, each with half of the decoder's threads and all of the encoder's: while one decodes
-# step by step, which keeps few cores busy, the other encodes. Measured with tiny on two cores, in windows
-# per second: one worker 1.4 alone and 2.5 in batches of four, two workers 2.9 either way, and a lone
-# window is no slower (bench/workers.py).
+# Two calls at once, each with half of the threads, or with all of the encoder's while it is alone: decoding
+# step by step keeps few cores busy. Windows per second of tiny and base on two cores (bench/workers.py): one
+# worker 2.7 and 1.5 without batches, 3.5 and 1.9 in batches of four, two workers 4.9 and 2.2.
 _WORKERS = 2
-_MAX_BATCH = {"cpu": 4, "cuda": 16}  # measured on CPU: 4 windows gain 1.2 to 1.3 times over 1, 8 no more
+# Several threads gain 1.3 times from a batch of four, and from eight no more; one thread gains nothing, and a
+# batch would only make its windows wait for each other, in four times the memory (bench/workers.py).
+_MAX_BATCH = {"cpu": 4, "cuda": 16}
 # What all windows that are decoded at once may take on a CPU, in keys and values of their audio, which stay
 # until their texts are done: 18 MB each with tiny, 110 MB with small, where batches are cut for it. With two
 # workers that costs little time, and the process at its busiest half the memory (bench/README.md).
@@ -57,7 +58,7 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
     converted = ensure_converted(folder, cache_dir, _quantization(compute_type), wanted)
     threads = spec.threads or os.cpu_count() or 1
     encoder = _onnx_encoder(converted, wanted, threads) if wanted else None
-    workers = min(_WORKERS, threads) if encoder else 1
+    workers = _workers(threads) if encoder else 1
     try:
         model = ctranslate2.models.Whisper(
             str(converted),
@@ -73,7 +74,7 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
         model,
         tokenizer,
         encoder,
-        max_batch=max_batch_of(device, shape_of(converted), workers),
+        max_batch=max_batch_of(device, shape_of(converted), workers, threads),
         workers=workers,
         memory_bytes=weight_bytes(converted),
         working_bytes=working_bytes(converted, spec),
@@ -91,13 +92,19 @@ def _onnx_encoder(converted: Path, kind: str, threads: int) -> OnnxEncoder | Non
         return None
     from whisper_server.services.engines.onnx_encoder import OnnxEncoder  # noqa: PLC0415  (CPU only)
 
-    return OnnxEncoder(converted, kind, threads)
+    return OnnxEncoder(converted, kind, threads, _workers(threads))
 
 
-def max_batch_of(device: str, shape: ModelShape, workers: int) -> int:
+def _workers(threads: int) -> int:
+    return min(_WORKERS, threads)
+
+
+def max_batch_of(device: str, shape: ModelShape, workers: int, threads: int) -> int:
     """Return how many windows go in a call: as many as the device gains from and memory is meant for."""
     if device != "cpu":
         return _MAX_BATCH[device]
+    if threads // workers == 1:
+        return 1
     keys_bytes = 2 * shape.decoder_layers * AUDIO_POSITIONS * shape.d_model * 4
     return max(1, min(_MAX_BATCH[device], _KEYS_BYTES // (workers * keys_bytes)))
 
@@ -110,11 +117,11 @@ def working_bytes(folder: Path, spec: EngineSpec) -> int:
     device, compute_type, wanted = _choices(spec)
     has_onnx = bool(wanted) and ((folder / ENCODER_FILE).is_file() or not (folder / "model.bin").is_file())
     threads = spec.threads or os.cpu_count() or 1
-    workers = min(_WORKERS, threads) if has_onnx else 1
+    workers = _workers(threads) if has_onnx else 1
     shape = shape_of(folder)
     load = Load(
         workers=workers,
-        max_batch=max_batch_of(device, shape, workers),
+        max_batch=max_batch_of(device, shape, workers, threads),
         beam_size=spec.beam_size,
         aligned_positions=ALIGNED_POSITIONS,
         item_bytes=2 if device == "cuda" and compute_type.endswith("float16") else 4,

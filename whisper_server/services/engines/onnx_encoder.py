@@ -23,42 +23,52 @@ PROBE_SIZE = 64  # inputs of the one product that shows whether 8-bit sums are e
 
 
 class OnnxEncoder:
-    """One session; windows go through it one by one, so none can change another's numbers.
+    """Windows go through it one by one, so none can change another's numbers.
 
-    A batch would gain nothing: one window is 1500 rows, enough for every core.
+    A batch would gain nothing: one window is 1500 rows, enough for every core. A lone caller has them all;
+    callers that share the cores have a session whose threads are their part of them. Two that each take all
+    cores would wait for each other at every product: a sixth more time in all (bench/encoder_threads.py),
+    which is worth having the matrices twice.
     """
 
-    def __init__(self, folder: Path, kind: str, threads: int) -> None:
-        """Load `folder`'s encoder, which is of this kind, to run on `threads` threads.
+    def __init__(self, folder: Path, kind: str, threads: int, workers: int = 1) -> None:
+        """Load `folder`'s encoder, which is of this kind, for `workers` who share `threads` threads.
 
         Raises:
             ModelUnavailable: onnxruntime cannot read or run the files.
         """
         self.name = f"onnxruntime {kind}"
-        options = _options(threads)
-        if kind == "int8" and not _sums_are_exact():
-            options.add_session_config_entry("session.x64quantprecision", "1")
+        is_exact = kind != "int8" or _sums_are_exact()
         try:
-            self._session = _session(str(folder / FILE_NAME), options)
+            self._alone = _session(str(folder / FILE_NAME), _options(threads, is_exact=is_exact))
+            self._shared = self._alone
+            if 1 < workers <= threads:
+                options = _options(threads // workers, is_exact=is_exact)
+                self._shared = _session(str(folder / FILE_NAME), options)
         except Exception as error:  # the library raises kinds of its own
             raise ModelUnavailable(f"The encoder in {folder.name!r} cannot be loaded: {error}") from error
 
-    def encode(self, mels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def encode(self, mels: NDArray[np.float32], *, is_alone: bool = True) -> NDArray[np.float32]:
         """Return the encoder output [batch, 1500, d_model] of mels [batch, n_mels, 3000].
+
+        `is_alone`: nobody else works on these cores now; the numbers are the same either way.
 
         Raises:
             EngineFailure: onnxruntime failed.
         """
         mels = np.ascontiguousarray(mels, dtype=np.float32)
+        session = self._alone if is_alone else self._shared
         try:
-            rows = [self._session.run(None, {"mel": mel[None]})[0] for mel in mels]
+            rows = [session.run(None, {"mel": mel[None]})[0] for mel in mels]
         except Exception as error:  # the library raises kinds of its own
             raise EngineFailure(f"The encoder failed: {error}") from error
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
-def _options(threads: int) -> Any:
+def _options(threads: int, *, is_exact: bool = True) -> Any:
     options = onnxruntime.SessionOptions()
+    if not is_exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # The arena would keep the largest intermediate results of every worker for ever: 90 MB more with
