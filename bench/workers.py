@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ctranslate2
@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 
 from bench.encoders import sample_mels
 from bench.grow import SHAPES, grow
+from whisper_server.services.engines.base import Sampling
 from whisper_server.services.engines.convert import ensure_converted
+from whisper_server.services.engines.ct2_engine import CTranslate2Engine
 from whisper_server.services.engines.onnx_encoder import OnnxEncoder
 from whisper_server.services.tokenizer import Tokenizer
 
-BEAM = 5
+SEARCH = Sampling(beam_size=5, temperature=0.0)
 
 Mels = NDArray[np.float32]
 
@@ -40,17 +42,18 @@ class Plan:
     intra: int
     encoder: int
     batch: int
+    shares: bool = False  # the encoder's threads, among the calls at once: what the server does
 
     def __str__(self) -> str:
-        return f"{self.workers} | {self.intra} | {self.encoder} | {self.batch}"
+        encoder = f"{self.encoder}, shared" if self.shares else str(self.encoder)
+        return f"{self.workers} | {self.intra} | {encoder} | {self.batch}"
 
 
 class Engine:
-    """The two halves of a model, set up for a plan."""
+    """A model, set up for a plan."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
-        self._encoder = OnnxEncoder(folder, "int8", plan.encoder)
-        self._model = ctranslate2.models.Whisper(
+        model = ctranslate2.models.Whisper(
             str(folder),
             device="cpu",
             compute_type="int8",
@@ -58,14 +61,14 @@ class Engine:
             intra_threads=plan.intra,
         )
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json", is_multilingual=True)
+        encoder = OnnxEncoder(folder, "int8", plan.encoder, plan.workers if plan.shares else 1)
+        sizes = {"max_batch": plan.batch, "workers": plan.workers, "memory_bytes": 0, "working_bytes": 0}
+        self._engine = CTranslate2Engine(model, tokenizer, encoder, **sizes)
         self._start = list(tokenizer.start_sequence("en", "transcribe"))
 
-    def decode(self, mels: Mels) -> list[list[int]]:
-        view = ctranslate2.StorageView.from_array(self._encoder.encode(mels))
-        results = self._model.generate(
-            view, [self._start] * len(mels), beam_size=BEAM, return_scores=True, return_no_speech_prob=True
-        )
-        return [result.sequences_ids[0] for result in results]
+    def decode(self, mels: Mels) -> list[tuple[int, ...]]:
+        found = self._engine.generate(self._engine.encode(mels), [self._start] * len(mels), SEARCH)
+        return [hypothesis.tokens for hypothesis in found]
 
 
 def seconds(engine: Engine, plan: Plan, mels: Mels) -> tuple[float, float]:
@@ -78,22 +81,32 @@ def seconds(engine: Engine, plan: Plan, mels: Mels) -> tuple[float, float]:
 
 
 def plans(threads: int, batches: list[int]) -> Iterator[Plan]:
-    for workers, intra, encoder in ((1, threads, threads), (2, 1, threads), (2, 1, 1), (2, threads, threads)):
+    half = max(1, threads // 2)
+    for batch in batches:
+        yield Plan(1, threads, threads, batch)
+    for intra, encoder in ((half, threads), (half, half), (threads, threads)):
         for batch in batches:
-            yield Plan(workers, intra, encoder, batch)
+            yield Plan(2, intra, encoder, batch)
+    for batch in batches:
+        yield Plan(2, half, threads, batch, shares=True)
+
+
+def _setup(plan: Plan) -> Plan:
+    """Return what a plan has in common with those of other batches: one model in memory for all."""
+    return replace(plan, batch=1)
 
 
 def measure(size: str, arguments: argparse.Namespace, cache: Path) -> None:
     folder = ensure_converted(grow(SHAPES[size], cache / size), cache, "int8", "int8")
     mels = sample_mels(arguments.windows)
     chosen = list(plans(arguments.threads, arguments.batches))
-    setups = {(plan.workers, plan.intra, plan.encoder): plan for plan in chosen}
+    setups = {_setup(plan): plan for plan in chosen}
     engines = {key: Engine(folder, plan) for key, plan in setups.items()}
     never = (float("inf"), float("inf"))
     best, alone = dict.fromkeys(chosen, never), dict.fromkeys(chosen, never)
     for _ in range(arguments.rounds):
         for plan in chosen:
-            engine = engines[plan.workers, plan.intra, plan.encoder]
+            engine = engines[_setup(plan)]
             alone[plan] = min(alone[plan], seconds(engine, plan, mels[:1]))
             best[plan] = min(best[plan], seconds(engine, plan, mels))
     print(f"\n{size}: windows of 30 s; s of processor time per window\n")

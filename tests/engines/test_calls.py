@@ -36,16 +36,18 @@ class Library:
 class Encoder(OnnxEncoder):
     def __init__(self) -> None:
         self.name = "onnxruntime int8"
+        self.alone: list[bool] = []  # one for each call
 
-    def encode(self, mels: Any) -> Any:
+    def encode(self, mels: Any, *, is_alone: bool = True) -> Any:
+        self.alone.append(is_alone)
         return np.zeros((len(mels), 1500, 8), dtype=np.float32)
 
 
-def engine(library: Library, max_batch: int) -> CTranslate2Engine:
+def engine(library: Library, max_batch: int, encoder: Encoder | None = None) -> CTranslate2Engine:
     return CTranslate2Engine(
         library,
         None,  # type: ignore[arg-type]
-        Encoder(),
+        encoder or Encoder(),
         max_batch=max_batch,
         workers=1,
         memory_bytes=0,
@@ -79,3 +81,18 @@ def test_an_alignment_holds_few_scores_at_once() -> None:
     assert [time.probabilities[0] for time in times] == lengths
     assert max(library.positions) <= ALIGNED_POSITIONS
     assert len(library.positions) < len(lengths)  # short ones share a call
+
+
+def test_the_encoder_is_told_when_it_has_the_cores_to_itself() -> None:
+    mels = np.zeros((1, 80, 3000))
+
+    class Busy(Library):
+        def generate(self, *arguments: Any, **options: Any) -> list[Any]:
+            one.encode(mels)  # another worker, meanwhile
+            return super().generate(*arguments, **options)
+
+    encoder = Encoder()
+    one = engine(Busy(), 1, encoder)
+    one.generate(one.encode(mels), [[0]], Sampling(5, 0.0))
+    one.encode(mels)
+    assert encoder.alone == [True, False, True]

@@ -43,7 +43,15 @@ def wanted(sample: Sample, number: int) -> TranscribeParams:
     )
 
 
-async def test_sixteen_at_once_get_what_each_gets_alone(services: Services) -> None:
+@pytest.mark.parametrize("threads", [2, 4], ids=["one window a call", "batches"])
+async def test_sixteen_at_once_get_what_each_gets_alone(nano_settings: Settings, threads: int) -> None:
+    async with open_services(nano_settings.model_copy(update={"threads": threads})) as services:
+        await sixteen_at_once(services)
+        async with services.models.lease("nano-whisper") as model:
+            assert (model.engine.info.max_batch > 1) == (threads > 2)
+
+
+async def sixteen_at_once(services: Services) -> None:
     requests = [(sample.data, wanted(sample, number)) for number, sample in enumerate(ROBUST)]
     alone = [await services.transcriber.transcribe(*request) for request in requests]
     order = list(range(len(requests)))
