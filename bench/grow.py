@@ -6,7 +6,8 @@ The grown model writes the same tokens, stops where the small one stops, and cos
 an honest stand-in for published weights where timing is the question. With r copies of the channels a
 linear layer becomes `tile(W, (r, r)) / r`, so every copy computes what the one did; heads stay 64 wide
 and become r times as many; layers that the nano model lacks are copies of its last one whose output
-projections are zero: identities. Needs the package `safetensors`.
+projections are all but zero: identities. No two of them are equal, or a library that keeps equal matrices
+once (onnxruntime) would seem to need less memory than it does. Needs the package `safetensors`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 NANO = Path(__file__).parent.parent / "models" / "nano-whisper"
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)")
 _MUTED = ("self_attn.out_proj.", "encoder_attn.out_proj.", "fc2.")  # what a layer adds to its input
+_MUTED_SIZE = 1e-6  # of their weights: float16 still tells them apart, and the sums stay below its rounding
+_VARIED = 0.05  # how far weights differ that only muted ones read
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
@@ -54,10 +57,13 @@ def grow(shape: Shape, folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_file(NANO / "model.safetensors")
-    grown = {
-        name: np.ascontiguousarray(_widened(name, tensor.astype(np.float32), shape.copies), dtype=np.float16)
-        for name, tensor in _deepened(weights, shape.layers)
-    }
+    chance = np.random.default_rng(0)
+    grown = {}
+    for name, tensor, is_new in _deepened(weights, shape.layers):
+        wide = _widened(name, tensor.astype(np.float32), shape.copies)
+        if is_new and wide.ndim == 2:
+            wide = _varied(name, wide, chance)
+        grown[name] = np.ascontiguousarray(wide, dtype=np.float16)
     save_file(grown, folder / "model.safetensors", metadata={"format": "pt"})
     for name in _COPIED:
         shutil.copy(NANO / name, folder / name)
@@ -78,20 +84,20 @@ def _dimensions(config: dict[str, Any], shape: Shape) -> dict[str, int]:
 
 def _deepened(
     weights: dict[str, NDArray[np.float16]], n_layers: int
-) -> Iterator[tuple[str, NDArray[np.float16]]]:
-    """Yield the nano tensors and those of the layers it lacks, which change nothing."""
+) -> Iterator[tuple[str, NDArray[np.float16], bool]]:
+    """Yield the nano tensors and, marked as new, those of the layers it lacks, which change nothing."""
     last: dict[str, int] = {}
     for name in weights:
         if found := _LAYER.fullmatch(name):
             last[found[1]] = max(last.get(found[1], 0), int(found[2]))
     for name, tensor in weights.items():
-        yield name, tensor
+        yield name, tensor, False
         found = _LAYER.fullmatch(name)
         if found and int(found[2]) == last[found[1]]:
             for layer in range(last[found[1]] + 1, n_layers):
                 is_muted = found[3].startswith(_MUTED)
                 added = np.zeros_like(tensor) if is_muted else tensor
-                yield f"model.{found[1]}.layers.{layer}.{found[3]}", added
+                yield f"model.{found[1]}.layers.{layer}.{found[3]}", added, True
 
 
 def _widened(name: str, tensor: NDArray[np.float32], copies: int) -> NDArray[np.float32]:
@@ -105,6 +111,14 @@ def _widened(name: str, tensor: NDArray[np.float32], copies: int) -> NDArray[np.
     if name == "model.encoder.conv1.weight":  # [channels, mels, 3]: the mels stay
         return np.tile(tensor, (copies, 1, 1))
     return np.tile(tensor, (copies, copies, *[1] * (tensor.ndim - 2))) / copies
+
+
+def _varied(name: str, weight: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.float32]:
+    """Make the matrix of a layer that changes nothing different from all others."""
+    noise = chance.standard_normal(weight.shape, dtype=np.float32)
+    found = _LAYER.fullmatch(name)
+    assert found is not None
+    return noise * _MUTED_SIZE if found[3].startswith(_MUTED) else weight * (1 + _VARIED * noise)
 
 
 def main() -> None:
