@@ -143,6 +143,18 @@ def test_a_part_of_the_threads_gives_the_same_numbers(mels: Mels, tmp_path: Path
         np.testing.assert_array_equal(encoder.encode(mel, is_alone=False), encoder.encode(mel))
 
 
+def test_files_that_are_gone_by_the_time_of_the_second_caller(
+    mels: Mels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder_of(tmp_path, "int8")
+    encoder = OnnxEncoder(tmp_path, "int8", threads=2, workers=2)
+    alone = encoder.encode(mels[:1])
+    for file in tmp_path.iterdir():
+        file.unlink()
+    np.testing.assert_array_equal(encoder.encode(mels[:1], is_alone=False), alone)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 def test_128_bands(tmp_path: Path, mels: Mels) -> None:
     def wider(name: str, tensor: np.ndarray) -> np.ndarray:
         return np.pad(tensor, ((0, 0), (0, 48), (0, 0))) if name == "conv1.weight" else tensor

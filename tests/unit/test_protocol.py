@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ def error_of(transport: Transport) -> dict[str, Any]:
     top, _, body = transport.written.partition(b"\r\n\r\n")
     assert b"connection: close" in top.lower()
     assert b"content-type: application/json" in top.lower()
+    assert re.search(rb"\r\nx-request-id: req_[0-9a-f]{24}(\r\n|$)", top.lower())
     error: dict[str, Any] = json.loads(body)["error"]
     assert error["type"] == "invalid_request_error"
     return error

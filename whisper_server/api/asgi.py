@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
@@ -27,3 +28,8 @@ def log_fields(scope: Scope) -> dict[str, Any]:
     state: dict[str, Any] = scope.setdefault("state", {})
     fields: dict[str, Any] = state.setdefault("log_fields", {})
     return fields
+
+
+def new_request_id() -> str:
+    """Return a name for a request whose client gave it none."""
+    return f"req_{os.urandom(12).hex()}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import time
 from collections.abc import Callable
 
-from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields
+from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields, new_request_id
 from whisper_server.api.errors import error_event, send_error, unforeseen
 from whisper_server.api.gone import ClientGone
 from whisper_server.core.errors import (
@@ -39,7 +38,7 @@ class RequestLogMiddleware:
             await self._app(scope, receive, send)
             return
         given = header(scope, b"x-request-id") or ""
-        request_id = given if _SANE_ID.fullmatch(given) else f"req_{os.urandom(12).hex()}"
+        request_id = given if _SANE_ID.fullmatch(given) else new_request_id()
         fields = log_fields(scope)
         status = 0
         started = time.monotonic()

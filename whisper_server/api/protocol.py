@@ -16,6 +16,7 @@ that idle ones keep nobody out.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import ClassVar
@@ -26,9 +27,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from whisper_server.api.allowance import Allowance, Patience
+from whisper_server.api.asgi import new_request_id
 from whisper_server.api.errors import error_reply
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import InvalidRequest, UploadStalled, WhisperServerError
+
+log = logging.getLogger("whisper_server.requests")
 
 # What one connection gives the event loop to do at a time: chunks of one byte cost a hundred times as much as
 # the same bytes in one piece, and meanwhile nobody else is served.
@@ -179,8 +183,9 @@ class PatientProtocol(H11Protocol):
     def _refuse(self, error: WhisperServerError) -> None:
         """Answer in the application's place, where no reply has begun, and close the connection."""
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            reply = error_reply(error)
-            headers = [*reply.headers.items(), ("connection", "close")]
+            reply, request_id = error_reply(error), new_request_id()
+            headers = [*reply.headers.items(), ("connection", "close"), ("x-request-id", request_id)]
+            log.info("id=%s status=%s outcome=%s", request_id, reply.status, type(error).__name__)
             reason = HTTPStatus(reply.status).phrase
             for event in (
                 h11.Response(status_code=reply.status, headers=headers, reason=reason),

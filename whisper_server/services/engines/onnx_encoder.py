@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ class OnnxEncoder:
     A batch would gain nothing: one window is 1500 rows, enough for every core. A lone caller has them all;
     callers that share the cores have a session whose threads are their part of them. Two that each take all
     cores would wait for each other at every product, and take 14 to 28 % more time (bench/workers.py): worth
-    having the matrices twice.
+    having the matrices twice, from the first time on that there are two.
     """
 
     def __init__(self, folder: Path, kind: str, threads: int, workers: int = 1) -> None:
@@ -38,15 +39,15 @@ class OnnxEncoder:
             ModelUnavailable: onnxruntime cannot read or run the files.
         """
         self.name = f"onnxruntime {kind}"
-        is_exact = kind != "int8" or _sums_are_exact()
+        self._file = str(folder / FILE_NAME)
+        self._is_exact = kind != "int8" or _sums_are_exact()
+        self._threads, self._workers = threads, workers
+        self._lock = threading.Lock()
         try:
-            self._alone = _session(str(folder / FILE_NAME), _options(threads, is_exact=is_exact))
-            self._shared = self._alone
-            if 1 < workers <= threads:
-                options = _options(threads // workers, is_exact=is_exact)
-                self._shared = _session(str(folder / FILE_NAME), options)
+            self._alone = self._session(threads)
         except Exception as error:  # the library raises kinds of its own
             raise ModelUnavailable(f"The encoder in {folder.name!r} cannot be loaded: {error}") from error
+        self._shared: Any = None
 
     def encode(self, mels: NDArray[np.float32], *, is_alone: bool = True) -> NDArray[np.float32]:
         """Return the encoder output [batch, 1500, d_model] of mels [batch, n_mels, 3000].
@@ -57,12 +58,31 @@ class OnnxEncoder:
             EngineFailure: onnxruntime failed.
         """
         mels = np.ascontiguousarray(mels, dtype=np.float32)
-        session = self._alone if is_alone else self._shared
         try:
+            session = self._alone if is_alone else self._for_sharing()
             rows = [session.run(None, {"mel": mel[None]})[0] for mel in mels]
         except Exception as error:  # the library raises kinds of its own
             raise EngineFailure(f"The encoder failed: {error}") from error
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def _for_sharing(self) -> Any:
+        """Return the session for callers that share the cores, made for the first of them.
+
+        That takes a twentieth of what one window takes. Who is alone all the time, as a desktop app is, has
+        the matrices once.
+        """
+        with self._lock:
+            if self._shared is None:
+                self._shared = self._alone
+                if 1 < self._workers <= self._threads:
+                    try:
+                        self._shared = self._session(self._threads // self._workers)
+                    except Exception as error:  # noqa: BLE001  (no memory, or the files are gone by now)
+                        log.warning("calls at once will be slower than they could: %s", error)
+            return self._shared
+
+    def _session(self, threads: int) -> Any:
+        return _session(self._file, _options(threads, is_exact=self._is_exact))
 
 
 def _options(threads: int, *, is_exact: bool = True) -> Any:

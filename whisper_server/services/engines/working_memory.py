@@ -43,7 +43,7 @@ class Load:
 def weight_bytes(folder: Path) -> int:
     """Return what converted weights take in memory, by their files.
 
-    onnxruntime keeps the matrices of the encoder twice: as they were read, and as its kernels want them.
+    Those of onnxruntime's encoder are there twice: for a lone call, and for calls that share the cores.
     """
     files = {folder / "model.bin": 1, folder / f"{ENCODER_FILE}.data": 2}
     return sum(times * path.stat().st_size for path, times in files.items() if path.is_file())
