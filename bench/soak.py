@@ -1,6 +1,6 @@
 """Whether memory grows: `python -m bench.soak [--sizes nano tiny] [--requests 2000] [--servers NAME...]`.
 
-16 clients send clips of 3 to 15 s. The resident set of the process and its children is read after every
+16 clients send clips of 3 to 15 s. The proportional set of the process and its children is read after every
 hundredth request; the slope is that of a straight line through the second half of the readings.
 """
 
