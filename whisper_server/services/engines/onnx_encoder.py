@@ -28,8 +28,8 @@ class OnnxEncoder:
 
     A batch would gain nothing: one window is 1500 rows, enough for every core. A lone caller has them all;
     callers that share the cores have a session whose threads are their part of them. Two that each take all
-    cores would wait for each other at every product, and cost 12 to 16 % more processor time for a window in all
-    (bench/workers.py): worth having the matrices twice, from the first time on that there are two.
+    cores would wait for each other at every product: 12 to 16 % more processor time for a window in all
+    (bench/workers.py). That is worth having the matrices twice, from the first time on that there are two.
     """
 
     def __init__(self, folder: Path, kind: str, threads: int, workers: int = 1) -> None:
