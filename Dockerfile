@@ -9,7 +9,7 @@ RUN pip install -r requirements.txt
 COPY LICENSE whisper_api_server.py whisper_server.py ./
 COPY whisper_server ./whisper_server
 RUN python -m compileall -q whisper_server && \
-    useradd --system --uid 10001 --no-create-home whisper && \
+    useradd --uid 10001 --no-create-home whisper && \
     install -d -o whisper -g whisper /cache
 
 # Models live here; a volume keeps them when the container goes.

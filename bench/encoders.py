@@ -23,7 +23,6 @@ from pathlib import Path
 import av
 import ctranslate2
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from bench.grow import NANO, SHAPES, grow
@@ -38,6 +37,7 @@ from whisper_server.services.engines.encoder_graph import (
 )
 from whisper_server.services.engines.onnx_file import CONTRIBUTED
 from whisper_server.services.features import log_mel
+from whisper_server.services.quiet_onnxruntime import onnxruntime
 
 Array = NDArray[np.float32]
 Encode = Callable[[Array], Array]  # [n_mels, 3000] -> [1500, d_model]

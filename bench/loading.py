@@ -33,8 +33,8 @@ def measure(way: str, folder: Path) -> Figures:
     """Load one converted folder; return seconds and megabytes. Runs in a process of its own."""
     tune_allocator()
     import ctranslate2
-    import onnxruntime  # noqa: F401
 
+    import whisper_server.services.quiet_onnxruntime  # noqa: F401
     from whisper_server.services.engines.registry import load_engine
 
     before = status_mb("VmRSS")

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import NANO, ROOT, Sample, StartServer, server_environment
+from tests.conftest import NANO, ROOT, SAMPLES, Sample, StartServer, server_environment
 from tests.integration.stand_in_hub import SOURCE, Hub
 from whisper_server.services import hub
 
@@ -163,3 +163,31 @@ def run(arguments: tuple[str, ...], folder: Path, more: dict[str, str]) -> subpr
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def test_no_library_begins_to_report(tmp_path: Path, speech: Sample) -> None:
+    """Native code passes the hook by; onnxruntime's telemetry begins with a file that names the machine."""
+    home = tmp_path / "home"
+    home.mkdir()
+    says_no = (
+        "CI",
+        "GITHUB_ACTIONS",
+        "TF_BUILD",
+        "ORT_DISABLE_TELEMETRY",
+    )  # in this environment, to onnxruntime
+    variables = {"HOME": str(home), "WHISPER_CACHE_DIR": f"{tmp_path}/cache", "WHISPER_ENGINE": "ctranslate2"}
+    environment = server_environment(**variables)
+    for name in (*says_no, "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    command = ["whisper_server.py", "--model", str(NANO), str(SAMPLES / speech.name)]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{speech.text}\n"), done.stderr
+    assert [path for path in home.rglob("*") if path.is_file()] == []

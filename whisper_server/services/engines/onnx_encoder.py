@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
 from whisper_server.core.errors import EngineFailure, ModelUnavailable
 from whisper_server.services.engines.onnx_file import CONTRIBUTED, FILE_NAME, OnnxWriter
+from whisper_server.services.quiet_onnxruntime import onnxruntime
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
