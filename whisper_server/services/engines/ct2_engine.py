@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ctranslate2
@@ -22,6 +20,7 @@ from whisper_server.services.engines.base import (
     Sampling,
     everything,
 )
+from whisper_server.services.engines.calls import Calls
 from whisper_server.services.engines.rows import rows_by, rows_within
 from whisper_server.services.tokenizer import Tokenizer
 
@@ -88,7 +87,7 @@ class CTranslate2Engine:
         """Take the parts; without `encoder` the model's own is used."""
         self._model = model
         self._encoder = encoder
-        self._calls = _Calls()
+        self._calls = Calls()
         self.tokenizer = tokenizer
         self.info = EngineInfo(
             engine="ctranslate2",
@@ -200,26 +199,6 @@ class CTranslate2Engine:
         """Unload the weights."""
         self._encoder = None
         self._model.unload_model()
-
-
-class _Calls:
-    """How many calls work on the cores now; thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n = 0
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[bool]:
-        """Count a call while it runs; tell whether it began as the only one."""
-        with self._lock:
-            is_alone = self._n == 0
-            self._n += 1
-        try:
-            yield is_alone
-        finally:
-            with self._lock:
-                self._n -= 1
 
 
 def _view(encoded: Encoded) -> Any:
