@@ -25,11 +25,10 @@ import numpy as np
 from bench.figures import table
 from bench.grow import NANO, SHAPES, grow
 from whisper_server.core.memory import return_memory, tune_allocator
-from whisper_server.services.engines.base import Encoded, Engine, EngineSpec, Sampling
+from whisper_server.services.engines.base import BEST_OF, Encoded, Engine, EngineSpec, Sampling
 from whisper_server.services.engines.registry import load_engine, prepare_engine
 
 TEXT_TOKENS = 220  # of the longest text of a window, and of the longest prompt
-BEST_OF = 5  # candidates where tokens are sampled
 HOTTEST = 20.0  # a temperature at which the end of the text is as unlikely as any other token
 STATUS = Path("/proc/self/status")
 

@@ -37,13 +37,16 @@ class EngineInfo:
     notes: tuple[str, ...] = ()  # optimisations: "name: on" or "name: off, the reason", one each
 
 
+BEST_OF = 5  # as in openai/whisper
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the tokens of one attempt are chosen."""
 
     beam_size: int  # at temperature 0; 1 is greedy
     temperature: float  # 0: search; above: sample
-    best_of: int = 5  # candidates where tokens are sampled
+    best_of: int = BEST_OF  # candidates where tokens are sampled
 
 
 @dataclass(frozen=True, slots=True)
