@@ -198,6 +198,14 @@ def test_a_place_is_given_back_whatever_happens() -> None:
         assert (state.requests, state.audio_s, state.upload_bytes) == (0, 0.0, 0)
 
 
+def test_no_room_for_bytes_is_none_for_an_upload_that_does_not_say_its_size() -> None:
+    backlog = Backlog(LIMITS)
+    backlog.enter(0.0, LIMITS.upload_bytes)
+    assert backlog.state().is_full
+    with pytest.raises(Overloaded, match="MiB of uploads"):
+        backlog.enter(0.0)
+
+
 class Crowd(RuleBasedStateMachine):
     """Any order of arrivals, uploads, headers, windows and departures, beside a model of the sums."""
 

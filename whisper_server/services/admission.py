@@ -106,7 +106,7 @@ class Backlog:
             raise self._full(f"{self.limits.requests} requests at once")
         if state.audio_s >= self.limits.audio_s:
             raise self._full(f"{self.limits.audio_s:.0f} seconds of waiting audio")
-        self._check_bytes(state.upload_bytes + upload_bytes)
+        self._check_bytes(state.upload_bytes + max(1, upload_bytes))  # one that does not say brings some, too
         place = Place(upload_bytes)
         self._inside.add(place)
         return place
