@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 NANO = Path(__file__).parent.parent / "models" / "nano-whisper"
 _LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.+)")
 _MUTED = ("self_attn.out_proj.", "encoder_attn.out_proj.", "fc2.")  # what a layer adds to its input
-_MUTED_SIZE = 1e-6  # of their weights: float16 still tells them apart, and the sums stay below its rounding
+_MUTED_SIZE = 1e-6  # of their weights: float16 still tells them apart, and what they add is small
 _VARIED = 0.05  # how far weights differ that only muted ones read
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 

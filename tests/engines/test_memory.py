@@ -62,5 +62,4 @@ def test_unloading_returns_the_memory(nano_cache: Path) -> None:
 def test_a_busy_model_takes_about_what_is_counted(nano_cache: Path) -> None:
     found = in_a_process(NANO, EngineSpec(device="cpu", compute_type="int8", threads=2), nano_cache)
     assert found["loaded"] < found["longest"], found
-    # Counted are two workers at their busiest moment; on a busy machine these need not come together.
-    assert found["counted"] / 3 < found["longest"] < 1.1 * found["counted"], found
+    assert found["counted"] / 2 < found["longest"] < 1.1 * found["counted"], found

@@ -169,12 +169,7 @@ def test_no_library_begins_to_report(tmp_path: Path, speech: Sample) -> None:
     """Native code passes the hook by; onnxruntime's telemetry begins with a file that names the machine."""
     home = tmp_path / "home"
     home.mkdir()
-    says_no = (
-        "CI",
-        "GITHUB_ACTIONS",
-        "TF_BUILD",
-        "ORT_DISABLE_TELEMETRY",
-    )  # in this environment, to onnxruntime
+    says_no = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY")  # to onnxruntime
     variables = {"HOME": str(home), "WHISPER_CACHE_DIR": f"{tmp_path}/cache", "WHISPER_ENGINE": "ctranslate2"}
     environment = server_environment(**variables)
     for name in (*says_no, "XDG_CACHE_HOME"):

@@ -64,7 +64,7 @@ def _keep_to_one_thread() -> None:
     """Let NumPy's BLAS multiply on its caller's thread; the caller's pool bounds the CPU.
 
     After a product that OpenBLAS shares with threads of its own, these spin for the next tens of milliseconds
-    on cores that an engine could use: 25 ms for every spectrogram, which itself takes 5 ms on one thread.
+    on cores that an engine could use, several times as long as a spectrogram takes (bench/stages.py).
     """
     from threadpoolctl import ThreadpoolController  # noqa: PLC0415  (with the first file)
 

@@ -68,7 +68,7 @@ class OnnxEncoder:
     def _for_sharing(self) -> Any:
         """Return the session for callers that share the cores, made for the first of them.
 
-        That takes a twentieth of what one window takes. Who is alone all the time, as a desktop app is, has
+        That takes a small part of what one window takes. Who is alone all the time, as a desktop app is, has
         the matrices once.
         """
         with self._lock:
