@@ -4,8 +4,8 @@
 
 Sizes are those of `bench.grow`; a folder is taken as it is. Each model has a process of its own, that holds
 the libraries and nothing else before. There every worker gets the fullest batch, all at once: first speech of
-30 s as it comes, then, three times, the longest texts there are, after the longest prompts. Figures are resident
-memory above what the libraries took; "counted" is what WHISPER_MAX_MODEL_MEMORY_MB is held against.
+30 s as it comes, then, three times, the longest texts there are, after the longest prompts. Figures are
+resident memory above what the libraries took; "counted" is what WHISPER_MAX_MODEL_MEMORY_MB is held against.
 """
 
 from __future__ import annotations

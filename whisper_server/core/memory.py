@@ -23,8 +23,8 @@ def tune_allocator() -> None:
     for milliseconds each: what one has freed another could use, and each arena keeps its own peak.
 
     It also learns to keep ever larger pieces, up to 32 MiB, in those arenas, and what an encoder works with
-    leaves holes there: pieces from 4 MiB on are mapped and handed back. From 1 MiB on it cost tiny time. (Seen
-    with a bare encoder on two threads; no command here repeats it.)
+    leaves holes there: pieces from 4 MiB on are mapped and handed back. From 1 MiB on it cost tiny time
+    (seen with a bare encoder on two threads; no command here repeats it).
     """
     tune = _libc("mallopt")
     if tune is not None:
