@@ -109,7 +109,6 @@ def measure(folder: Path, spec: EngineSpec, cache: Path) -> dict[str, float]:
         import ctranslate2  # noqa: F401
 
         import whisper_server.services.quiet_onnxruntime  # noqa: F401
-    import tokenizers  # noqa: F401
 
     speech(80, 1)  # what reads audio is no part of a model
     before = status_mb("VmRSS")

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.models import WordLevel
 
 from whisper_server.core.errors import InvalidRequest, ModelUnavailable
 from whisper_server.services.tokenizer import MAX_PROMPT_TOKENS, Tokenizer
+from whisper_server.services.vocabulary import Vocabulary
 
 NANO = Path(__file__).parents[2] / "models" / "nano-whisper"
+BROKEN = ["", "{", "[" * 100_000, '{"version":"1.0","model":{"type":"WordLevel"}}', '{"model":{"vocab":[]}}']
+BROKEN += [json.dumps({"model": {"vocab": {"a": number}}}) for number in (-1, 1 << 40, 0.5, "1", None)]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +112,47 @@ def test_the_bytes_of_tokens_join_to_the_text(tokenizer: Tokenizer, text: str) -
     assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))).decode() == text
 
 
+@cache
+def _library() -> RawTokenizer:
+    return RawTokenizer.from_file(str(NANO / "tokenizer.json"))
+
+
+@given(tokens=st.lists(st.integers(0, 50256), max_size=12))
+def test_tokens_in_any_order_have_the_text_that_the_library_gives_them(
+    tokenizer: Tokenizer, tokens: list[int]
+) -> None:
+    assert tokenizer.text(tokens) == _library().decode(tokens, skip_special_tokens=False)
+
+
+@given(st.lists(st.integers(-5, 1 << 40), max_size=3))
+def test_an_unknown_token_says_nothing(tokens: list[int]) -> None:
+    vocabulary = Vocabulary({"a": 0, "é": 3, "<|en|>": 5})
+    known = {0: b"a", 3: b"\xe9", 5: b"<|en|>"}
+    assert [vocabulary.token_bytes(token) for token in tokens] == [known.get(t, b"") for t in tokens]
+    assert (vocabulary.number("<|en|>"), vocabulary.number("<|de|>")) == (5, None)
+
+
+def test_text_needs_no_library_and_the_first_prompt_loads_it() -> None:
+    code = (
+        "import sys; from pathlib import Path; from whisper_server.services.tokenizer import Tokenizer;"
+        f"t = Tokenizer.from_file(Path({str(NANO / 'tokenizer.json')!r}), is_multilingual=True);"
+        "text = t.text([50364, 286, 478]); before = 'tokenizers' in sys.modules;"
+        "print([text, before, t.encode(text), 'tokenizers' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[" I\'m", False, [286, 478], True]'
+
+
+def test_a_file_that_only_the_library_cannot_read_fails_at_the_prompt(tmp_path: Path) -> None:
+    document = json.loads((NANO / "tokenizer.json").read_bytes())
+    document["model"]["merges"] = "none"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json", is_multilingual=True)
+    assert tokenizer.text([286, 478]) == " I'm"
+    with pytest.raises(ModelUnavailable, match=r"tokenizer\.json"):
+        tokenizer.prompt([], "a prompt")
+
+
 def test_an_english_only_model_refuses_what_it_cannot_do() -> None:
     english = Tokenizer.from_file(NANO / "tokenizer.json", is_multilingual=False)
     assert english.start_sequence("en", "transcribe") == [50258]
@@ -116,19 +168,16 @@ def test_a_language_that_this_model_lacks(tokenizer: Tokenizer) -> None:
         tokenizer.start_sequence("yue", "transcribe")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b'{"version":"1.0","model":{"type":"WordLevel"}}'])
-def test_missing_or_broken_file(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, *BROKEN])
+def test_missing_or_broken_file(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "tokenizer.json"
     if content is not None:
-        path.write_bytes(content)
+        path.write_text(content)
     with pytest.raises(ModelUnavailable, match=r"tokenizer\.json"):
         Tokenizer.from_file(path, is_multilingual=True)
 
 
 def test_a_vocabulary_that_is_not_whispers(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer as RawTokenizer
-    from tokenizers.models import WordLevel
-
     path = tmp_path / "tokenizer.json"
     RawTokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(path))
     with pytest.raises(ModelUnavailable, match="no Whisper vocabulary"):

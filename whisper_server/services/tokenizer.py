@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import InvalidRequest, ModelUnavailable
 from whisper_server.core.languages import NAMES
 from whisper_server.core.types import SECONDS_PER_TIMESTAMP, Task
+from whisper_server.services.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RawTokenizer
@@ -23,19 +25,6 @@ _OPENING = frozenset({"Ps", "Pi", "Pd"})  # brackets, quotes and the dash before
 _SPECIAL = re.compile(r"<\|[^|]*\|>")
 
 
-def _bytes_by_character() -> dict[str, int]:
-    """Return what each character of the vocabulary stands for, as GPT-2's `bytes_to_unicode` has it.
-
-    Printable Latin-1 stands for itself; the other bytes, in order, for the characters from 256 on.
-    """
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)}
-    others = (byte for byte in range(256) if byte not in printable)
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTE_OF = _bytes_by_character()
-
-
 @dataclass(frozen=True, slots=True)
 class WordTokens:
     """One word and the run of text tokens that spells it."""
@@ -45,10 +34,14 @@ class WordTokens:
 
 
 class Tokenizer:
-    """The vocabulary of one model; immutable and safe to share between threads."""
+    """The vocabulary of one model and its special tokens; safe to share between threads."""
 
-    def __init__(self, raw: RawTokenizer, *, is_multilingual: bool) -> None:
-        self._raw = raw
+    def __init__(
+        self, vocabulary: Vocabulary, encoder: Callable[[], RawTokenizer], *, is_multilingual: bool
+    ) -> None:
+        """Take the tokens, and what returns the library's tokenizer once a prompt needs it."""
+        self._vocabulary = vocabulary
+        self._load_encoder = encoder
         self.is_multilingual = is_multilingual
         self.end = self._id("<|endoftext|>")
         self.start = self._id("<|startoftranscript|>")
@@ -59,24 +52,24 @@ class Tokenizer:
         self._languages: dict[str, int] = {}
         if is_multilingual:
             self._tasks = {"transcribe": self._id("<|transcribe|>"), "translate": self._id("<|translate|>")}
-            ids = ((code, raw.token_to_id(f"<|{code}|>")) for code in NAMES)
+            ids = ((code, vocabulary.number(f"<|{code}|>")) for code in NAMES)
             self._languages = {code: token for code, token in ids if token is not None}
 
     @classmethod
     def from_file(cls, path: Path, *, is_multilingual: bool) -> Tokenizer:
         """Read a `tokenizer.json`; raises `ModelUnavailable` where it is missing or no Whisper vocabulary."""
-        from tokenizers import Tokenizer as RawTokenizer  # noqa: PLC0415  (only when a model is loaded)
-
         if not path.is_file():
             raise ModelUnavailable(f"The model folder {path.parent.name!r} has no {path.name}; add it.")
-        try:
-            raw = RawTokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ModelUnavailable(f"The {path.name} of {path.parent.name!r} cannot be read.") from error
-        return cls(raw, is_multilingual=is_multilingual)
+        return cls(Vocabulary.from_file(path), lambda: _encoder(path), is_multilingual=is_multilingual)
+
+    @classmethod
+    def from_raw(cls, raw: RawTokenizer, *, is_multilingual: bool) -> Tokenizer:
+        """Wrap a tokenizer of the library; raises `ModelUnavailable` where it is not Whisper's."""
+        vocabulary = Vocabulary(raw.get_vocab(with_added_tokens=True))
+        return cls(vocabulary, lambda: raw, is_multilingual=is_multilingual)
 
     def _id(self, token: str) -> int:
-        found: int | None = self._raw.token_to_id(token)
+        found = self._vocabulary.number(token)
         if found is None:
             raise ModelUnavailable(
                 f"The model's tokenizer.json has no token {token}; it is no Whisper vocabulary."
@@ -123,9 +116,17 @@ class Tokenizer:
         return self.encode(" " + stripped) if stripped else []
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of plain text."""
-        ids: list[int] = self._raw.encode(text, add_special_tokens=False).ids
+        """Return the tokens of plain text; the first call loads what knows how to split it, and blocks.
+
+        Raises:
+            ModelUnavailable: the tokenizers library cannot read the model's tokenizer.json.
+        """
+        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
         return ids
+
+    @cached_property
+    def _encoder(self) -> RawTokenizer:
+        return self._load_encoder()  # two threads may load it at once; either result will do
 
     def is_timestamp(self, token: int) -> bool:
         """Tell a timestamp token from all others."""
@@ -140,16 +141,15 @@ class Tokenizer:
         return [token for token in tokens if token < self.end]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of the tokens as the model wrote it, leading space kept."""
-        decoded: str = self._raw.decode(self.text_tokens(tokens), skip_special_tokens=False)
-        return decoded
+        """Return the text of the tokens as the model wrote it, leading space kept.
+
+        Bytes that are no UTF-8, as those of a character cut in two, become replacement characters.
+        """
+        return b"".join(map(self.token_bytes, self.text_tokens(tokens))).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes of one text token; they may be a part of a character."""
-        written = self._raw.id_to_token(token) or ""
-        if any(character not in _BYTE_OF for character in written):
-            return written.encode()  # added to the vocabulary as plain text
-        return bytes(_BYTE_OF[character] for character in written)
+        return self._vocabulary.token_bytes(token)
 
     def split_words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
         """Split text tokens into words: at spaces, or at characters in languages that write none.
@@ -185,3 +185,12 @@ class Tokenizer:
         if run:
             groups.append(WordTokens(self.text(run), tuple(run)))
         return groups
+
+
+def _encoder(path: Path) -> RawTokenizer:
+    from tokenizers import Tokenizer as RawTokenizer  # noqa: PLC0415  (only for prompts)
+
+    try:
+        return RawTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelUnavailable(f"The {path.name} of {path.parent.name!r} cannot be read.") from error

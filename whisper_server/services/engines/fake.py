@@ -55,7 +55,7 @@ def build_tokenizer() -> Tokenizer:
     steps = round(WINDOW_S / SECONDS_PER_TIMESTAMP) + 1
     specials += [f"{step * SECONDS_PER_TIMESTAMP:.2f}" for step in range(steps)]
     raw.add_special_tokens([AddedToken(f"<|{name}|>", special=True) for name in specials])
-    return Tokenizer(raw, is_multilingual=True)
+    return Tokenizer.from_raw(raw, is_multilingual=True)
 
 
 class _FakeEncoded:

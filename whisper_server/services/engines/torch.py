@@ -88,7 +88,7 @@ def _load_on(device: str, folder: Path, spec: EngineSpec) -> TorchEngine:
     is_multilingual = config["vocab_size"] >= MULTILINGUAL_VOCABULARY
     return TorchEngine(
         network,
-        Tokenizer(raw, is_multilingual=is_multilingual),
+        Tokenizer.from_raw(raw, is_multilingual=is_multilingual),
         decided,
         languages=languages_of(raw, generation),
         no_speech=raw.token_to_id("<|nospeech|>") or raw.token_to_id("<|nocaptions|>"),
