@@ -2,6 +2,7 @@
 
     python -m bench.serving --sizes tiny base small --runs 5 [--whisper-cpp-source FOLDER]
     python -m bench.serving --quick                     # a look at whether everything works
+    python -m bench.serving ... --resume                # go on with one that was cut off, on the same code
 
 Needs `pip install -r requirements-bench.txt`. Makes what is missing under build/bench (environments,
 weights), then visits the servers by turns, so that a drift of the machine hits all alike: start, latency
@@ -25,27 +26,30 @@ from pathlib import Path
 
 from bench import environments
 from bench.grow import SHAPES
+from bench.journal import Journal
 from bench.report import report
 from bench.servers import COMMANDS, OURS, Setup, available, prepare, processor
-from bench.visit import PARTS, Plan, Visit, visit
+from bench.visit import PARTS, RATES, Plan, Visit, visit
 
 PEERS = [name for name in COMMANDS if name != OURS]
 
 
-def measure(setup: Setup, plan: Plan, servers: list[str], open_servers: list[str], runs: int) -> list[Visit]:
+def measure(setup: Setup, plans: dict[str, Plan], runs: int, *, resumes: bool) -> list[Visit]:
     """Visit every server `runs` times, by turns; each run begins with another one."""
+    servers, journal = list(plans), Journal(setup.build / "visits.jsonl")
     prepare(setup, servers)
     visits: list[Visit] = []
-    without = replace(plan, parts=tuple(part for part in plan.parts if part != "open"))
     for run in range(runs):
         shift = run % len(servers)
         for name in [*servers[shift:], *servers[:shift]]:
-            began = time.perf_counter()
-            visits.append(visit(name, setup, plan if name in open_servers else without, seed=run))
-            took_s = time.perf_counter() - began
-            with (setup.build / "visits.jsonl").open("a") as log:  # what a run that is cut off leaves
-                log.write(json.dumps({"size": setup.size, **asdict(visits[-1])}) + "\n")
-            print(f"{setup.size}, run {run + 1}: {name} took {took_s:.0f} s", file=sys.stderr)
+            found = journal.find(setup, plans[name], run, name) if resumes else None
+            if found is None:
+                began = time.perf_counter()
+                found = visit(name, setup, plans[name], seed=run)
+                journal.add(setup, plans[name], run, found)
+                took_s = time.perf_counter() - began
+                print(f"{setup.size}, run {run + 1}: {name} took {took_s:.0f} s", file=sys.stderr)
+            visits.append(found)
     return visits
 
 
@@ -76,16 +80,19 @@ def main() -> None:
     binary = args.whisper_cpp.resolve() if args.whisper_cpp else None
     if source:
         binary = environments.build_whisper_cpp(source, args.build)
-    plan = Plan(tuple(args.parts), args.repeats, args.seconds, 16, args.minutes, args.patience, args.language)
+    loads = (args.language, tuple(args.rates))
+    plan = Plan(tuple(args.parts), args.repeats, args.seconds, 16, args.minutes, args.patience, *loads)
     if args.quick:
         plan = Plan(plan.parts, 1, 4.0, 16, 1.0, 10.0, args.language, rates=(0.5, 3.0))
+    without = replace(plan, parts=tuple(part for part in plan.parts if part != "open"))
     args.build.mkdir(parents=True, exist_ok=True)
     for size in ["tiny"] if args.quick and args.sizes == list(_SIZES) else args.sizes:
         setup = Setup(size, args.beam, args.vad, args.cores, args.build.resolve(), binary)
         servers = available(setup, [OURS, *args.peers])
         open_servers = [OURS, *(args.peers if args.open_peers is None else args.open_peers)]
+        plans = {name: plan if name in open_servers else without for name in servers}
         runs = 1 if args.quick else args.runs
-        visits = measure(setup, plan, servers, open_servers, runs)
+        visits = measure(setup, plans, runs, resumes=args.resume)
         by_server = {name: [each for each in visits if each.server == name] for name in servers}
         said = conditions(setup, plan, servers, runs)
         kept = {"conditions": said, "visits": [asdict(each) for each in visits]}
@@ -112,6 +119,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--language", action="store_true", help="clients say the language of their clip")
     parser.add_argument("--repeats", type=int, default=3, help="requests of a single clip in one run")
     parser.add_argument("--seconds", type=float, default=12.0, help="about how long a loop takes")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of the open loop: of capacity")
+    parser.add_argument("--resume", action="store_true", help="keep what a run that was cut off has measured")
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the long file")
     parser.add_argument("--patience", type=float, default=30.0, help="seconds of a client in the open loop")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)

@@ -19,6 +19,8 @@ from bench.servers import ROOT, Setup, Started, checkpoint, running
 
 RATES = (0.5, 0.8, 1.2, 3.0)  # of the capacity that the closed loop has just found
 PARTS = ("start", "latency", "long", "clients", "open")
+WARM_UP = 4  # clients at once, with one request each, before anything is counted
+MOST_REQUESTS = 1000
 REST_S = 2.0  # after the first transcript, before the memory with one model is read
 _PATIENT_S = 3600.0  # where a request must not be given up
 
@@ -38,7 +40,7 @@ class Plan:
 
     def count(self, per_s: float, least: int) -> int:
         """Return how many requests fill the time at this rate."""
-        return min(max(round(per_s * self.seconds), least), 400)
+        return min(max(round(per_s * self.seconds), least), MOST_REQUESTS)
 
 
 @dataclass(slots=True)
@@ -83,10 +85,10 @@ def _long(result: Visit, server: Started, setup: Setup, plan: Plan, _: int) -> N
 
 def _clients(result: Visit, server: Started, setup: Setup, plan: Plan, seed: int) -> None:
     """Find the capacity: the rate at which all of the requests were answered, the last ones included."""
-    warm = ("--requests", str(plan.clients), "--clients", "4", "--seed", str(seed))
+    warm = ("--requests", str(WARM_UP), "--clients", str(WARM_UP), "--seed", str(seed))
     began = time.perf_counter()
     _measured(result, server, plan, "", *warm, setup=setup)
-    guess_per_s = plan.clients / (time.perf_counter() - began)
+    guess_per_s = WARM_UP / (time.perf_counter() - began)
     n_requests = plan.count(guess_per_s, plan.clients)
     flags = ("--requests", str(n_requests), "--clients", str(plan.clients), "--seed", str(seed))
     outcome: dict[str, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 pytest.importorskip("psutil")
 
 from bench import audio, figures
+from bench.journal import Journal
 from bench.report import SINGLE, compared, loops
+from bench.servers import Setup
 from bench.visit import Plan, Visit
 
 
@@ -74,7 +77,7 @@ def test_table_compares_with_ours_and_leaves_out_what_was_not_measured() -> None
 
 def test_slow_servers_get_fewer_requests_but_never_fewer_than_clients() -> None:
     plan = Plan(seconds=10)
-    assert [plan.count(per_s, 16) for per_s in (0.1, 5.0, 1000.0)] == [16, 50, 400]
+    assert [plan.count(per_s, 16) for per_s in (0.1, 5.0, 1e6)] == [16, 50, 1000]
 
 
 def test_clips_have_their_lengths_and_every_word_of_their_text() -> None:
@@ -87,3 +90,16 @@ def test_clips_have_their_lengths_and_every_word_of_their_text() -> None:
         assert clip.text
     assert mix == audio.mix()
     assert Path(audio.SAMPLES, "clips.json").is_file()
+
+
+def test_a_journal_gives_back_only_visits_of_the_same_conditions(tmp_path: Path) -> None:
+    setup, plan = Setup("tiny"), Plan()
+    visit = Visit("ours", {"speed": 2.0}, {"clients": [0.5]}, {"mix": "a"})
+    journal = Journal(tmp_path / "visits.jsonl")
+    assert journal.find(setup, plan, 0, "ours") is None
+    journal.add(setup, plan, 0, visit)
+    assert Journal(tmp_path / "visits.jsonl").find(setup, plan, 0, "ours") == visit
+    assert journal.find(setup, plan, 1, "ours") is None
+    assert journal.find(setup, plan, 0, "theirs") is None
+    assert journal.find(replace(setup, beam=1), plan, 0, "ours") is None
+    assert journal.find(setup, replace(plan, seconds=1), 0, "ours") is None
