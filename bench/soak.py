@@ -1,7 +1,8 @@
 """Whether memory grows: `python -m bench.soak [--sizes nano tiny] [--requests 2000] [--servers NAME...]`.
 
 16 clients send clips of 3 to 15 s. The proportional set of the process and its children is read after every
-hundredth request; the slope is that of a straight line through the second half of the readings.
+hundredth request, at once and again at rest: what is busy holds pieces of chance, what rests holds what has
+been kept. The slopes are those of straight lines through the second half of the readings.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from bench import environments
 from bench.figures import slope, table
 from bench.grow import SHAPES
 from bench.servers import COMMANDS, OURS, Setup, checkpoint, prepare, running
-from bench.visit import load
+from bench.visit import REST_S, load
 
 
 def measure(name: str, setup: Setup, n_requests: int, step: int) -> dict[str, list[float]]:
-    """Return the readings: requests so far, and megabytes."""
-    sent, memory_mb = [0.0], list[float]()
+    """Return the readings: requests so far, megabytes just after them, and at rest."""
+    sent, busy_mb, rest_mb = [0.0], list[float](), list[float]()
     with running(name, setup) as server:
-        memory_mb.append(server.memory_mb())
+        busy_mb.append(server.memory_mb())
+        rest_mb.append(busy_mb[0])
         model = checkpoint(setup).name
         while sent[-1] < n_requests:
             count = 1 if sent[-1] == 0 else min(step, int(n_requests - sent[-1]))
@@ -31,18 +34,23 @@ def measure(name: str, setup: Setup, n_requests: int, step: int) -> dict[str, li
             outcome = load(server, model, *flags)
             assert all(reply["status"] == 200 for reply in outcome["replies"]), name
             sent.append(sent[-1] + count)
-            memory_mb.append(server.memory_mb())
-            print(f"{setup.size} {name}: {sent[-1]:.0f} {memory_mb[-1]:.1f} MB", file=sys.stderr)
-    return {"requests": sent, "memory_mb": memory_mb}
+            busy_mb.append(server.memory_mb())
+            time.sleep(REST_S)
+            rest_mb.append(server.memory_mb())
+            shown = f"{busy_mb[-1]:.1f} MB, at rest {rest_mb[-1]:.1f}"
+            print(f"{setup.size} {name}: {sent[-1]:.0f} {shown}", file=sys.stderr)
+    return {"requests": sent, "busy_mb": busy_mb, "rest_mb": rest_mb}
 
 
 def row(size: str, name: str, readings: dict[str, list[float]]) -> list[str]:
     """Return the line of the table."""
-    sent, memory_mb = readings["requests"], readings["memory_mb"]
-    half = len(sent) // 2
-    kb = 1000 * slope(sent[half:], memory_mb[half:])
-    shown = [f"{value:.0f}" for value in (memory_mb[0], memory_mb[1], max(memory_mb), memory_mb[-1])]
-    return [size, name, *shown, f"{kb:.2f}"]
+    sent, half = readings["requests"], len(readings["requests"]) // 2
+    cells = [f"{readings['rest_mb'][first]:.0f}" for first in (0, 1)]
+    for key in ("busy_mb", "rest_mb"):
+        memory_mb = readings[key]
+        cells += [f"{value:.0f}" for value in (max(memory_mb), memory_mb[-1])]
+        cells.append(f"{1000 * slope(sent[half:], memory_mb[half:]):.2f}")
+    return [size, name, *cells]
 
 
 def main() -> None:
@@ -64,8 +72,10 @@ def main() -> None:
             readings = measure(name, setup, args.requests, args.step)
             (args.build / f"soak-{size}-{name}.json").write_text(json.dumps(readings))
             rows.append(row(size, name, readings))
-    header = ["size", "server", "at /health, MB", "with one model", "most", f"after {args.requests}"]
-    print(table([*header, "slope, kB per request"], rows))
+    header = ["size", "server", "at /health, MB", "with one model"]
+    for state in ("busy", "at rest"):
+        header += [f"{state}: most", f"after {args.requests}", "slope, kB per request"]
+    print(table(header, rows))
 
 
 if __name__ == "__main__":
