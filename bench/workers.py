@@ -99,7 +99,8 @@ def _setup(plan: Plan) -> Plan:
 def measure(size: str, arguments: argparse.Namespace, cache: Path) -> None:
     folder = ensure_converted(grow(SHAPES[size], cache / size), cache, "int8", "int8")
     mels = sample_mels(arguments.windows)
-    chosen = list(plans(arguments.threads, arguments.batches))
+    every = plans(arguments.threads, arguments.batches)
+    chosen = [plan for plan in every if plan.shares or not arguments.as_served]
     setups = {_setup(plan): plan for plan in chosen}
     engines = {key: Engine(folder, plan) for key, plan in setups.items()}
     never = (float("inf"), float("inf"))
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--as-served", action="store_true", help="only the workers and threads of the server")
     parser.add_argument("--cache", type=Path, help="keeps the grown models for the next run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
