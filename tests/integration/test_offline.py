@@ -165,24 +165,14 @@ def run(arguments: tuple[str, ...], folder: Path, more: dict[str, str]) -> subpr
     )
 
 
-def test_no_library_begins_to_report(tmp_path: Path, speech: Sample) -> None:
+def test_no_library_begins_to_report(tmp_path: Path, speech: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     """Native code passes the hook by; onnxruntime's telemetry begins with a file that names the machine."""
     home = tmp_path / "home"
     home.mkdir()
     says_no = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY")  # to onnxruntime
-    variables = {"HOME": str(home), "WHISPER_CACHE_DIR": f"{tmp_path}/cache", "WHISPER_ENGINE": "ctranslate2"}
-    environment = server_environment(**variables)
     for name in (*says_no, "XDG_CACHE_HOME"):
-        environment.pop(name, None)
-    command = ["whisper_server.py", "--model", str(NANO), str(SAMPLES / speech.name)]
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+        monkeypatch.delenv(name, raising=False)
+    command = ("transcribe", "--model", str(NANO), str(SAMPLES / speech.name))
+    done = run(command, tmp_path, {"HOME": str(home), "WHISPER_ENGINE": "ctranslate2"})
     assert (done.returncode, done.stdout) == (0, f"{speech.text}\n"), done.stderr
     assert [path for path in home.rglob("*") if path.is_file()] == []
