@@ -16,14 +16,14 @@ import pytest
 
 from tests.conftest import NANO, SAMPLES, all_samples
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.services.engines import onnx_encoder
+from whisper_server.services.engines import encoder_graph, onnx_encoder
 from whisper_server.services.engines.base import Engine, EngineSpec, Sampling
 from whisper_server.services.engines.checkpoint import Checkpoint, read_config
 from whisper_server.services.engines.convert import MARKER, ensure_converted
 from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder
 from whisper_server.services.engines.onnx_encoder import OnnxEncoder
 from whisper_server.services.engines.onnx_file import FILE_NAME
-from whisper_server.services.engines.registry import load_engine
+from whisper_server.services.engines.registry import load_engine, prepare_engine
 from whisper_server.services.features import log_mel
 
 CLIPS = [sample for sample in all_samples() if sample.is_robust]
@@ -164,12 +164,37 @@ def test_128_bands(tmp_path: Path, mels: Mels) -> None:
     np.testing.assert_allclose(encoder_of(tmp_path / "128", "float32", wider).encode(wide), narrow, atol=2e-4)
 
 
-def test_slow_but_exact_sums_give_the_same(
-    mels: Mels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_unsigned_weights_give_the_same(mels: Mels, tmp_path: Path) -> None:
+    signed = encoder_of(tmp_path / "signed", "int8").encode(mels[:1])
+    unsigned = encoder_of(tmp_path / "unsigned", "uint8").encode(mels[:1])
+    np.testing.assert_allclose(unsigned, signed, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("is_exact", "compute_type", "kind"),
+    [(True, "int8", "int8"), (False, "int8", "uint8"), (False, "float32", "float32")],
+)
+def test_a_processor_gets_the_weights_that_it_computes_with_right(
+    is_exact: bool, compute_type: str, kind: str, nano_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fast = encoder_of(tmp_path, "int8").encode(mels[:1])
-    monkeypatch.setattr(onnx_encoder, "_sums_are_exact", lambda: False)
-    np.testing.assert_allclose(encoder_of(tmp_path, "int8").encode(mels[:1]), fast, atol=1e-3)
+    monkeypatch.setattr(onnx_encoder, "sums_are_exact", lambda: is_exact)
+    spec = EngineSpec(threads=1, compute_type=compute_type)
+    assert f"-onnx-{kind}-" in prepare_engine(NANO, spec, nano_cache).name
+    engine = load_engine(NANO, spec, nano_cache)
+    try:
+        assert engine.info.encoder == f"onnxruntime {kind}"
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("pieces", [1, 12])
+def test_in_pieces_it_computes_the_same(
+    pieces: int, mels: Mels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = encoder_of(tmp_path / "usual", "float32").encode(mels[:1])
+    monkeypatch.setattr(encoder_graph, "PIECES", pieces)
+    other = encoder_of(tmp_path / "other", "float32").encode(mels[:1])
+    np.testing.assert_allclose(other, usual, atol=1e-5)
 
 
 def test_the_format_is_onnxs(tmp_path: Path) -> None:

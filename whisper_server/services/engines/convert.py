@@ -36,7 +36,7 @@ from whisper_server.services.engines.spec import set_config, whisper_spec
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what this module writes; raise it to have every model converted anew
+VERSION = 2  # of what this module writes; raise it to have every model converted anew
 MARKER = "conversion.json"  # written last: name and size of every file, and the folder they were made from
 COPIED = ("generation_config.json", "preprocessor_config.json")
 STALE_S = 3600.0  # age after which a temporary folder was left by a crash; the largest model takes minutes

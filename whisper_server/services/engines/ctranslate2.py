@@ -55,6 +55,7 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
         ModelUnavailable: the folder is no model, or the device or compute type is not to be had.
     """
     device, compute_type, wanted = _choices(spec)
+    wanted = _for_this_processor(wanted)
     converted = ensure_converted(folder, cache_dir, _quantization(compute_type), wanted)
     threads = spec.threads or os.cpu_count() or 1
     encoder = _onnx_encoder(converted, wanted, threads) if wanted else None
@@ -134,7 +135,7 @@ def working_bytes(folder: Path, spec: EngineSpec) -> int:
 def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
     """Convert the model as `load` would, without loading it; return the folder to load. Raises as `load`."""
     _, compute_type, encoder = _choices(spec)
-    return ensure_converted(folder, cache_dir, _quantization(compute_type), encoder)
+    return ensure_converted(folder, cache_dir, _quantization(compute_type), _for_this_processor(encoder))
 
 
 def _choices(spec: EngineSpec) -> tuple[str, str, str | None]:
@@ -142,6 +143,15 @@ def _choices(spec: EngineSpec) -> tuple[str, str, str | None]:
     device = _device(spec.device)
     compute_type = _compute_type(device, spec.compute_type)
     return device, compute_type, _ONNX_ENCODERS.get(compute_type) if device == "cpu" else None
+
+
+def _for_this_processor(encoder: str | None) -> str | None:
+    """Return the way to store the encoder's numbers with which this processor computes right."""
+    if encoder != "int8":
+        return encoder
+    from whisper_server.services.engines.onnx_encoder import sums_are_exact  # noqa: PLC0415  (CPU only)
+
+    return encoder if sums_are_exact() else "uint8"
 
 
 def _device(wanted: str) -> str:

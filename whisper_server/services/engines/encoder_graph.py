@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     ReadTensor = Callable[[str], NDArray[Any]]  # by its name in the encoder, "conv1.weight"
 
+# Positions meet in the attention only. The rest of a layer takes them in so many pieces, one after the other:
+# what one operator leaves for the next is still in the processor's cache, and memory holds one piece of it.
+PIECES = 5
 EPSILON = 1e-5  # of every layer normalisation, as in torch
 LOWEST_GELU = 0.17  # GELU goes no further below zero than 0.16998
 TINY = np.float32(1e-6)  # keeps divisions by what is all zeros finite
+UNSIGNED_ZERO = 128
 TYPICAL_PEAK = np.float32(3)  # standard deviations that a channel's largest values lie from its mean
 
 
@@ -72,8 +76,11 @@ class EncoderGraph:
         x = self._gelu(self._convolution(x, "conv2", stride=2))
         positions = self._read("embed_positions.weight")
         x = onnx.node("Add", onnx.node("Transpose", x, perm=(0, 2, 1)), onnx.weight(positions[None]))
+        d_model = positions.shape[1]
+        x = self._shaped(x, PIECES, -1, d_model)
         for index in range(layers):
             x = self._layer(x, self._read_layer(f"layers.{index}"), heads)
+        x = self._shaped(x, 1, -1, d_model)
         onnx.rename(self._norm(x, self._affine("layer_norm")), "hidden")
         n_mels = self._tensor("conv1.weight").shape[1]
         onnx.save({"mel": (1, n_mels, WINDOW_FRAMES)}, {"hidden": (1, *positions.shape)})
@@ -82,20 +89,31 @@ class EncoderGraph:
         """Change the weights of a layer, but not what it computes, before they are written."""
 
     def linear(self, x: str, layer: Affine, *, after_gelu: bool = False) -> str:  # noqa: ARG002
-        """Multiply x [1, rows, k] by the weight, transposed, and add the bias."""
+        """Multiply x [rows, k] by the weight, transposed, and add the bias."""
         product = self.onnx.node("MatMul", x, self.onnx.weight(layer.weight.T))
         return self.onnx.node("Add", product, self.onnx.weight(layer.bias))
 
     def _layer(self, x: str, layer: Layer, heads: int) -> str:
-        onnx = self.onnx
+        """Take x [PIECES, 1500 / PIECES, d_model] through a layer."""
         self.prepare(layer)
-        q, k, v = onnx.nodes(
-            "Split", self.linear(self._norm(x, layer.attention_norm), layer.qkv), outputs=3, axis=-1
-        )
-        mixed = onnx.node("MultiHeadAttention", q, k, v, domain=CONTRIBUTED, num_heads=heads)
-        x = onnx.node("Add", x, self.linear(mixed, layer.attention_out))
-        inner = self._gelu(self.linear(self._norm(x, layer.mlp_norm), layer.fc1))
-        return onnx.node("Add", x, self.linear(inner, layer.fc2, after_gelu=True))
+
+        def before(x: str) -> list[str]:
+            inputs = self.linear(self._norm(x, layer.attention_norm), layer.qkv)
+            return self.onnx.nodes("Split", inputs, outputs=3, axis=-1)
+
+        def after(x: str, mixed: str) -> list[str]:
+            x = self.onnx.node("Add", x, self.linear(mixed, layer.attention_out))
+            inner = self._gelu(self.linear(self._norm(x, layer.mlp_norm), layer.fc1))
+            return [self.onnx.node("Add", x, self.linear(inner, layer.fc2, after_gelu=True))]
+
+        d_model = len(layer.attention_out.bias)
+        q, k, v = (self._shaped(each, 1, -1, d_model) for each in self.onnx.scan(before, x))
+        mixed = self.onnx.node("MultiHeadAttention", q, k, v, domain=CONTRIBUTED, num_heads=heads)
+        (x,) = self.onnx.scan(after, x, self._shaped(mixed, PIECES, -1, d_model))
+        return x
+
+    def _shaped(self, x: str, *shape: int) -> str:
+        return self.onnx.node("Reshape", x, self.onnx.constant(np.array(shape, dtype=np.int64)))
 
     def _convolution(self, x: str, name: str, *, stride: int) -> str:
         layer = self._affine(name)
@@ -158,24 +176,22 @@ class EightBitEncoder(EncoderGraph):
         layer.attention_out.weight = layer.attention_out.weight * share
 
     def linear(self, x: str, layer: Affine, *, after_gelu: bool = False) -> str:
-        """Multiply x [1, rows, k] in 8 bits by the weight, transposed, and add the bias.
+        """Multiply x [rows, k] in 8 bits by the weight, transposed, and add the bias.
 
         Every row is divided by its largest value first and its result multiplied by it: then the one
         scale that the operator takes for the whole of x suits every row.
         """
         onnx = self.onnx
         scale = np.maximum(np.abs(layer.weight).max(axis=1), TINY) / np.float32(127)
-        weight = np.rint(layer.weight / scale[:, None]).astype(np.int8)
+        matrix = self.matrix(np.rint(layer.weight / scale[:, None]).T, scale)
         peak = self._peak(x, after_gelu=after_gelu)
-        product = onnx.node(
-            "DynamicQuantizeMatMul",
-            onnx.node("Div", x, peak),
-            onnx.weight(weight.T),
-            onnx.weight(scale),
-            domain=CONTRIBUTED,
-        )
+        product = onnx.node("DynamicQuantizeMatMul", onnx.node("Div", x, peak), *matrix, domain=CONTRIBUTED)
         # A bias of two dimensions keeps onnxruntime from fusing it with GELU, which takes it twice as long.
         return onnx.node("Add", onnx.node("Mul", product, peak), onnx.weight(layer.bias[None]))
+
+    def matrix(self, rounded: Array, scale: Array) -> tuple[str, ...]:
+        """Store whole numbers [k, n] of -127 to 127, and by what they are multiplied, [n]."""
+        return self.onnx.weight(rounded.astype(np.int8)), self.onnx.weight(scale)
 
     def _peak(self, x: str, *, after_gelu: bool) -> str:
         """Return the largest absolute value of each row, or a bound of it that is cheaper."""
@@ -187,6 +203,16 @@ class EightBitEncoder(EncoderGraph):
         return onnx.node("Max", highest, lowest, onnx.constant(np.array(TINY, dtype=np.float32)))
 
 
+class UnsignedEncoder(EightBitEncoder):
+    """The same numbers, for processors whose signed products overflow; slower on all others."""
+
+    def matrix(self, rounded: Array, scale: Array) -> tuple[str, ...]:
+        """Store the numbers from 1 on, and where their zero is."""
+        weight = (rounded + UNSIGNED_ZERO).astype(np.uint8)
+        zero = self.onnx.constant(np.array(UNSIGNED_ZERO, dtype=np.uint8))
+        return self.onnx.weight(weight), self.onnx.weight(scale), zero
+
+
 def _share(peak: Array, weight: Array) -> Array:
     """Return by how much to divide each channel [k] so that it weighs as much in x as in weight [n, k]."""
     columns = np.abs(weight).max(axis=0)
@@ -194,4 +220,8 @@ def _share(peak: Array, weight: Array) -> Array:
     return share
 
 
-GRAPHS: dict[str, type[EncoderGraph]] = {"int8": EightBitEncoder, "float32": EncoderGraph}
+GRAPHS: dict[str, type[EncoderGraph]] = {
+    "int8": EightBitEncoder,
+    "uint8": UnsignedEncoder,
+    "float32": EncoderGraph,
+}

@@ -40,7 +40,6 @@ class OnnxEncoder:
         """
         self.name = f"onnxruntime {kind}"
         self._file = str(folder / FILE_NAME)
-        self._is_exact = kind != "int8" or _sums_are_exact()
         self._threads, self._workers = threads, workers
         self._lock = threading.Lock()
         try:
@@ -82,13 +81,11 @@ class OnnxEncoder:
             return self._shared
 
     def _session(self, threads: int) -> Any:
-        return _session(self._file, _options(threads, is_exact=self._is_exact))
+        return _session(self._file, _options(threads))
 
 
-def _options(threads: int, *, is_exact: bool = True) -> Any:
+def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
-    if not is_exact:
-        options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # The arena would keep the largest intermediate results of every worker for ever: 90 MB more with
@@ -105,12 +102,12 @@ def _session(model: str, options: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _sums_are_exact() -> bool:
-    """Tell whether this processor adds 8-bit products without overflow, by trying it.
+def sums_are_exact() -> bool:
+    """Tell whether this processor adds products of signed 8-bit weights without overflow, by trying it.
 
     x86 processors from before VNNI add two products in 16 bits, where the sum of two large ones stays
-    at the limit. onnxruntime can avoid that, which is slower, even on those that need not: so the answer is
-    no, too, where there is no folder to try it in.
+    at the limit; unsigned weights are exact everywhere, and slower on those that need them not. So the
+    answer is no, too, where there is no folder to try it in.
     """
     try:
         return _try_sums()

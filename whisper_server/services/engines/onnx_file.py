@@ -8,7 +8,7 @@ others in the environment may not want; and one file of its own cannot pass 2 GB
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,12 @@ CONTRIBUTED = "com.microsoft"  # onnxruntime's own operators, all of them versio
 ALIGNMENT = 4096  # of each tensor in the weight file: a page, as onnxruntime maps them
 
 _DATA_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7}  # TensorProto.DataType
-_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 1, 2, 7  # AttributeProto.AttributeType
+_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _GRAPH_ATTRIBUTE, _INTS_ATTRIBUTE = (
+    1,
+    2,
+    5,
+    7,
+)  # AttributeProto.AttributeType
 _EXTERNAL = 1  # TensorProto.DataLocation
 
 Attribute = int | float | Sequence[int]
@@ -94,18 +99,40 @@ class OnnxWriter:
         )
         return names
 
+    def scan(self, body: Callable[..., Sequence[str]], *inputs: str) -> list[str]:
+        """Take the inputs apart along their first axis and run the same operators over each part, in order.
+
+        `body` is called once: with a name for a part of each input it adds the operators to this writer, and
+        returns what they make of it. Returns the results, put together along a first axis. Weights belong
+        to the graph around: onnxruntime would keep those of a body beside what it makes of them.
+        """
+        outer, self._nodes = self._nodes, []
+        parts = [self._new_name("p") for _ in inputs]
+        results = body(*parts)
+        graph = _graph("body", self._nodes, (), map(_value_info, parts), map(_value_info, results))
+        self._nodes = outer
+        names = [self._new_name("t") for _ in results]
+        self._nodes.append(
+            b"".join(_text(1, name) for name in inputs)
+            + b"".join(_text(2, name) for name in names)
+            + _text(4, "Scan")
+            + _bytes(5, _text(1, "body") + _bytes(6, graph) + _int(20, _GRAPH_ATTRIBUTE))
+            + _bytes(5, _attribute("num_scan_inputs", len(inputs)))
+        )
+        return names
+
     def rename(self, value: str, name: str) -> None:
         """Give a value a name that callers of the model use."""
         self._nodes.append(_text(1, value) + _text(2, name) + _text(4, "Identity"))
 
     def save(self, inputs: dict[str, Sequence[int]], outputs: dict[str, Sequence[int]]) -> None:
         """Write the graph; its inputs and outputs are float32 of these shapes."""
-        graph = (
-            b"".join(_bytes(1, node) for node in self._nodes)
-            + _text(2, "graph")
-            + b"".join(_bytes(5, tensor) for tensor in self._tensors)
-            + b"".join(_bytes(11, _value_info(name, shape)) for name, shape in inputs.items())
-            + b"".join(_bytes(12, _value_info(name, shape)) for name, shape in outputs.items())
+        graph = _graph(
+            "graph",
+            self._nodes,
+            self._tensors,
+            (_value_info(name, shape) for name, shape in inputs.items()),
+            (_value_info(name, shape) for name, shape in outputs.items()),
         )
         domains = _bytes(8, _text(1, "") + _int(2, OPERATORS)) + _bytes(8, _text(1, CONTRIBUTED) + _int(2, 1))
         self._path.write_bytes(_int(1, IR_VERSION) + _bytes(7, graph) + domains)
@@ -113,6 +140,23 @@ class OnnxWriter:
     def _new_name(self, prefix: str) -> str:
         self._count += 1
         return f"{prefix}{self._count}"
+
+
+def _graph(
+    name: str,
+    nodes: Iterable[bytes],
+    tensors: Iterable[bytes],
+    inputs: Iterable[bytes],
+    outputs: Iterable[bytes],
+) -> bytes:
+    """Encode a GraphProto."""
+    return (
+        b"".join(_bytes(1, node) for node in nodes)
+        + _text(2, name)
+        + b"".join(_bytes(5, tensor) for tensor in tensors)
+        + b"".join(_bytes(11, one) for one in inputs)
+        + b"".join(_bytes(12, one) for one in outputs)
+    )
 
 
 def _varint(value: int) -> bytes:
@@ -147,8 +191,10 @@ def _attribute(name: str, value: Attribute) -> bytes:
     return _text(1, name) + b"".join(_int(8, one) for one in value) + _int(20, _INTS_ATTRIBUTE)
 
 
-def _value_info(name: str, shape: Sequence[int]) -> bytes:
-    """Encode a ValueInfoProto: a float32 tensor of this shape."""
-    dimensions = b"".join(_bytes(1, _int(1, size)) for size in shape)
-    tensor = _int(1, _DATA_TYPES["float32"]) + _bytes(2, dimensions)
+def _value_info(name: str, shape: Sequence[int] | None = None) -> bytes:
+    """Encode a ValueInfoProto: a float32 tensor of this shape, or of one that follows from the graph."""
+    dimensions = [_bytes(1, _int(1, size)) for size in shape or ()]
+    tensor = _int(1, _DATA_TYPES["float32"])
+    if shape is not None:
+        tensor += _bytes(2, b"".join(dimensions))
     return _text(1, name) + _bytes(2, _bytes(1, tensor))
