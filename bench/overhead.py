@@ -27,9 +27,10 @@ from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.catalog import Catalog
 from whisper_server.services.decoding import WindowDecoder
 from whisper_server.services.engines.base import Engine
-from whisper_server.services.loader import ModelLoader
+from whisper_server.services.loader import ModelLoader, WhisperModel
 
 CLIENTS = 16
+BEAM = DecodeOptions().beam_size
 
 
 def ready_windows(n_mels: int) -> list[Window]:
@@ -41,6 +42,15 @@ def ready_windows(n_mels: int) -> list[Window]:
             (window,) = [each for each in windows.pack(vad.steps(stream.blocks()), n_mels) if each]
             found.append(window)
     return found
+
+
+def bare_model(setup: Setup) -> WhisperModel:
+    """Load the setup's model in this process, as the server loads it."""
+    os.environ["OMP_NUM_THREADS"] = str(setup.cores)
+    overrides = {"model": str(checkpoint(setup)), "cache_dir": str(setup.build / "cache"), "offline": True}
+    settings = load_settings(overrides)
+    catalog = Catalog(settings)
+    return ModelLoader(settings)(catalog.resolve(catalog.default))
 
 
 def engine_per_s(engine: Engine, ready: list[Window], n_requests: int, beam: int) -> float:
@@ -67,21 +77,15 @@ def server_per_s(server: Started, name: str, n_requests: int) -> float:
 
 def measure(setup: Setup, runs: int, seconds: float) -> list[tuple[float, float]]:
     """Return (engine, server) in requests per second, by turns."""
-    os.environ["OMP_NUM_THREADS"] = str(setup.cores)
-    overrides = {"model": str(checkpoint(setup)), "cache_dir": str(setup.build / "cache"), "offline": True}
-    settings = load_settings(overrides)
-    catalog = Catalog(settings)
-    model = ModelLoader(settings)(catalog.resolve(catalog.default))
+    model = bare_model(setup)
     try:
         ready = ready_windows(model.engine.info.n_mels)
-        n_requests = max(
-            CLIENTS, round(seconds * engine_per_s(model.engine, ready, CLIENTS, settings.beam_size))
-        )
+        n_requests = max(CLIENTS, round(seconds * engine_per_s(model.engine, ready, CLIENTS, BEAM)))
         with running(OURS, setup) as server:
             server_per_s(server, checkpoint(setup).name, CLIENTS)
             return [
                 (
-                    engine_per_s(model.engine, ready, n_requests, settings.beam_size),
+                    engine_per_s(model.engine, ready, n_requests, BEAM),
                     server_per_s(server, checkpoint(setup).name, n_requests),
                 )
                 for _ in range(runs)

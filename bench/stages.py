@@ -22,17 +22,15 @@ import numpy as np
 from bench import audio, environments
 from bench.figures import Spread, table
 from bench.grow import SHAPES
-from bench.overhead import CLIENTS
+from bench.overhead import BEAM, CLIENTS, bare_model
 from bench.servers import OURS, Setup, Started, checkpoint, running
 from bench.visit import load
-from whisper_server.core.config import load_settings
 from whisper_server.core.types import DecodeOptions, WindowJob
 from whisper_server.services import vad, windows
 from whisper_server.services.audio_processor import AudioProcessor
-from whisper_server.services.catalog import Catalog
 from whisper_server.services.decoding import WindowDecoder
 from whisper_server.services.features import log_mel
-from whisper_server.services.loader import ModelLoader, WhisperModel
+from whisper_server.services.loader import WhisperModel
 
 T = TypeVar("T")
 Timed = dict[str, float]
@@ -104,18 +102,14 @@ def served(server: Started, name: str, n_requests: int) -> Timed:
 
 def measure(setup: Setup, runs: int) -> Iterator[Timed]:
     """Yield what each run took, the engine and the server by turns."""
-    os.environ["OMP_NUM_THREADS"] = str(setup.cores)
-    overrides = {"model": str(checkpoint(setup)), "cache_dir": str(setup.build / "cache"), "offline": True}
-    settings = load_settings(overrides)
-    catalog = Catalog(settings)
-    model = ModelLoader(settings)(catalog.resolve(catalog.default))
+    model = bare_model(setup)
     name, n_requests = checkpoint(setup).name, len(audio.mix())
     try:
-        stages(model, settings.beam_size)
+        stages(model, BEAM)
         with running(OURS, setup) as server:
             served(server, name, CLIENTS)
             for _ in range(runs):
-                alone = stages(model, settings.beam_size)
+                alone = stages(model, BEAM)
                 whole = served(server, name, n_requests)
                 rest = whole["server, all of it"] - sum(alone.values())
                 yield {**alone, "HTTP, queues, threads (the rest)": rest, **whole}

@@ -9,27 +9,32 @@ import sys
 from collections.abc import Callable
 
 # Of glibc's malloc.h.
+_TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
 _ARENA_MAX = -8
 
 _ARENAS = 2
-_MAPPED_BYTES = 4 << 20
+_MAPPED_BYTES = 10 << 20
+_KEPT_BYTES = 64 << 20
 
 
 def tune_allocator() -> None:
-    """Keep freed memory from piling up; for threads that have not allocated anything yet.
+    """Keep freed memory from piling up and working memory at hand; for threads that hold nothing yet.
 
     glibc gives every thread an arena of its own, up to eight per core. Here a dozen threads hold megabytes
     for milliseconds each: what one has freed another could use, and each arena keeps its own peak.
 
-    It also learns to keep ever larger pieces, up to 32 MiB, in those arenas, and what an encoder works with
-    leaves holes there: pieces from 4 MiB on are mapped and handed back. From 1 MiB on it cost tiny time
-    (seen with a bare encoder on two threads; no command here repeats it).
+    It also learns to keep ever larger pieces, up to 32 MiB, and leaves holes where they were: beyond 10 MiB
+    they are mapped and handed back here. Smaller ones must not be, since the system clears every page that it
+    gives: a model of width 768 takes hundreds of pieces of 4.4 MiB for a window, and loses a sixth of its
+    speed where they are mapped (bench/allocator.py). With that limit set, glibc would hand back the end of
+    its arena with every piece that is freed there, so how much of it stays is set as well.
     """
     tune = _libc("mallopt")
     if tune is not None:
         tune(_ARENA_MAX, _ARENAS)
         tune(_MMAP_THRESHOLD, _MAPPED_BYTES)
+        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def return_memory() -> None:
