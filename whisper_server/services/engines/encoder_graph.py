@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Positions meet in the attention only. The rest of a layer takes them in so many pieces, one after the other:
 # what one operator leaves for the next is still in the processor's cache, and memory holds one piece of it.
-PIECES = 5
+PIECES = 3
 EPSILON = 1e-5  # of every layer normalisation, as in torch
 LOWEST_GELU = 0.17  # GELU goes no further below zero than 0.16998
 TINY = np.float32(1e-6)  # keeps divisions by what is all zeros finite
