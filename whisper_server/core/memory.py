@@ -26,8 +26,8 @@ def tune_allocator() -> None:
 
     It also learns to keep ever larger pieces, up to 32 MiB, and leaves holes where they were: beyond 10 MiB
     they are mapped and handed back here. Smaller ones must not be, since the system clears every page that it
-    gives: a model of width 768 takes hundreds of pieces of 4.4 MiB for a window, and loses a sixth of its
-    speed where they are mapped (bench/allocator.py). With that limit set, glibc would hand back the end of
+    gives: a model of width 768 takes hundreds of pieces of 4.4 MiB for a window, and is slower where they
+    are mapped (bench/allocator.py has by how much). With that limit set, glibc would hand back the end of
     its arena with every piece that is freed there, so how much of it stays is set as well.
     """
     tune = _libc("mallopt")
