@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import environments
 from bench.figures import Spread, table
 from bench.grow import SHAPES
-from bench.overhead import BEAM, CLIENTS, bare_model, engine_per_s, ready_windows
+from bench.overhead import CLIENTS, bare_model, engine_per_s, ready_windows
 from bench.servers import ROOT, Setup
 from bench.working_memory import peak_mb
 from whisper_server.core.memory import tune_allocator
@@ -33,7 +33,13 @@ WAYS: dict[str, dict[int, int] | None] = {
     "2 arenas, mapped from 10 MiB": {ARENAS: 2, MAPPED: 10 << 20},
     "the server's": None,
 }
-COLUMNS = ("windows/s", "page faults per window", "processor in the system, ms per window", "peak, MB")
+# With the digits that are shown.
+COLUMNS = {
+    "windows/s": 2,
+    "page faults per window": 0,
+    "processor in the system, ms per window": 0,
+    "peak, MB": 0,
+}
 
 
 def measure(way: str, setup: Setup, n_windows: int) -> dict[str, float]:
@@ -44,13 +50,13 @@ def measure(way: str, setup: Setup, n_windows: int) -> dict[str, float]:
     for option, value in (options or {}).items():
         if ctypes.CDLL(None).mallopt(option, value) != 1:
             raise RuntimeError(f"mallopt refuses {value} for {option}")
-    model = bare_model(setup)
+    model, beam = bare_model(setup)
     try:
         ready = ready_windows(model.engine.info.n_mels)
-        engine_per_s(model.engine, ready, 2 * model.engine.info.workers, BEAM)
+        engine_per_s(model.engine, ready, 2 * model.engine.info.workers, beam)
         per_s: list[float] = []
         before = resource.getrusage(resource.RUSAGE_SELF)
-        peak = peak_mb(lambda: per_s.append(engine_per_s(model.engine, ready, n_windows, BEAM)), 1)
+        peak = peak_mb(lambda: per_s.append(engine_per_s(model.engine, ready, n_windows, beam)), 1)
         after = resource.getrusage(resource.RUSAGE_SELF)
     finally:
         model.close()
@@ -82,12 +88,8 @@ def main() -> None:
         return
     for size in args.sizes:
         runs = [{way: apart(way, args, size) for way in WAYS} for _ in range(args.runs)]
-        digits = dict(zip(COLUMNS, (2, 0, 0, 0), strict=True))
         rows = [
-            [
-                way,
-                *(Spread.of([run[way][column] for run in runs]).shown(digits[column]) for column in COLUMNS),
-            ]
+            [way, *(Spread.of([run[way][column] for run in runs]).shown(n) for column, n in COLUMNS.items())]
             for way in WAYS
         ]
         print(table([size, *COLUMNS], rows), flush=True)

@@ -30,7 +30,6 @@ from whisper_server.services.engines.base import Engine
 from whisper_server.services.loader import ModelLoader, WhisperModel
 
 CLIENTS = 16
-BEAM = DecodeOptions().beam_size
 
 
 def ready_windows(n_mels: int) -> list[Window]:
@@ -44,13 +43,13 @@ def ready_windows(n_mels: int) -> list[Window]:
     return found
 
 
-def bare_model(setup: Setup) -> WhisperModel:
-    """Load the setup's model in this process, as the server loads it."""
+def bare_model(setup: Setup) -> tuple[WhisperModel, int]:
+    """Load the setup's model in this process, as the server loads it; also return the server's beam."""
     os.environ["OMP_NUM_THREADS"] = str(setup.cores)
     overrides = {"model": str(checkpoint(setup)), "cache_dir": str(setup.build / "cache"), "offline": True}
     settings = load_settings(overrides)
     catalog = Catalog(settings)
-    return ModelLoader(settings)(catalog.resolve(catalog.default))
+    return ModelLoader(settings)(catalog.resolve(catalog.default)), settings.beam_size
 
 
 def engine_per_s(engine: Engine, ready: list[Window], n_requests: int, beam: int) -> float:
@@ -77,15 +76,15 @@ def server_per_s(server: Started, name: str, n_requests: int) -> float:
 
 def measure(setup: Setup, runs: int, seconds: float) -> list[tuple[float, float]]:
     """Return (engine, server) in requests per second, by turns."""
-    model = bare_model(setup)
+    model, beam = bare_model(setup)
     try:
         ready = ready_windows(model.engine.info.n_mels)
-        n_requests = max(CLIENTS, round(seconds * engine_per_s(model.engine, ready, CLIENTS, BEAM)))
+        n_requests = max(CLIENTS, round(seconds * engine_per_s(model.engine, ready, CLIENTS, beam)))
         with running(OURS, setup) as server:
             server_per_s(server, checkpoint(setup).name, CLIENTS)
             return [
                 (
-                    engine_per_s(model.engine, ready, n_requests, BEAM),
+                    engine_per_s(model.engine, ready, n_requests, beam),
                     server_per_s(server, checkpoint(setup).name, n_requests),
                 )
                 for _ in range(runs)

@@ -22,7 +22,7 @@ import numpy as np
 from bench import audio, environments
 from bench.figures import Spread, table
 from bench.grow import SHAPES
-from bench.overhead import BEAM, CLIENTS, bare_model
+from bench.overhead import CLIENTS, bare_model
 from bench.servers import OURS, Setup, Started, checkpoint, running
 from bench.visit import load
 from whisper_server.core.types import DecodeOptions, WindowJob
@@ -102,14 +102,14 @@ def served(server: Started, name: str, n_requests: int) -> Timed:
 
 def measure(setup: Setup, runs: int) -> Iterator[Timed]:
     """Yield what each run took, the engine and the server by turns."""
-    model = bare_model(setup)
+    model, beam = bare_model(setup)
     name, n_requests = checkpoint(setup).name, len(audio.mix())
     try:
-        stages(model, BEAM)
+        stages(model, beam)
         with running(OURS, setup) as server:
             served(server, name, CLIENTS)
             for _ in range(runs):
-                alone = stages(model, BEAM)
+                alone = stages(model, beam)
                 whole = served(server, name, n_requests)
                 rest = whole["server, all of it"] - sum(alone.values())
                 yield {**alone, "HTTP, queues, threads (the rest)": rest, **whole}

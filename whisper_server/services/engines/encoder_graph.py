@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 # Positions meet in the attention only. The rest of a layer takes them in so many pieces, one after the other:
 # what one operator leaves for the next is still in the processor's cache, and memory holds one piece of it.
+# It divides 1500.
 PIECES = 3
 EPSILON = 1e-5  # of every layer normalisation, as in torch
 LOWEST_GELU = 0.17  # GELU goes no further below zero than 0.16998
 TINY = np.float32(1e-6)  # keeps divisions by what is all zeros finite
-UNSIGNED_ZERO = 128
+UNSIGNED_ZERO = 128  # what stands for zero where weights are unsigned
 TYPICAL_PEAK = np.float32(3)  # standard deviations that a channel's largest values lie from its mean
 
 

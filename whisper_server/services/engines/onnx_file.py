@@ -24,15 +24,11 @@ CONTRIBUTED = "com.microsoft"  # onnxruntime's own operators, all of them versio
 ALIGNMENT = 4096  # of each tensor in the weight file: a page, as onnxruntime maps them
 
 _DATA_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7}  # TensorProto.DataType
-_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _GRAPH_ATTRIBUTE, _INTS_ATTRIBUTE = (
-    1,
-    2,
-    5,
-    7,
-)  # AttributeProto.AttributeType
+_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE = 1, 2  # AttributeProto.AttributeType
+_GRAPH_ATTRIBUTE, _INTS_ATTRIBUTE = 5, 7
 _EXTERNAL = 1  # TensorProto.DataLocation
 
-Attribute = int | float | Sequence[int]
+Attribute = int | float | bytes | Sequence[int]  # bytes: a GraphProto
 
 
 class OnnxWriter:
@@ -111,15 +107,7 @@ class OnnxWriter:
         results = body(*parts)
         graph = _graph("body", self._nodes, (), map(_value_info, parts), map(_value_info, results))
         self._nodes = outer
-        names = [self._new_name("t") for _ in results]
-        self._nodes.append(
-            b"".join(_text(1, name) for name in inputs)
-            + b"".join(_text(2, name) for name in names)
-            + _text(4, "Scan")
-            + _bytes(5, _text(1, "body") + _bytes(6, graph) + _int(20, _GRAPH_ATTRIBUTE))
-            + _bytes(5, _attribute("num_scan_inputs", len(inputs)))
-        )
-        return names
+        return self.nodes("Scan", *inputs, outputs=len(results), body=graph, num_scan_inputs=len(inputs))
 
     def rename(self, value: str, name: str) -> None:
         """Give a value a name that callers of the model use."""
@@ -188,13 +176,14 @@ def _attribute(name: str, value: Attribute) -> bytes:
         return _text(1, name) + _varint(2 << 3 | 5) + struct.pack("<f", value) + _int(20, _FLOAT_ATTRIBUTE)
     if isinstance(value, int):
         return _text(1, name) + _int(3, value) + _int(20, _INT_ATTRIBUTE)
+    if isinstance(value, bytes):
+        return _text(1, name) + _bytes(6, value) + _int(20, _GRAPH_ATTRIBUTE)
     return _text(1, name) + b"".join(_int(8, one) for one in value) + _int(20, _INTS_ATTRIBUTE)
 
 
 def _value_info(name: str, shape: Sequence[int] | None = None) -> bytes:
     """Encode a ValueInfoProto: a float32 tensor of this shape, or of one that follows from the graph."""
-    dimensions = [_bytes(1, _int(1, size)) for size in shape or ()]
     tensor = _int(1, _DATA_TYPES["float32"])
     if shape is not None:
-        tensor += _bytes(2, b"".join(dimensions))
+        tensor += _bytes(2, b"".join(_bytes(1, _int(1, size)) for size in shape))
     return _text(1, name) + _bytes(2, _bytes(1, tensor))
