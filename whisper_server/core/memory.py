@@ -6,6 +6,7 @@ import ctypes
 import functools
 import gc
 import sys
+import threading
 from collections.abc import Callable
 
 # Of glibc's malloc.h.
@@ -16,6 +17,9 @@ _ARENA_MAX = -8
 _ARENAS = 2
 _MAPPED_BYTES = 10 << 20
 _KEPT_BYTES = 64 << 20
+_CUT_BYTES = 128 << 10  # glibc's own trim threshold
+
+_tuned: dict[int, int] = {}  # what this process has set
 
 
 def tune_allocator() -> None:
@@ -32,9 +36,9 @@ def tune_allocator() -> None:
     """
     tune = _libc("mallopt")
     if tune is not None:
-        tune(_ARENA_MAX, _ARENAS)
-        tune(_MMAP_THRESHOLD, _MAPPED_BYTES)
-        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
+        _tuned.update({_ARENA_MAX: _ARENAS, _MMAP_THRESHOLD: _MAPPED_BYTES, _TRIM_THRESHOLD: _KEPT_BYTES})
+        for option, value in _tuned.items():
+            tune(option, value)
 
 
 def return_memory() -> None:
@@ -49,9 +53,29 @@ def trim_heap() -> None:
     glibc keeps what was freed in pieces below its threshold for mapping: most of a small model, and some of
     what its batches take beside it. Other allocators do as they like.
     """
-    trim = _libc("malloc_trim")
+    trim, tune = _libc("malloc_trim"), _libc("mallopt")
     if trim is not None:
+        if tune is not None and _tuned:
+            _cut_ends(tune)
         trim(0)
+
+
+def _cut_ends(tune: Callable[..., int]) -> None:
+    """Hand back the free end of every arena, of which malloc_trim knows only the first one's.
+
+    An arena looks at its end when a piece of more than 64 KiB is freed in it (glibc's `heap_trim`), and new
+    threads get the arenas by turns (`reused_arena`).
+    """
+    tune(_TRIM_THRESHOLD, _CUT_BYTES)
+    try:
+        for _ in range(_ARENAS):
+            thread = threading.Thread(target=bytes, args=(_CUT_BYTES,))
+            thread.start()
+            thread.join()
+    except RuntimeError:  # the system gives no thread: the ends stay until the next rest
+        pass
+    finally:
+        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 @functools.cache
