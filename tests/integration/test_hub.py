@@ -174,15 +174,18 @@ def test_part_with_wrong_bytes_is_thrown_away(stand_in: Hub, tmp_path: Path) -> 
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
 
 
-@pytest.mark.parametrize("blocks", [0, 3])
-def test_hub_that_hangs_after_the_listing(stand_in: Hub, tmp_path: Path, blocks: int) -> None:
+@pytest.mark.parametrize(("blocks", "stall_s"), [(0, 0.05), (3, 0.5)])
+def test_hub_that_hangs_after_the_listing(stand_in: Hub, tmp_path: Path, blocks: int, stall_s: float) -> None:
     stand_in.pace = threading.Semaphore(blocks)
     with pytest.raises(ModelUnavailable, match=r"'nano'.*does not answer.*Timeout"):
-        hub.fetch(SOURCE, tmp_path, stall_s=0.05)
+        hub.fetch(SOURCE, tmp_path, stall_s=stall_s)
     assert nothing_looks_whole(tmp_path)
+    # On a busy machine the client may have given up before it had all that was sent.
+    arrived = sum(part.stat().st_size for part in tmp_path.rglob(hub_transfer.part_of(Path(WEIGHTS)).name))
+    assert arrived <= blocks * BLOCK_BYTES
     stand_in.pace.release(1000)
     hub.fetch(SOURCE, tmp_path)
-    assert stand_in.ranges == ([f"bytes={blocks * BLOCK_BYTES}-"] if blocks else [])
+    assert stand_in.ranges == ([f"bytes={arrived}-"] if arrived else [])
 
 
 def test_hub_that_trickles_counts_as_hanging(
