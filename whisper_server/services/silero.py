@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure
+from whisper_server.services.silero_graph import FRAME, STATE, in_matrices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from whisper_server.core.types import Samples
 
 FRAME_SAMPLES = 512  # one probability per 32 ms; the model knows no other size at 16 kHz
-CONTEXT_SAMPLES = 64  # of the frame before, which the model wants in front of each frame
-STATE_SHAPE = (1, 1, 128)  # of the LSTM's h and c
+CONTEXT_SAMPLES = FRAME - FRAME_SAMPLES  # of the frame before, which the model wants in front of each frame
 RUN_FRAMES = 256  # 8 s of audio per call of the model: more is hardly faster
 
 
@@ -33,7 +33,7 @@ class Silero:
 
     def __init__(self) -> None:
         self._session = _session()
-        self._h = self._c = np.zeros(STATE_SHAPE, dtype=np.float32)
+        self._h = self._c = np.zeros(STATE, dtype=np.float32)
         # The context of the next frame, then the samples that do not fill a frame yet.
         self._rest: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
 
@@ -54,12 +54,15 @@ class Silero:
 
     def _run(self, part: Samples) -> NDArray[np.float32]:
         """Return the probabilities of frames that lie one behind the other, after their context."""
-        width = CONTEXT_SAMPLES + FRAME_SAMPLES
-        frames = np.lib.stride_tricks.sliding_window_view(part, width)[::FRAME_SAMPLES]
-        inputs = {"input": np.ascontiguousarray(frames), "h": self._h, "c": self._c}
+        inputs = {"input": frames(part), "h": self._h, "c": self._c}
         output, self._h, self._c = self._session.run(None, inputs)
         probabilities: NDArray[np.float32] = output.reshape(-1)
         return probabilities
+
+
+def frames(samples: Samples) -> NDArray[np.float32]:
+    """Cut samples into what the network takes, float32 [n, 576]: each frame after its context."""
+    return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(samples, FRAME)[::FRAME_SAMPLES])
 
 
 _session_lock = threading.Lock()  # lru_cache alone would let two threads load the model
@@ -73,6 +76,11 @@ def _session() -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _load_session() -> Any:
+    return session_of(in_matrices(model_file().read_bytes()))
+
+
+def session_of(model: bytes) -> Any:
+    """Return a session of onnxruntime that runs a network on the caller's thread."""
     # 0.2 s that a server without work need not spend.
     from whisper_server.services.quiet_onnxruntime import onnxruntime  # noqa: PLC0415
 
@@ -81,12 +89,10 @@ def _load_session() -> Any:
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # the arena would keep the largest batch for ever
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        str(_model_file()), sess_options=options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
 
 
-def _model_file() -> Path:
+def model_file() -> Path:
     """Find the model without importing faster_whisper, which would load its inference library.
 
     Raises:

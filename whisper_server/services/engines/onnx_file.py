@@ -1,6 +1,6 @@
-"""Writes an ONNX model: a graph of operators in one small file, its weights in another, to be mapped.
+"""Writes ONNX models: a graph of operators in memory, or in a file with its weights in another, to be mapped.
 
-Only the part of the format (`onnx.proto`) that one encoder needs, which is strings, integers and
+Only the part of the format (`onnx.proto`) that our graphs need, which is strings, integers and
 nested messages. The `onnx` package would do the same at 20 MB and with a protobuf of a version that
 others in the environment may not want; and one file of its own cannot pass 2 GB, as large-v3 does.
 """
@@ -28,53 +28,22 @@ _FLOAT_ATTRIBUTE, _INT_ATTRIBUTE = 1, 2  # AttributeProto.AttributeType
 _GRAPH_ATTRIBUTE, _INTS_ATTRIBUTE = 5, 7
 _EXTERNAL = 1  # TensorProto.DataLocation
 
+Shape = Sequence[int | None]  # None: as long as the input is
 Attribute = int | float | bytes | Sequence[int]  # bytes: a GraphProto
 
 
-class OnnxWriter:
-    """A graph in the making; tensors go to the weight file at once, so memory holds one at a time."""
+class OnnxGraph:
+    """A graph in the making, in memory."""
 
-    def __init__(self, path: Path) -> None:
-        """Begin `path`, and beside it `path` + ".data"."""
-        self._path = path
-        self._weights = path.with_name(path.name + ".data").open("wb")
+    def __init__(self) -> None:
         self._nodes: list[bytes] = []
         self._tensors: list[bytes] = []
         self._count = 0
 
-    def __enter__(self) -> OnnxWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._weights.close()
-
-    def weight(self, value: NDArray[Any]) -> str:
-        """Store a tensor; return its name."""
-        self._weights.write(b"\0" * (-self._weights.tell() % ALIGNMENT))
-        place = {"location": Path(self._weights.name).name, "offset": str(self._weights.tell())}
-        place["length"] = str(value.nbytes)
-        self._weights.write(value.tobytes())
-        name = self._new_name("w")
-        self._tensors.append(
-            b"".join(_int(1, size) for size in value.shape)
-            + _int(2, _DATA_TYPES[value.dtype.name])
-            + _text(8, name)
-            + b"".join(_bytes(13, _text(1, key) + _text(2, text)) for key, text in place.items())
-            + _int(14, _EXTERNAL)
-        )
-        return name
-
     def constant(self, value: NDArray[Any]) -> str:
-        """Store a few numbers in the graph itself; return their name."""
+        """Store a tensor in the graph itself; return its name."""
         name = self._new_name("c")
-        self._tensors.append(
-            b"".join(_int(1, size) for size in value.shape)
-            + _int(2, _DATA_TYPES[value.dtype.name])
-            + _text(8, name)
-            + _bytes(9, value.tobytes())
-        )
+        self._tensors.append(_tensor(name, value) + _bytes(9, value.tobytes()))
         return name
 
     def node(self, operator: str, *inputs: str, domain: str = "", **attributes: Attribute) -> str:
@@ -113,8 +82,8 @@ class OnnxWriter:
         """Give a value a name that callers of the model use."""
         self._nodes.append(_text(1, value) + _text(2, name) + _text(4, "Identity"))
 
-    def save(self, inputs: dict[str, Sequence[int]], outputs: dict[str, Sequence[int]]) -> None:
-        """Write the graph; its inputs and outputs are float32 of these shapes."""
+    def encoded(self, inputs: dict[str, Shape], outputs: dict[str, Shape]) -> bytes:
+        """Return the model; its inputs and outputs are float32 of these shapes."""
         graph = _graph(
             "graph",
             self._nodes,
@@ -123,11 +92,47 @@ class OnnxWriter:
             (_value_info(name, shape) for name, shape in outputs.items()),
         )
         domains = _bytes(8, _text(1, "") + _int(2, OPERATORS)) + _bytes(8, _text(1, CONTRIBUTED) + _int(2, 1))
-        self._path.write_bytes(_int(1, IR_VERSION) + _bytes(7, graph) + domains)
+        return _int(1, IR_VERSION) + _bytes(7, graph) + domains
 
     def _new_name(self, prefix: str) -> str:
         self._count += 1
         return f"{prefix}{self._count}"
+
+
+class OnnxWriter(OnnxGraph):
+    """A graph for a file; weights go to the file beside it at once, so memory holds one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin `path`, and beside it `path` + ".data"."""
+        super().__init__()
+        self._path = path
+        self._weights = path.with_name(path.name + ".data").open("wb")
+
+    def __enter__(self) -> OnnxWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._weights.close()
+
+    def weight(self, value: NDArray[Any]) -> str:
+        """Store a tensor; return its name."""
+        self._weights.write(b"\0" * (-self._weights.tell() % ALIGNMENT))
+        place = {"location": Path(self._weights.name).name, "offset": str(self._weights.tell())}
+        place["length"] = str(value.nbytes)
+        self._weights.write(value.tobytes())
+        name = self._new_name("w")
+        self._tensors.append(
+            _tensor(name, value)
+            + b"".join(_bytes(13, _text(1, key) + _text(2, text)) for key, text in place.items())
+            + _int(14, _EXTERNAL)
+        )
+        return name
+
+    def save(self, inputs: dict[str, Shape], outputs: dict[str, Shape]) -> None:
+        """Write the graph; see `encoded`."""
+        self._path.write_bytes(self.encoded(inputs, outputs))
 
 
 def _graph(
@@ -181,9 +186,15 @@ def _attribute(name: str, value: Attribute) -> bytes:
     return _text(1, name) + b"".join(_int(8, one) for one in value) + _int(20, _INTS_ATTRIBUTE)
 
 
-def _value_info(name: str, shape: Sequence[int] | None = None) -> bytes:
+def _tensor(name: str, value: NDArray[Any]) -> bytes:
+    """Encode what a TensorProto says of its values, without them."""
+    shape = b"".join(_int(1, size) for size in value.shape)
+    return shape + _int(2, _DATA_TYPES[value.dtype.name]) + _text(8, name)
+
+
+def _value_info(name: str, shape: Shape | None = None) -> bytes:
     """Encode a ValueInfoProto: a float32 tensor of this shape, or of one that follows from the graph."""
     tensor = _int(1, _DATA_TYPES["float32"])
     if shape is not None:
-        tensor += _bytes(2, b"".join(_bytes(1, _int(1, size)) for size in shape))
+        tensor += _bytes(2, b"".join(_bytes(1, b"" if size is None else _int(1, size)) for size in shape))
     return _text(1, name) + _bytes(2, _bytes(1, tensor))
