@@ -214,6 +214,17 @@ def test_a_change_of_format_in_mid_stream() -> None:
 # Sources.
 
 
+def test_other_sound_in_a_wav_that_claims_to_be_pcm_is_found() -> None:
+    sound = encode(tone(3.0, rate=44_100), 44_100, "ac3", "ac3", channels=2)
+    data = wav_bytes(sound, rate=44_100, channels=2)
+    with PROCESSOR.open(data) as stream:
+        assert stream.info.codec == "ac3"
+        found = np.concatenate(list(stream.blocks()))
+    assert 2.9 < len(found) / SAMPLE_RATE < 3.1
+    spectrum = np.abs(np.fft.rfft(found[SAMPLE_RATE : 2 * SAMPLE_RATE]))  # 1 s: bins of 1 Hz
+    assert abs(int(spectrum.argmax()) - 440) <= 3
+
+
 def test_a_path_a_file_object_and_memory(tmp_path: Path) -> None:
     data = encode(clips()[0].samples())
     path = tmp_path / "Prüf ung.mp3"
