@@ -88,13 +88,9 @@ def _authority(url: str) -> tuple[str, int] | None:
         port = parts.port
     except ValueError:
         return None
-    # urlsplit takes [::1]x and x[::1] for [::1].
-    if (
-        not (parts.hostname and _NETLOC.fullmatch(parts.netloc))
-        or parts.path
-        or parts.query
-        or parts.fragment
-    ):
+    # urlsplit takes [::1]x and x[::1] for [::1], ends the name at / ? and #, and leaves tabs out.
+    is_all = parts.netloc == url.partition("://")[2]
+    if not (parts.hostname and is_all and _NETLOC.fullmatch(parts.netloc)):
         return None
     if port is None:
         port = _DEFAULT_PORTS.get(parts.scheme, 0)
