@@ -14,13 +14,14 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other
 PIECE = 4 << 20
 PIECES = 11  # less than an arena's heap, which is given back whole once it is empty
 
-# As many threads as there are arenas, each in its own, take pieces at once and free them; then there is rest.
+# As many threads as there are arenas, each in its own, take pieces at once and free them; then there is rest,
+# in which they are gone or wait for more work.
 PROGRAM = f"""
-import json, threading
+import json, sys, threading
 from whisper_server.core import memory
 
 memory.tune_allocator()
-are_full, may_end = threading.Barrier(3), threading.Barrier(3)
+are_full, are_done, may_end = (threading.Barrier(3) for _ in range(3))
 lives_on = []
 
 def work():
@@ -28,26 +29,36 @@ def work():
     pieces = [b"x" * {PIECE} for _ in range({PIECES})]
     are_full.wait()
     del pieces
-    may_end.wait()
+    are_done.wait()
+    if sys.argv[1] == "waiting":
+        may_end.wait()
 
 def resident():
     with open("/proc/self/smaps_rollup") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Anonymous:"))
 
 before = resident()
-for _ in range(2):
-    threading.Thread(target=work).start()
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
 are_full.wait()
 full = resident()
-may_end.wait()
+are_done.wait()
+if sys.argv[1] == "gone":
+    for thread in threads:
+        thread.join()
 kept = resident()
 memory.trim_heap()
-print(json.dumps([each - before for each in (full, kept, resident())]))
+left = resident()
+if sys.argv[1] == "waiting":
+    may_end.wait()
+print(json.dumps([each - before for each in (full, kept, left)]))
 """
 
 
-def test_at_rest_every_arena_gives_back_what_is_free() -> None:
-    run = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
+@pytest.mark.parametrize("threads", ["gone", "waiting"])
+def test_at_rest_every_arena_gives_back_what_is_free(threads: str) -> None:
+    run = subprocess.run([sys.executable, "-c", PROGRAM, threads], check=True, capture_output=True, text=True)
     full, kept, left = json.loads(run.stdout)
     assert full >= 2 * PIECES * PIECE
     assert kept >= PIECES * PIECE  # else there would be nothing to give back

@@ -19,7 +19,7 @@ _MAPPED_BYTES = 10 << 20
 _KEPT_BYTES = 64 << 20
 _CUT_BYTES = 128 << 10  # glibc's own trim threshold
 
-_tuned: dict[int, int] = {}  # what this process has set
+_tuned = threading.Event()  # whether this process keeps freed memory
 
 
 def tune_allocator() -> None:
@@ -36,9 +36,10 @@ def tune_allocator() -> None:
     """
     tune = _libc("mallopt")
     if tune is not None:
-        _tuned.update({_ARENA_MAX: _ARENAS, _MMAP_THRESHOLD: _MAPPED_BYTES, _TRIM_THRESHOLD: _KEPT_BYTES})
-        for option, value in _tuned.items():
-            tune(option, value)
+        tune(_ARENA_MAX, _ARENAS)
+        tune(_MMAP_THRESHOLD, _MAPPED_BYTES)
+        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
+        _tuned.set()
 
 
 def return_memory() -> None:
@@ -55,9 +56,9 @@ def trim_heap() -> None:
     """
     trim, tune = _libc("malloc_trim"), _libc("mallopt")
     if trim is not None:
-        if tune is not None and _tuned:
+        trim(0)  # first: it joins what small pieces kept apart, and some of it becomes the end of an arena
+        if tune is not None and _tuned.is_set():
             _cut_ends(tune)
-        trim(0)
 
 
 def _cut_ends(tune: Callable[..., int]) -> None:
