@@ -182,3 +182,10 @@ def test_a_vocabulary_that_is_not_whispers(tmp_path: Path) -> None:
     RawTokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(path))
     with pytest.raises(ModelUnavailable, match="no Whisper vocabulary"):
         Tokenizer.from_file(path, is_multilingual=True)
+
+
+@pytest.mark.parametrize("number", [0, 1 << 24])
+def test_a_tokenizer_of_the_library_that_is_not_whispers(number: int) -> None:
+    raw = RawTokenizer(WordLevel({"a": number}, unk_token="a"))
+    with pytest.raises(ModelUnavailable, match="no Whisper vocabulary"):
+        Tokenizer.from_raw(raw, is_multilingual=True)

@@ -65,7 +65,12 @@ class Tokenizer:
     @classmethod
     def from_raw(cls, raw: RawTokenizer, *, is_multilingual: bool) -> Tokenizer:
         """Wrap a tokenizer of the library; raises `ModelUnavailable` where it is not Whisper's."""
-        vocabulary = Vocabulary(raw.get_vocab(with_added_tokens=True))
+        try:
+            vocabulary = Vocabulary(raw.get_vocab(with_added_tokens=True))
+        except ValueError as error:
+            raise ModelUnavailable(
+                "The model's tokenizer numbers its tokens too high; it is no Whisper vocabulary."
+            ) from error
         return cls(vocabulary, lambda: raw, is_multilingual=is_multilingual)
 
     def _id(self, token: str) -> int:
