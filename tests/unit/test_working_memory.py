@@ -69,7 +69,7 @@ def test_what_counts() -> None:
     """Keys and values of small, by hand: 12 layers, 768 channels, 4 bytes, twice."""
     window, row = 2 * 12 * 1500 * 768 * 4, 2 * 12 * 448 * 768 * 4
     keys = 5 * window + 20 * row  # five candidates of one window, or four windows
-    assert 2.4 * keys + 100 * MB < count(SMALL, CPU) < 2.4 * keys + 200 * MB
+    assert 2.7 * keys + 100 * MB < count(SMALL, CPU) < 2.7 * keys + 200 * MB  # two workers, and gaps
     assert count(SMALL, replace(CPU, workers=1)) < 0.6 * count(SMALL, CPU)
     assert count(SMALL, replace(CPU, item_bytes=2)) < 0.6 * count(SMALL, CPU)
     assert count(SMALL, replace(CPU, beam_size=1, best_of=1)) < 0.6 * count(SMALL, CPU)

@@ -17,7 +17,7 @@ AUDIO_POSITIONS = 1500  # of the encoder's output, for one window
 TEXT_POSITIONS = 448  # of the decoder: prompt and text
 PROMPT_POSITIONS = 224
 KEPT_BYTES = 100_000_000  # whatever the size: tokenizer, vocabulary, sessions, buffers that stay
-GAPS = 1.2  # allocators need more than what they give: between the pieces there are gaps
+GAPS = 1.35  # allocators need more than what they give: there are gaps, and what was freed is kept
 
 # Tensors of [1500, d_model] that exist at once beside the attention scores: in an encoder layer (four of them
 # are the inside of the feed-forward part, which also stands before and after its activation, and as 8-bit
