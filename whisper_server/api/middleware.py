@@ -86,12 +86,14 @@ class ErrorMiddleware:
         fields = log_fields(scope)
         try:
             await self._app(scope, receive, reply.send)
-        except ClientGone:
+        except ClientGone as gone:
             fields["outcome"] = "client_gone"
+            _forget_frames(gone)
         except WhisperServerError as error:
             fields["outcome"] = type(error).__name__
             if error.status >= 500 and error.__cause__ is not None:
                 log.warning("%s: %s", error.message, error.__cause__)
+            _forget_frames(error)
             if not await reply.end_with(error):
                 raise
         except asyncio.CancelledError:
@@ -100,10 +102,24 @@ class ErrorMiddleware:
             fields["outcome"] = "shutdown"
             if not await reply.end_with(ShuttingDown("The server is shutting down; try again later.")):
                 raise
-        except Exception:
+        except Exception as error:
             fields["outcome"] = "bug"
             log.exception("A request failed unexpectedly.")
+            _forget_frames(error)
             await reply.end_with(unforeseen())
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Cut an error, with those behind it, off from the functions that it left.
+
+    Their variables hold the upload, and somewhere the error itself or a task that has it: a circle, kept
+    until the collector comes by, and a hundred refused uploads may come before.
+    """
+    errors = [error]
+    while errors:
+        last = errors.pop()
+        last.__traceback__ = None
+        errors += [each for each in (last.__cause__, last.__context__) if each and each.__traceback__]
 
 
 class _WatchedReply:

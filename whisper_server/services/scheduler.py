@@ -35,7 +35,7 @@ class Lane:
     def __init__(self, scheduler: Scheduler, flow: Flow[Job]) -> None:
         self._scheduler = scheduler
         self._flow = flow
-        self._jobs: set[Job] = set()
+        self._jobs: dict[Future[Decoded], Job] = {}  # those that are not answered yet
 
     @property
     def ahead(self) -> int:
@@ -50,13 +50,14 @@ class Lane:
             ModelUnavailable: the engine is gone and could not be made anew.
         """
         job = self._scheduler.add(self._flow, window, options)
-        self._jobs.add(job)
-        job.future.add_done_callback(lambda _: self._jobs.discard(job))
+        self._jobs[job.future] = job
+        # Futures keep their callbacks: one that knew the job would keep its audio, in a circle with it.
+        job.future.add_done_callback(self._jobs.pop)
         return job.future
 
     def close(self) -> None:
         """Let everything go that is not answered yet."""
-        self._scheduler.leave(self._flow, tuple(self._jobs))
+        self._scheduler.leave(self._flow, tuple(self._jobs.values()))
 
     def __enter__(self) -> Lane:
         return self

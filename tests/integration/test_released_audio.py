@@ -1,0 +1,143 @@
+"""What was answered is let go at once: no reference cycle keeps its audio until the collector runs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.conftest import OpenClient
+from tests.integration.asgi_client import StreamingClient
+from tests.integration.http_requests import URL, form
+from tests.integration.long_audio import speak_for
+from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
+from whisper_server.core.types import Window
+from whisper_server.services.engines import fake
+
+LARGE_BYTES = 100_000  # of an array or of bytes: less is no audio
+collect = gc.collect
+
+
+@pytest.fixture(autouse=True)
+def _no_collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Collect nothing by itself, nor where a model is unloaded."""
+    collect()
+    gc.disable()
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+    yield
+    gc.enable()
+
+
+def kept(*, but: list[bytes]) -> list[str]:
+    """Tell which windows are left, and what audio unreachable objects hold, but for the client's."""
+    windows = [f"window of {each.duration_s:.1f} s" for each in gc.get_objects() if isinstance(each, Window)]
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        collect()
+        garbage = [held for each in gc.garbage for held in (each, *gc.get_referents(each))]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    large = [each for each in garbage if size_of(each) > LARGE_BYTES and not any(each is one for one in but)]
+    return windows + [f"{type(each).__name__} of {size_of(each)} bytes" for each in large]
+
+
+def size_of(item: Any) -> int:
+    if isinstance(item, np.ndarray):
+        return item.nbytes
+    return len(item) if isinstance(item, bytes | bytearray | memoryview) else 0
+
+
+def request(client: httpx.AsyncClient, data: bytes, **fields: str) -> httpx.Request:
+    return client.build_request("POST", URL, **form(data, **fields))
+
+
+@pytest.mark.parametrize("fields", [{}, {"response_format": "verbose_json"}, {"stream": "true"}], ids=str)
+async def test_answered_requests(open_client: OpenClient, fields: dict[str, str]) -> None:
+    data = speak_for(70)
+    async with open_client() as client:
+        clients = [StreamingClient(request(client, data, **fields)) for _ in range(3)]
+        bodies = [await one._request.aread() for one in clients]
+        await asyncio.gather(*(one.run(client.app) for one in clients))
+        assert [one.status for one in clients] == [200] * 3
+    assert kept(but=[data, *bodies]) == []
+
+
+async def test_a_client_that_left(open_client: OpenClient) -> None:
+    data = speak_for(70)
+    async with open_client() as client:
+        leaving: StreamingClient = StreamingClient(
+            request(client, data, stream="true"), lambda _: leaving.left.set()
+        )
+        await leaving.run(client.app)
+        assert not leaving.is_complete
+    assert kept(but=[data, await leaving._request.aread()]) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "limits", "fields"),
+    [
+        (400, {"max_audio_seconds": 40}, {}),
+        (400, {}, {"temperature": "hot"}),
+        (400, {}, {"response_format": "poem"}),
+        (404, {}, {"model": "nobody"}),
+        (413, {"max_audio_file_size_mb": 1}, {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_refused_requests(
+    open_client: OpenClient, status: int, limits: dict[str, int], fields: dict[str, str], stream: str
+) -> None:
+    data = speak_for(70)
+    async with open_client(**limits) as client:
+        refused = StreamingClient(request(client, data, stream=stream, **fields))
+        await refused.run(client.app)
+        assert refused.status == status
+    assert kept(but=[data, await refused._request.aread()]) == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": "true"}], ids=str)
+async def test_what_is_no_audio(open_client: OpenClient, fields: dict[str, str]) -> None:
+    data = b"no audio" * 99_999
+    async with open_client() as client:
+        refused = StreamingClient(request(client, data, **fields))
+        await refused.run(client.app)
+        assert refused.status == 400
+    assert kept(but=[data, await refused._request.aread()]) == []
+
+
+@pytest.mark.parametrize("error", [EngineFailure("broken"), ValueError("bug"), DeviceOutOfMemory("full")])
+@pytest.mark.parametrize("fields", [{}, {"stream": "true"}], ids=str)
+async def test_a_device_that_fails(
+    open_client: OpenClient, error: Exception, fields: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # pytest keeps what is logged
+
+    def fail(_n_windows: int) -> None:
+        raise error
+
+    data = speak_for(70)
+    fake.TRAPS["generate"] = fail
+    try:
+        async with open_client() as client:
+            failing = StreamingClient(request(client, data, **fields))
+            await failing.run(client.app)
+            assert failing.status >= 500
+    finally:
+        fake.TRAPS.clear()
+    assert kept(but=[data, await failing._request.aread()]) == []
+
+
+def test_what_is_kept_is_seen() -> None:
+    cycle: list[Any] = [bytes(LARGE_BYTES + 1)]
+    cycle.append(cycle)
+    assert kept(but=[]) == []
+    del cycle
+    assert kept(but=[]) == [f"bytes of {LARGE_BYTES + 1} bytes"]
