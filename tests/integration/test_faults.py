@@ -25,7 +25,8 @@ from whisper_server.services.engines import fake
 STAGES = ("encode", "detect_language", "generate", "align")
 N_REQUESTS = 8
 MAX_BATCH = 4  # of the fake engine
-HANGS_S = 1.0  # of WHISPER_BATCH_TIMEOUT_S; a batch of the fake engine takes a thousandth of it
+HANGS_S = 3.0  # of WHISPER_BATCH_TIMEOUT_S; a batch of the fake engine takes a thousandth of it
+PATIENT_S = 60  # where nothing hangs
 WORDS = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
 LOST = ("dies", "hangs")  # the worker goes with it
 
@@ -100,7 +101,7 @@ async def status(client: httpx.AsyncClient) -> str:
 @asynccontextmanager
 async def opened(open_client: OpenClient, **fields: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Open a client; nothing of its requests may be left at the end."""
-    async with open_client(batch_timeout_s=HANGS_S, vad=False, **fields) as client:
+    async with open_client(**{"batch_timeout_s": PATIENT_S, "vad": False, **fields}) as client:
         yield client
         assert await status(client) == "ok"
         assert inside(client) == (0, 0.0, 0)
@@ -146,7 +147,7 @@ def sent_away(replies: list[httpx.Response]) -> list[httpx.Response]:
 async def test_a_fault_harms_its_batch_and_nobody_else(
     open_client: OpenClient, reloads: threading.Event, stage: str, kind: str, times: int, codes: set[int]
 ) -> None:
-    async with opened(open_client) as client:
+    async with opened(open_client, batch_timeout_s=HANGS_S if kind == "hangs" else PATIENT_S) as client:
         await learn(client)
         reloads.clear()
         fake.TRAPS["load"] = lambda _: reloads.wait(60) and None
