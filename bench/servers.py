@@ -107,7 +107,10 @@ def _ggml_file(setup: Setup, *, is_8_bit: bool) -> Path:
 
 
 def _ours(setup: Setup, port: int) -> list[str]:
-    converted(setup)
+    from whisper_server.services.engines.base import EngineSpec
+    from whisper_server.services.engines.registry import prepare_engine
+
+    prepare_engine(checkpoint(setup), EngineSpec(), setup.build / "cache")
     command = [sys.executable, str(ROOT / "whisper_api_server.py"), "--port", str(port)]
     command += ["--model", str(checkpoint(setup)), "--log-level", "warning"]
     command += ["--beam-size", str(setup.beam)] if setup.beam else []
