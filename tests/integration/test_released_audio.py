@@ -62,22 +62,21 @@ def request(client: httpx.AsyncClient, data: bytes, **fields: str) -> httpx.Requ
 async def test_answered_requests(open_client: OpenClient, fields: dict[str, str]) -> None:
     data = speak_for(70)
     async with open_client() as client:
-        clients = [StreamingClient(request(client, data, **fields)) for _ in range(3)]
-        bodies = [await one._request.aread() for one in clients]
+        asked = [request(client, data, **fields) for _ in range(3)]
+        clients = [StreamingClient(one) for one in asked]
         await asyncio.gather(*(one.run(client.app) for one in clients))
         assert [one.status for one in clients] == [200] * 3
-    assert kept(but=[data, *bodies]) == []
+    assert kept(but=[data, *(one.content for one in asked)]) == []
 
 
 async def test_a_client_that_left(open_client: OpenClient) -> None:
     data = speak_for(70)
     async with open_client() as client:
-        leaving: StreamingClient = StreamingClient(
-            request(client, data, stream="true"), lambda _: leaving.left.set()
-        )
+        asked = request(client, data, stream="true")
+        leaving: StreamingClient = StreamingClient(asked, lambda _: leaving.left.set())
         await leaving.run(client.app)
         assert not leaving.is_complete
-    assert kept(but=[data, await leaving._request.aread()]) == []
+    assert kept(but=[data, asked.content]) == []
 
 
 @pytest.mark.parametrize(
@@ -97,20 +96,22 @@ async def test_refused_requests(
 ) -> None:
     data = speak_for(70)
     async with open_client(**limits) as client:
-        refused = StreamingClient(request(client, data, stream=stream, **fields))
+        asked = request(client, data, stream=stream, **fields)
+        refused = StreamingClient(asked)
         await refused.run(client.app)
         assert refused.status == status
-    assert kept(but=[data, await refused._request.aread()]) == []
+    assert kept(but=[data, asked.content]) == []
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": "true"}], ids=str)
 async def test_what_is_no_audio(open_client: OpenClient, fields: dict[str, str]) -> None:
     data = b"no audio" * 99_999
     async with open_client() as client:
-        refused = StreamingClient(request(client, data, **fields))
+        asked = request(client, data, **fields)
+        refused = StreamingClient(asked)
         await refused.run(client.app)
         assert refused.status == 400
-    assert kept(but=[data, await refused._request.aread()]) == []
+    assert kept(but=[data, asked.content]) == []
 
 
 @pytest.mark.parametrize("error", [EngineFailure("broken"), ValueError("bug"), DeviceOutOfMemory("full")])
@@ -127,12 +128,13 @@ async def test_a_device_that_fails(
     fake.TRAPS["generate"] = fail
     try:
         async with open_client() as client:
-            failing = StreamingClient(request(client, data, **fields))
+            asked = request(client, data, **fields)
+            failing = StreamingClient(asked)
             await failing.run(client.app)
             assert failing.status >= 500
     finally:
         fake.TRAPS.clear()
-    assert kept(but=[data, await failing._request.aread()]) == []
+    assert kept(but=[data, asked.content]) == []
 
 
 def test_what_is_kept_is_seen() -> None:
