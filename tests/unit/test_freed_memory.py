@@ -60,6 +60,6 @@ print(json.dumps([each - before for each in (full, kept, left)]))
 def test_at_rest_every_arena_gives_back_what_is_free(threads: str) -> None:
     run = subprocess.run([sys.executable, "-c", PROGRAM, threads], check=True, capture_output=True, text=True)
     full, kept, left = json.loads(run.stdout)
-    assert full >= 2 * PIECES * PIECE
+    assert full > (2 * PIECES - 1) * PIECE  # but for pages of something else that went meanwhile
     assert kept >= PIECES * PIECE  # else there would be nothing to give back
     assert left < PIECE
