@@ -73,7 +73,7 @@ def checkpoint(setup: Setup) -> Path:
 
 
 def converted(setup: Setup) -> Path:
-    """Return the 8-bit weights that our server made of them; faster-whisper gets the very same files."""
+    """Return the weights in 8 bits for CTranslate2 alone, its encoder included, by our own converter."""
     from whisper_server.services.engines.convert import ensure_converted
 
     return ensure_converted(checkpoint(setup), setup.build / "cache", "int8")
