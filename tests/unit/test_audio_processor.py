@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import socket
+import struct
 import threading
 import time
 import tracemalloc
@@ -33,6 +34,7 @@ from whisper_server.services.loudness import MAX_GAIN, TARGET_PEAK, normalised
 from whisper_server.services.nameless import NamelessFile
 from whisper_server.services.sound import TOO_SHORT
 
+PYAV_MAJOR = int(av.__version__.partition(".")[0])
 PROCESSOR = AudioProcessor(max_bytes=25 << 20, max_seconds=4 * 3600)
 
 # (what we call it, muxer, encoder, how far its levels may be off)
@@ -712,3 +714,15 @@ def test_an_hour_of_silence_streams_in_bounded_memory() -> None:
         assert stream.position_s == 3600
     assert len(seen) == 120
     assert max(seen) < 100e6  # an hour of float32 alone would be 230 MB
+
+
+def test_a_title_in_a_legacy_encoding_fails_no_file() -> None:
+    title = "Müller spricht\0\0".encode("latin-1")
+    chunk = b"INAM" + struct.pack("<I", len(title)) + title
+    listed = b"LIST" + struct.pack("<I", 4 + len(chunk)) + b"INFO" + chunk
+    wav = wav_bytes(b"\0\0" * 8_000)
+    wav = wav[:36] + listed + wav[36:]
+    wav = wav[:4] + struct.pack("<I", len(wav) - 8) + wav[8:]
+    with pytest.raises(UnicodeDecodeError) if PYAV_MAJOR < 19 else contextlib.nullcontext():
+        av.open(io.BytesIO(wav)).close()  # the file is what it is meant to be
+    assert len(decode(wav)) == 8_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import AudioInfo
@@ -56,14 +56,23 @@ def open_container(file: NamelessFile) -> InputContainer:
     if _is_wave(file):
         options["max_probe_packets"] = str(PROBED_PACKETS)
     try:
-        # A title in a legacy encoding is no reason to refuse the file, hence "replace".
-        container = av.open(
-            file, mode="r", container_options=options, metadata_errors="replace", io_open=_refuse
-        )
+        container = av.open(file, mode="r", container_options=options, io_open=_refuse, **_tolerant_titles())
     except libav_errors() as error:
         file.check()
         raise InvalidAudio(NOT_AUDIO) from error
     return container
+
+
+@functools.cache
+def _tolerant_titles() -> dict[str, Any]:
+    """Return the arguments by which a title in a legacy encoding does not fail the file.
+
+    PyAV before 19 decodes titles strictly unless told otherwise; 19 has no such argument and never fails.
+    """
+    import av  # noqa: PLC0415
+
+    major = int(av.__version__.partition(".")[0])
+    return {} if major >= 19 else {"metadata_errors": "replace"}
 
 
 def _is_wave(file: NamelessFile) -> bool:
