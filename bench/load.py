@@ -61,7 +61,7 @@ async def send(client: httpx.AsyncClient, clip: Clip, load: Load, due_at: float)
         response = await asyncio.wait_for(posted, load.patience_s)
         status = response.status_code
         heard = response.json()["text"] if status == 200 else ""
-    except (asyncio.TimeoutError, httpx.HTTPError):
+    except (TimeoutError, httpx.HTTPError):
         pass
     latency_s = time.perf_counter() - due_at
     n_wrong = word_errors(clip.text, heard) if status == 200 else 0

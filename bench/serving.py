@@ -60,7 +60,7 @@ def conditions(setup: Setup, plan: Plan, servers: list[str], runs: int) -> str:
 
     ours = ", ".join(f"{name} {version(name)}" for name in packages)
     lines = [
-        f"{datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d}, {setup.cores} cores of {processor()},"
+        f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {setup.cores} cores of {processor()},"
         f" Python {sys.version.split()[0]}; runs: {runs}.",
         f"This server: {ours}.",
     ]

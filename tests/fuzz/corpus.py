@@ -9,7 +9,7 @@ from functools import cache
 
 import av
 
-from tests.unit.audio_files import NOT_MEDIA, SCRIPTS, SDP, encode, tone, video
+from tests.unit.audio_files import NOT_MEDIA, SCRIPTS, SDP, adaptive_multi_rate, encode, tone, video
 
 SECONDS = 0.15
 NOBODY = "http://127.0.0.1:9/a.wav"  # the port that discards
@@ -30,7 +30,6 @@ FILES = [
     ("mp4", "ac3", 48_000, 2),
     ("mov", "pcm_s16le", 8_000, 1),
     ("mov", "adpcm_ima_qt", 8_000, 1),
-    ("3gp", "libopencore_amrnb", 8_000, 1),
     ("ismv", "aac", 16_000, 1),
     ("flac", "flac", 16_000, 2),
     ("ogg", "libopus", 16_000, 1),
@@ -60,7 +59,6 @@ FILES = [
     ("vob", "ac3", 48_000, 2),
     ("asf", "wmav2", 16_000, 1),
     ("asf", "flac", 16_000, 1),
-    ("amr", "libopencore_amrnb", 8_000, 1),
     ("nut", "libmp3lame", 16_000, 1),
     ("voc", "pcm_u8", 8_000, 1),
     ("wv", "wavpack", 16_000, 1),
@@ -78,6 +76,7 @@ def seeds() -> tuple[bytes, ...]:
     files = [_made(*each) for each in FILES]
     found = [data for data in files if data is not None]
     found.append(encode(tone(SECONDS), 16_000, "mp4", "aac", options=IN_PIECES))
+    found += [adaptive_multi_rate("amr"), adaptive_multi_rate("3gp")]
     found.append(video(sound=tone(1.0)))
     scripts = [text.format(url=NOBODY) for text in SCRIPTS.values()]
     found += [text.encode() for text in (*scripts, SDP.format(port=9))]

@@ -95,7 +95,7 @@ def group(leader: int) -> list[psutil.Process]:
         try:
             if os.getpgid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except (ProcessLookupError, psutil.NoSuchProcess):  # noqa: PERF203  (it ended meanwhile)
+        except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
 

@@ -88,7 +88,7 @@ def _kill_all(pid: int) -> None:
     for process in everybody:
         try:
             process.kill()
-        except psutil.NoSuchProcess:  # noqa: PERF203  (each on its own)
+        except psutil.NoSuchProcess:
             continue
 
 

@@ -62,6 +62,11 @@ def encode(
     return out.getvalue()
 
 
+def adaptive_multi_rate(container: str) -> bytes:
+    """Return half a second of 440 Hz, 8 kHz mono, in "amr" or "3gp": PyAV 19 reads AMR but writes none."""
+    return (Path(__file__).parent / "media" / f"tone.{container}").read_bytes()
+
+
 def video(*, container: str = "mp4", codec: str = "mpeg4", sound: np.ndarray | None = None) -> bytes:
     """A second of grey film, with or without sound (16 kHz mono)."""
     out = io.BytesIO()

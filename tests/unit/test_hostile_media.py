@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.fuzz.target import outcome
-from tests.unit.audio_files import NOT_MEDIA, encode, tone, wav_bytes
+from tests.unit.audio_files import NOT_MEDIA, adaptive_multi_rate, encode, tone, wav_bytes
 from tests.unit.peak_memory import bounded_growth
 from whisper_server.core.errors import AudioTooLong, InvalidAudio
 from whisper_server.services.audio_processor import AudioProcessor
@@ -25,17 +25,17 @@ CONTAINERS = [
     ("wav", "pcm_s16le"), ("w64", "pcm_s16le"), ("mp3", "libmp3lame"), ("ipod", "aac"), ("mov", "pcm_s16le"),
     ("flac", "flac"), ("ogg", "libopus"), ("ogg", "flac"), ("webm", "libopus"), ("matroska", "aac"),
     ("adts", "aac"), ("aiff", "pcm_s16be"), ("au", "pcm_s16be"), ("caf", "pcm_s16le"), ("avi", "libmp3lame"),
-    ("flv", "aac"), ("mpegts", "aac"), ("mpeg", "mp2"), ("asf", "flac"), ("3gp", "libopencore_amrnb"),
-    ("amr", "libopencore_amrnb"),
+    ("flv", "aac"), ("mpegts", "aac"), ("mpeg", "mp2"), ("asf", "flac"), ("3gp", "amr_nb"),
+    ("amr", "amr_nb"),
 ]  # fmt: skip
 HEADER_BYTES = 1500  # of the beginning, and of the end, where an MP4 has its tables
-RATE = {"libopencore_amrnb": 8_000}
+RATE = {"amr_nb": 8_000}
 
 
-def made(container: str, codec: str, seconds: float = 0.5) -> bytes:
-    rate = RATE.get(codec, 48_000)
-    channels = 1 if codec == "libopencore_amrnb" else 2
-    return encode(tone(seconds, rate), rate, container, codec, channels)
+def made(container: str, codec: str) -> bytes:
+    if codec == "amr_nb":
+        return adaptive_multi_rate(container)
+    return encode(tone(0.5, 48_000), 48_000, container, codec, 2)
 
 
 def spellings(value: int) -> list[tuple[bytes, str]]:

@@ -73,7 +73,7 @@ class Front(Generic[A]):
     async def _wait(self) -> None:
         try:
             await asyncio.wait_for(self._settled.wait(), PATIENCE_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             log.warning("A request waited for the start of the server in vain.")
 
     async def _stand_in(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -228,5 +228,5 @@ async def _drain(receive: Receive) -> None:
 
     try:
         await asyncio.wait_for(read_all(), _LINGER_S)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return

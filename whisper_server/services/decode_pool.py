@@ -146,7 +146,7 @@ class _RemoteSound:
                     self._begin(channel)
                 assert self._process is not None
                 return act(self._process)
-            except ProcessDied as died:  # noqa: PERF203  (the loop ends at the second death)
+            except ProcessDied as died:
                 self._process = None
                 self._processes.check_open()
                 if died.was_hanging:
