@@ -1,11 +1,11 @@
 # The server on a CPU: docker build -t whisper-server . (docs/operations.md says how to run it)
-FROM python:3.12-slim
+FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 WORKDIR /app
-COPY requirements.txt ./
-RUN pip install -r requirements.txt
+COPY requirements.lock ./
+RUN pip install --require-hashes -r requirements.lock
 COPY LICENSE whisper_api_server.py whisper_server.py ./
 COPY whisper_server ./whisper_server
 RUN python -m compileall -q whisper_server && \
