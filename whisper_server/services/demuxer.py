@@ -56,7 +56,9 @@ def open_container(file: NamelessFile) -> InputContainer:
     if _is_wave(file):
         options["max_probe_packets"] = str(PROBED_PACKETS)
     try:
-        container = av.open(file, mode="r", container_options=options, io_open=_refuse, **_tolerant_titles())
+        container: InputContainer = av.open(
+            file, mode="r", container_options=options, io_open=_refuse, **_tolerant_titles()
+        )
     except libav_errors() as error:
         file.check()
         raise InvalidAudio(NOT_AUDIO) from error
