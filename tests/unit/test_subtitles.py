@@ -10,8 +10,9 @@ import pytest
 from tests.unit.subtitle_files import check_times, parse_srt, parse_vtt, segment, talk
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.types import Segment, Word
-from whisper_server.services.breaks import pieces, width
+from whisper_server.services.breaks import pieces
 from whisper_server.services.formats import render
+from whisper_server.services.graphemes import width
 from whisper_server.services.subtitles import SubtitleOptions, check_options, cues
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "subtitles"

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+from whisper_server.services.graphemes import clusters, width
 
 # How much a break disturbs: only their order and rough distance matter.
 SENTENCE, CLAUSE, BETWEEN_WORDS, AFTER_SHORT_WORD = 0.0, 0.35, 1.0, 1.3
@@ -35,7 +37,8 @@ _HIRAGANA = re.compile("[\u3041-\u309f]")
 # Beside punctuation: small kana, length and repetition marks, Thai and Lao vowels written after.
 _NEVER_FIRST = frozenset("ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶー々ゝゞヽヾ～％℃ๆฯะาำๅະາຳ")  # noqa: RUF001
 _NEVER_LAST = frozenset("เแโใไເແໂໃໄ＄￥")  # noqa: RUF001  (Thai and Lao vowels written before)
-_HYPHENATED = re.compile(r"[^-/–—]*[-/–—]+|[^-/–—]+")  # noqa: RUF001
+_KILLER = "\N{MYANMAR SIGN ASAT}"  # its consonant ends the syllable before it
+_HYPHENS = frozenset("-/–—")  # noqa: RUF001
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,6 @@ class Piece:
     has_space: bool  # before it, where it does not start a line
     width: int  # columns
     strain: float  # of a break after it: SENTENCE ... INSIDE_WORD
-
-
-def width(text: str) -> int:
-    """Return the columns that a text takes: two for full-width characters, none for combining marks."""
-    return sum(_char_width(char) for char in text)
 
 
 def pieces(text: str, max_width: int) -> list[Piece]:
@@ -68,29 +66,11 @@ def pieces(text: str, max_width: int) -> list[Piece]:
             for i, p in enumerate(found)]  # fmt: skip
 
 
-def _char_width(char: str) -> int:
-    if unicodedata.category(char) in {"Mn", "Me", "Cf"}:
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1
-
-
-def _clusters(word: str) -> list[str]:
-    """Group characters with the marks and joiners that belong to them."""
-    clusters: list[str] = []
-    for char in word:
-        is_mark = unicodedata.category(char) in {"Mn", "Me", "Mc", "Cf"}
-        if clusters and (is_mark or clusters[-1].endswith("\N{ZERO WIDTH JOINER}")):
-            clusters[-1] += char
-        else:
-            clusters.append(char)
-    return clusters
-
-
 def _parts(word: str, max_width: int) -> Iterator[tuple[str, float]]:
     """Yield what of a word stays together, each with the strain of a break before it."""
     before = BETWEEN_WORDS
     for part in _at_breaks(word):
-        hyphenated = [part] if width(part) <= max_width else _HYPHENATED.findall(part)
+        hyphenated = [part] if width(part) <= max_width else _at_hyphens(part)
         for whole in hyphenated:
             for chunk in _chunks(whole, max_width):
                 yield chunk, before
@@ -98,29 +78,41 @@ def _parts(word: str, max_width: int) -> Iterator[tuple[str, float]]:
             before = INSIDE_PHRASE
 
 
-def _at_breaks(word: str) -> Iterator[str]:
+def _at_breaks(word: str) -> Iterable[str]:
     """Cut text of scripts without spaces between characters, the rest nowhere."""
-    run = ""
+    return _cut(word, _may_break) if _UNSPACED.search(word) else [word]
+
+
+def _at_hyphens(part: str) -> Iterable[str]:
+    return _cut(part, lambda left, right: left[0] in _HYPHENS and right[0] not in _HYPHENS)
+
+
+def _cut(text: str, is_break: Callable[[str, str], bool]) -> Iterator[str]:
+    """Cut between two grapheme clusters where `is_break(left, right)` says so."""
+    start = at = 0
     last = ""
-    for cluster in _clusters(word):
-        if last and _may_break(last[0], cluster[0]):
-            yield run
-            run = ""
-        run += cluster
+    for cluster in clusters(text):
+        if last and is_break(last, cluster):
+            yield text[start:at]
+            start = at
+        at += len(cluster)
         last = cluster
-    if run:
-        yield run
+    yield text[start:]
 
 
 def _may_break(left: str, right: str) -> bool:
-    """Tell whether a line may end between two characters that no space separates."""
-    if not (_UNSPACED.match(left) or _UNSPACED.match(right)):
+    """Tell whether a line may end between two grapheme clusters that no space separates."""
+    first, second = left[0], right[0]
+    if not (_UNSPACED.match(first) or _UNSPACED.match(second)):
         return False
-    if (left.isdigit() and right.isdigit()) or left in _NEVER_LAST or right in _NEVER_FIRST:
+    if (first.isdigit() and second.isdigit()) or first in _NEVER_LAST or second in _NEVER_FIRST:
         return False
-    is_opened = unicodedata.category(left) in {"Ps", "Pi"}
-    right_kind = unicodedata.category(right)
-    return not is_opened and not (right_kind.startswith("P") and right_kind not in {"Ps", "Pi"})
+    if _KILLER in right:
+        return False
+    first_kind, second_kind = unicodedata.category(first), unicodedata.category(second)
+    # Vowels of Myanmar are clusters of their own, and yet marks.
+    is_bound = second_kind[0] in "PM" and second_kind not in {"Ps", "Pi"}
+    return first_kind not in {"Ps", "Pi"} and not is_bound
 
 
 def _chunks(part: str, max_width: int) -> Iterator[str]:
@@ -128,7 +120,7 @@ def _chunks(part: str, max_width: int) -> Iterator[str]:
     total = width(part)
     target = -(-total // -(-total // max_width)) if total > max_width else max_width
     run, run_width = "", 0
-    for cluster in _clusters(part):
+    for cluster in clusters(part):
         cluster_width = width(cluster)
         if run and run_width + cluster_width > max(target, 2):
             yield run
