@@ -7,6 +7,7 @@ passes the hook by is seen on the other side.
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -35,6 +36,18 @@ def watch(event, arguments):
         file.write(f"{event} {asked}\\n")
 
 sys.addaudithook(watch)
+"""
+# What FastAPI from 0.165 on reports to, as the process ends; nothing is imported for the question.
+PROVIDERS = """
+import atexit
+
+@atexit.register
+def tell():
+    kinds = {"trace": "tracer", "metrics": "meter", "_logs": "logger"}
+    modules = {kind: sys.modules.get(f"opentelemetry.{name}") for name, kind in kinds.items()}
+    found = [type(getattr(m, f"get_{kind}_provider")()).__name__ for kind, m in modules.items() if m]
+    with open(os.environ["PROVIDERS"], "w", encoding="utf-8") as file:
+        file.write(" ".join(found))
 """
 
 
@@ -163,6 +176,49 @@ def run(arguments: tuple[str, ...], folder: Path, more: dict[str, str]) -> subpr
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def is_installed(*modules: str) -> bool:
+    """Tell whether all of them are there; name packages before what is in them."""
+    return all(importlib.util.find_spec(module) is not None for module in modules)
+
+
+@pytest.mark.parametrize("auto", ["", "true"])
+def test_traces_go_nowhere(
+    canary: socket.socket, start_server: StartServer, seen: Path, speech: Sample, tmp_path: Path, auto: str
+) -> None:
+    """OpenTelemetry's variables are often there for others; without its SDK there is nothing to send with."""
+    if auto and is_installed("opentelemetry", "opentelemetry.sdk"):
+        pytest.skip("has OpenTelemetry's SDK, and is told to use it")
+    with (seen.parent / "site" / "sitecustomize.py").open("a") as file:
+        file.write(PROVIDERS)
+    told = tmp_path / "providers"
+    endpoint = f"http://127.0.0.1:{canary.getsockname()[1]}"
+    server = start_server(
+        **variables(
+            seen,
+            PROVIDERS=str(told),
+            WHISPER_OFFLINE="true",
+            OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{endpoint}/v1/traces",
+            OTEL_TRACES_EXPORTER="otlp",
+            OTEL_METRICS_EXPORTER="otlp",
+            OTEL_LOGS_EXPORTER="otlp",
+            OTEL_SERVICE_NAME="whisper",
+            OTEL_BSP_SCHEDULE_DELAY="10",  # ms
+            OTEL_METRIC_EXPORT_INTERVAL="10",
+            FASTAPI_OTEL_AUTO_CONFIGURE=auto,
+        )
+    )
+    reply = ask(server.url, speech, "mine")
+    assert (reply.status_code, reply.json()["text"]) == (200, speech.text)
+    assert httpx.get(f"{server.url}/nowhere").status_code == 404
+    assert server.stop() == 0
+    assert connections(seen) == []
+    assert nobody_came(canary)
+    found = told.read_text(encoding="utf-8").split()
+    assert set(found) <= {"ProxyTracerProvider", "_ProxyMeterProvider", "ProxyLoggerProvider"}
+    assert bool(found) == is_installed("fastapi.telemetry")
 
 
 def test_no_library_begins_to_report(tmp_path: Path, speech: Sample, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from tests.unit.subtitle_files import Shown, check_times, parse_srt, parse_vtt, segment, talk
 from whisper_server.core.types import Transcript, Word
-from whisper_server.services.breaks import width
 from whisper_server.services.formats import render
+from whisper_server.services.graphemes import width
 from whisper_server.services.subtitles import SubtitleOptions, check_options, cues
 
 SECONDS = st.floats(0, 60, allow_nan=False)

@@ -10,8 +10,9 @@ import pytest
 from tests.unit.subtitle_files import check_times, parse_srt, parse_vtt, segment, talk
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.types import Segment, Word
-from whisper_server.services.breaks import pieces, width
+from whisper_server.services.breaks import pieces
 from whisper_server.services.formats import render
+from whisper_server.services.graphemes import width
 from whisper_server.services.subtitles import SubtitleOptions, check_options, cues
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "subtitles"
@@ -53,6 +54,16 @@ TALKS = {
         segment(0.0, 14.0, "今日は天気がいいので、公園でコンピューターの本を読みながらコーヒーを飲みました。"
                 "それから友達と一緒に映画を見に行って、夜遅くまで「とても楽しかった」と話をしました。"),
         segment(14.0, 16.0, "iPhone 15を使います。"),
+    ),
+    "chinese": talk(
+        segment(0.0, 9.0, "今天天气很好，我们去公园散步吧。我用iPhone打电话给在北京大学读书的朋友，"  # noqa: RUF001
+                "1949年10月1日，他说：“我们明天见。”"),  # noqa: RUF001
+        segment(9.0, 16.0, "中华人民共和国国务院总理昨天在人民大会堂会见了来访的外国代表团"),
+        segment(16.0, 21.0, "我用iPhone打電話給在臺灣大學讀書的朋友，今天天氣很好👍🏽🇹🇼"),  # noqa: RUF001
+    ),
+    "thai": talk(
+        segment(0.0, 9.0, "วันนี้อากาศดีมากเราไปเดินเล่นที่สวนสาธารณะกันเถอะ สวัสดีครับผมชื่อสมชายผมทำงานที่กรุงเทพมหานคร"),
+        segment(9.0, 14.0, "เมื่อวันที่15มีนาคม2566ผมใช้iPhoneโทรหาเพื่อนเก่งๆที่ทำงานอยู่ต่างประเทศ"),
     ),
     "one-word": talk(
         spoken(("One", 0.0, 0.4)), spoken(("two", 0.5, 0.9)), spoken(("three.", 1.0, 1.4)),

@@ -27,7 +27,7 @@ def units_of(segment: Segment, max_width: int) -> Iterator[Unit]:
     """Give each piece of the text its time; what is not spoken, as a dash, has that of its neighbour."""
     times = _spoken_times(segment)
     position, now_s = 0, min(segment.start_s, segment.end_s)
-    for piece in pieces(segment.text, max_width):
+    for piece in pieces(segment.text, max_width, segment.language):
         mine = times[position : position + len(_spoken(piece.text))]
         position += len(mine)
         start_s, now_s = (mine[0][0], mine[-1][1]) if mine else (now_s, now_s)
