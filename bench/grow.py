@@ -7,7 +7,7 @@ an honest stand-in for published weights where timing is the question. With r co
 linear layer becomes `tile(W, (r, r)) / r`, so every copy computes what the one did; heads stay 64 wide
 and become r times as many; layers that the nano model lacks are copies of its last one whose output
 projections are all but zero: identities. No two of them are equal, or a library that keeps equal matrices
-once (onnxruntime) would seem to need less memory than it does. Needs the package `safetensors`.
+once (onnxruntime) would seem to need less memory than it does.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
+import onnx
 import pytest
 
 from tests.conftest import NANO, SAMPLES, all_samples
@@ -22,7 +23,7 @@ from whisper_server.services.engines.checkpoint import Checkpoint, read_config
 from whisper_server.services.engines.convert import MARKER, ensure_converted
 from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder
 from whisper_server.services.engines.onnx_encoder import OnnxEncoder
-from whisper_server.services.engines.onnx_file import FILE_NAME
+from whisper_server.services.engines.onnx_file import ALIGNMENT, FILE_NAME
 from whisper_server.services.engines.registry import load_engine, prepare_engine
 from whisper_server.services.features import log_mel
 
@@ -197,10 +198,48 @@ def test_in_pieces_it_computes_the_same(
     np.testing.assert_allclose(other, usual, atol=1e-5)
 
 
-def test_the_format_is_onnxs(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    encoder_of(tmp_path, "int8")
-    onnx.checker.check_model(str(tmp_path / FILE_NAME), full_check=False)
+@pytest.mark.parametrize("pieces", [1, encoder_graph.PIECES])
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_the_format_is_onnxs(kind: str, pieces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`full_check` infers the shape of every value, with and without a graph inside the graph (Scan)."""
+    monkeypatch.setattr(encoder_graph, "PIECES", pieces)
+    encoder_of(tmp_path, kind)
+    onnx.checker.check_model(tmp_path / FILE_NAME, full_check=True)
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_onnx_reads_the_weights_beside_the_graph(kind: str, tmp_path: Path) -> None:
+    """The checker only looks whether the file is there."""
+    encoder_of(tmp_path, kind)
+    graph = onnx.load(tmp_path / FILE_NAME, load_external_data=False).graph
+    beside = [tensor for tensor in graph.initializer if onnx.external_data_helper.uses_external_data(tensor)]
+    places = [onnx.external_data_helper.ExternalDataInfo(tensor) for tensor in beside]
+    end = 0
+    for tensor, place in zip(beside, places, strict=True):
+        assert place.location == f"{FILE_NAME}.data"
+        assert end <= place.offset < end + ALIGNMENT
+        assert place.offset % ALIGNMENT == 0
+        end = place.offset + place.length
+        array = onnx.numpy_helper.to_array(tensor, base_dir=str(tmp_path))
+        assert array.nbytes == place.length
+    assert end == (tmp_path / f"{FILE_NAME}.data").stat().st_size
+    positions = Checkpoint(NANO).tensor("encoder.embed_positions.weight").astype(np.float32)
+    arrays = [onnx.numpy_helper.to_array(tensor, base_dir=str(tmp_path)) for tensor in beside]
+    assert any(np.array_equal(array, positions[None]) for array in arrays)
+
+
+def test_the_format_of_the_trial_is_onnxs(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+
+    def check(model: str, options: Any) -> Any:
+        onnx.checker.check_model(model, full_check=True)
+        checked.append(model)
+        return session(model, options)
+
+    session = onnx_encoder._session
+    monkeypatch.setattr(onnx_encoder, "_session", check)
+    onnx_encoder.sums_are_exact.__wrapped__()
+    assert len(checked) == 1
 
 
 # The whole engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,10 @@ def test_matrices_say_what_the_file_says(kind: str) -> None:
             assert one.shape == other.shape
             np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
         state = {"h": expected[1], "c": expected[2]}
+
+
+def test_the_format_is_onnxs() -> None:
+    onnx.checker.check_model(in_matrices(MODEL), full_check=True)
 
 
 def test_unknown_model_is_left_as_it_is() -> None:

@@ -1,19 +1,15 @@
 """Reads a Hugging Face Whisper folder without torch: config, tokenizer, and weights as NumPy arrays.
 
-The safetensors format is read here and not by its library, which has no NumPy type for bfloat16: eight
-bytes of little-endian header length, a JSON header, then the tensors (format specification of
-huggingface/safetensors). Files are mapped, so memory holds the tensors that are in use and no more.
-Pickled weights are never opened: reading one can run code.
+The library safetensors reads the files: it limits the header to 100 MB, and refuses tensors that overlap
+or leave holes. bfloat16 is ml_dtypes' addition to NumPy. Files are mapped, so memory holds the tensors that
+are in use and no more. Pickled weights are never opened: reading one can run code.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import math
-import mmap
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,21 +24,20 @@ if TYPE_CHECKING:
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 _LANGUAGE_FENCE = ("<|startoftranscript|>", "<|translate|>")  # languages lie between, in every vocabulary
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
     """Where one tensor lies."""
 
-    data: memoryview
-    dtype: str
-    shape: tuple[int, ...]
+    path: Path
+    file: Any  # safetensors.safe_open, one for all tensors of the file; its methods have no types
+    name: str
 
 
 class Checkpoint:
@@ -66,20 +61,20 @@ class Checkpoint:
         """Return a copy: float32, or float16 where it is stored so; bfloat16 is widened without loss.
 
         Raises:
-            ModelUnavailable: the checkpoint has no such tensor.
+            ModelUnavailable: the checkpoint has no such tensor, or one of a shape that no array has.
         """
-        import numpy as np  # noqa: PLC0415  (only when a model is converted)
+        import ml_dtypes  # noqa: F401, PLC0415  (makes NumPy know bfloat16; only when a model is converted)
+        import numpy as np  # noqa: PLC0415
+        from safetensors import SafetensorError  # noqa: PLC0415
 
         stored = self._tensors.get(name)
         if stored is None:
             raise broken(self._folder, f"the weights lack {name}")
-        if stored.dtype == "BF16":  # the upper half of a float32
-            halves = np.frombuffer(stored.data, dtype="<u2").astype(np.uint32)
-            wide: Tensor = (halves << 16).view(np.float32).reshape(stored.shape)
-            return wide
-        kind = np.float32 if stored.dtype == "F32" else np.float16
-        tensor: Tensor = np.frombuffer(stored.data, dtype=kind).reshape(stored.shape).copy()
-        return tensor
+        try:
+            tensor: Tensor = stored.file.get_tensor(stored.name)
+        except (SafetensorError, ValueError) as error:  # ValueError: NumPy has no array of such a shape
+            raise _unreadable(stored.path, error) from error
+        return tensor if tensor.dtype == np.float16 else tensor.astype(np.float32, copy=False)
 
 
 def broken(folder: Path, reason: str) -> ModelUnavailable:
@@ -205,26 +200,22 @@ def _build_tokenizer(folder: Path) -> Any:
 
 def _tensors_in(path: Path) -> dict[str, _Stored]:
     """Return the tensors of one file, name -> place."""
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415  (only when a model is converted)
+
     try:
-        with path.open("rb") as file:
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        (header_bytes,) = struct.unpack_from("<Q", view)
-        body = view[8 + header_bytes :]  # empty where the length is a lie, and then nothing fits into it
-        header = dict(json.loads(bytes(view[8 : 8 + min(header_bytes, MAX_HEADER_BYTES)])))
-        header.pop("__metadata__", None)
-        return {_plain_name(name): _stored(name, entry, body) for name, entry in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
-        raise broken(path.parent, f"{path.name} cannot be read as safetensors: {error}") from error
+        file: Any = safe_open(path, framework="numpy")
+        names: list[str] = file.keys()
+        dtypes = {name: file.get_slice(name).get_dtype() for name in names}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    for name, dtype in dtypes.items():
+        if dtype not in _DTYPES:
+            raise _unreadable(path, f"{name} is {dtype}, not F32, F16 or BF16")
+    return {_plain_name(name): _Stored(path, file, name) for name in dtypes}
 
 
-def _stored(name: str, entry: dict[str, Any], body: memoryview) -> _Stored:
-    start, end = entry["data_offsets"]
-    dtype, shape = entry["dtype"], tuple(entry["shape"])
-    if dtype not in _ITEM_BYTES:
-        raise ValueError(f"{name} is {dtype}, not F32, F16 or BF16")
-    if not 0 <= start <= end <= len(body) or end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise ValueError(f"{name} does not fit into the file")
-    return _Stored(body[start:end], dtype, shape)
+def _unreadable(path: Path, reason: object) -> ModelUnavailable:
+    return broken(path.parent, f"{path.name} cannot be read as safetensors: {reason}")
 
 
 def _plain_name(name: str) -> str:
