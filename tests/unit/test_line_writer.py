@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -292,6 +293,24 @@ def test_a_reader_who_comes_late_is_told_how_much_is_missing(script: Script) -> 
     assert [int(line) for line in lines[:-1]] == list(range(len(lines) - 1))
     assert lines[-1] == "30000"
     assert len(lines) + sum(map(int, told)) == 30_001
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe cannot be opened anew")
+def test_native_code_does_not_wait_for_a_reader_either(script: Script) -> None:
+    code = """
+        import faulthandler, signal
+        assert os.get_blocking(2) != os.get_blocking(1)  # the same pipe for whoever started us
+        faulthandler.enable(2)
+        while not dropped_lines():
+            log.info('x' * 1000)
+        os.kill(os.getpid(), signal.SIGSEGV)  # which first says where it happened
+    """
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as end:
+        done = subprocess.run(script(code), cwd=ROOT, stdout=end, stderr=end, timeout=20, check=False)
+        assert done.returncode == -signal.SIGSEGV
+        assert os.get_blocking(end.fileno())
+        assert pipe.read1().startswith(b"20")
 
 
 def test_a_pipe_that_is_closed_is_no_reason_to_end(script: Script) -> None:

@@ -11,15 +11,17 @@ import io
 import os
 import queue
 import select
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 MAX_LINES = 10_000
 MAX_BYTES = 4 << 20
-_ASK_EVERY_S = 1.0  # whether a pipe that does not block has room; where the system can tell, it does
+_ASK_EVERY_S = 1.0  # whether a pipe that does not block has room, where the system cannot tell
 _MAX_PART_CHARS = 8192  # of a line that has not ended
 
 
@@ -187,7 +189,23 @@ def _wait_for_room(raw: io.RawIOBase) -> None:
     else:
         poll = select.poll()
         poll.register(raw.fileno(), select.POLLOUT)
-        poll.poll(_ASK_EVERY_S * 1000)
+        poll.poll()  # an end of its reader is an event, too
+
+
+def unblock(stream: TextIO) -> None:
+    """Let a write fail where it would block, if the stream is a pipe and the system has a way for that.
+
+    For those who write past this module: native libraries that warn, and the C library when it aborts, would
+    wait for a reader with whatever locks they hold. Other processes have the same pipe, so it is opened anew.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError, ValueError):  # no descriptor, no /proc, no right to open it
+        descriptor = stream.fileno()
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+            os.dup2(own, descriptor)
+            os.close(own)
 
 
 def line_bytes(stream: TextIO, text: str) -> bytes:

@@ -13,7 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 
-from whisper_server.core.line_writer import LineStream, LineWriter, line_bytes, writer_to
+from whisper_server.core.line_writer import LineStream, LineWriter, line_bytes, unblock, writer_to
 
 LAST_LINES_S = 1.0  # for what is not written yet when the process ends, or is about to be busy
 
@@ -89,6 +89,7 @@ def configure_logging(level: str) -> None:
     Nobody who logs or prints waits for a reader any more. Lines that do not fit into the queue are dropped.
     """
     stream = sys.stderr
+    unblock(stream)
 
     def encode(text: str) -> bytes:
         return line_bytes(stream, text)
