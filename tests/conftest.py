@@ -212,7 +212,7 @@ def servers(folder: Path) -> Iterator[StartServer]:
                     server.url = line.split()[-1]
                     break
             assert server.url, server.lines
-            # The pipe must not fill up, or the server would wait for a reader.
+            # Lines that nobody reads are dropped, and tests look at them.
             reader = threading.Thread(target=lambda: server.lines.extend(process.stderr or ()))
             reader.start()
             stack.callback(reader.join)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Server, servers
+from tests.conftest import Server, StartServer, servers
 from tests.integration.http_requests import PARTS_OF_AN_ERROR, URL, exchange, form, head
 from tests.unit.audio_files import wav_bytes
 
@@ -126,3 +126,23 @@ def test_chunks_that_are_wrong(server: Server, size: bytes) -> None:
     for lines in ((JSON, "Transfer-Encoding: chunked"), ("Transfer-Encoding: chunked",)):
         reply = exchange(server.address, head(*lines), b"1\r\n{\r\n", size + b"\r\n")
         error_in(reply, 400)
+
+
+@pytest.mark.parametrize("path", [URL, "/v1/audio/translations", "/v1/chat/completions"])
+@pytest.mark.parametrize("size", [400_000, 30_000_000])
+def test_json_that_was_made_to_be_slow(server: Server, path: str, size: int) -> None:
+    """Very many commas, then a text of escaped quotes that never ends."""
+    body = b'{"audio": [' + b'"",' * 9_000 + b'"' + b'\\"' * (size // 2)
+    reply = httpx.post(f"{server.url}{path}", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    assert "not valid JSON: Unterminated string" in reply.json()["error"]["message"]
+
+
+def test_a_server_that_reads_slow_json_ends_when_it_is_told_to(start_server: StartServer) -> None:
+    server = start_server()
+    body = b"," * 10_001 + b'"' + b'\\"' * 200_000
+    for path in (URL, "/v1/chat/completions"):
+        reply = httpx.post(f"{server.url}{path}", content=body, headers={"content-type": "application/json"})
+        assert "more than 10000 values" in reply.json()["error"]["message"]
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    assert server.stop() == 0

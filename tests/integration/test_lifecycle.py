@@ -205,3 +205,37 @@ def test_work_that_goes_on_after_the_grace_period_gets_a_503(start_server: Start
         assert "shutting down" in error["message"]
     assert server.process.wait(timeout=60) == 0
     assert not [line for line in server.lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize(("level", "path"), [("INFO", "/v1/models"), ("DEBUG", "/health")])
+def test_an_app_that_reads_one_line_and_no_more(tmp_path: Path, level: str, path: str) -> None:
+    """Its pipe is full after 64 kB of log; nothing waits for that."""
+    with subprocess.Popen(
+        server_command("--port", "0", "--log-level", level, "--shutdown-grace-s", "5"),
+        cwd=tmp_path,
+        env=server_environment(WHISPER_CACHE_DIR=str(tmp_path / "cache")),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().split()[-1]
+        try:
+            with httpx.Client(base_url=url, timeout=30, headers={"x-request-id": "a" * 64}) as client:
+                assert [client.get(path).status_code for _ in range(2000)] == [200] * 2000
+                assert client.get("/health").json()["status"] == "ok"
+            process.terminate()
+            assert process.wait(timeout=10) == 0
+        finally:
+            process.kill()
+        written = process.stderr.read()
+    assert 0 < written.count(f" path={path} ") < 2000  # the pipe was full
+
+
+def test_probes_are_no_lines_of_the_log(server: Server) -> None:
+    for path in ("/health", "/ready", "/v1/models", "/health", "/ready"):
+        httpx.get(f"{server.url}{path}")
+    found = httpx.get(f"{server.url}/metrics").text
+    assert re.search(r'whisper_requests_total{method="GET",route="/health",status="200"} [1-9]', found)
+    assert server.stop() == 0
+    assert not [line for line in server.lines if "/health" in line or "/ready" in line]
+    assert [line for line in server.lines if " path=/v1/models " in line]

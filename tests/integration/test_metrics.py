@@ -228,6 +228,14 @@ def test_a_watcher_takes_all_that_is_counted() -> None:
     assert Watcher().exposition() == (b"", "text/plain")
 
 
+async def test_dropped_lines_of_the_log_are_counted(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert value(await values(client), "whisper_log_lines_dropped_total") == 0
+    monkeypatch.setattr("whisper_server.core.metrics.dropped_lines", lambda: 3)
+    assert value(await values(client), "whisper_log_lines_dropped_total") == 3
+
+
 def test_the_command_line_counts_nothing() -> None:
     code = (
         "import sys; from whisper_server.cli import main; code = main(sys.argv[1:]);"

@@ -14,6 +14,7 @@ FAULTS = {
     "crash": "os.kill(os.getpid(), signal.SIGSEGV)",
     "hang": "threading.Event().wait()",
     "eat": "bytearray(2 << 30)",
+    "talk": r"os.write(2, (b'x' * 1999 + b'\n') * 500 + b'\xff end')",
 }
 _BOOT = """
 import os, signal, sys, threading

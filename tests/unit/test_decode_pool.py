@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -181,6 +182,36 @@ def test_a_hang_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InvalidAudio, match="hang"):
             samples_of(remote, encode(tone(1.0), container="caf"))
         assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
+
+
+def lines_of_decoders(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What decoder processes wrote to their standard error; all of it, once they have ended."""
+    for thread in threading.enumerate():
+        if thread.name == "decoder-stderr":
+            thread.join()
+    return [line.partition(": ")[2] for line in caplog.messages if line.startswith("decoder process ")]
+
+
+def test_where_it_hung_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with decoders_that("hang", monkeypatch) as pool, pytest.raises(InvalidAudio, match="hang"):
+        samples_of(AudioProcessor(1 << 20, 60, pool.open), encode(tone(1.0), container="caf"))
+    lines = lines_of_decoders(caplog)
+    assert lines[0].startswith("Timeout (")
+    assert any(" in wait" in line for line in lines)
+
+
+def test_what_a_decoder_prints_has_a_reader(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where ours has none: a decoder would wait in its write, and we for the decoder."""
+    with decoders_that("talk", monkeypatch) as pool:
+        remote = AudioProcessor(1 << 20, 60, pool.open)
+        assert len(samples_of(remote, encode(tone(1.0), container="caf"))) == 16_000
+    lines = lines_of_decoders(caplog)
+    assert lines[-1] == "\ufffd end"
+    assert sum(map(len, lines[:-1])) == 500 * 1999
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what a process may allocate")

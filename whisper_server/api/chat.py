@@ -18,7 +18,8 @@ from whisper_server.api.bodies import ChatBody, ChatFields
 from whisper_server.api.chat_models import ChatChoice, ChatMessage, ChatReply, ChatUsage
 from whisper_server.api.deps import OVERLOADED, ServicesDep, TicketDep
 from whisper_server.api.gone import ClientGone, until_gone
-from whisper_server.api.requests import MAX_PROMPT_CHARS, Upload, parse_json, read_body, validated
+from whisper_server.api.json_text import parse_json
+from whisper_server.api.requests import MAX_PROMPT_CHARS, Upload, read_body, validated
 from whisper_server.api.work import named_as, phrases, transcribe
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language

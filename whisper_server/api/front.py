@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send
 from whisper_server.api.errors import send_error
-from whisper_server.api.health import health_body
+from whisper_server.api.health import PROBES, health_body
 from whisper_server.api.middleware import RequestLogMiddleware
 from whisper_server.core.errors import ConfigError, ShuttingDown, Unavailable
 
@@ -56,7 +56,7 @@ class Front(Generic[A]):
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        if self._app is None and scope.get("path") not in {"/health", "/ready"}:
+        if self._app is None and scope.get("path") not in PROBES:
             await self._wait()
         if self._app is not None:
             await self._app(scope, receive, send)

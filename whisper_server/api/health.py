@@ -11,6 +11,7 @@ from whisper_server import __version__
 if TYPE_CHECKING:
     from whisper_server.services.model_manager import ModelState
 
+PROBES = frozenset({"/health", "/ready"})  # asked every second or so, by who starts and balances servers
 _STARTED_AT = time.monotonic()  # a process starts once; imported first of all
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields, new_request_id
 from whisper_server.api.errors import error_event, send_error, unforeseen
 from whisper_server.api.gone import ClientGone
+from whisper_server.api.health import PROBES
 from whisper_server.core.errors import (
     InvalidRequest,
     Overloaded,
@@ -27,7 +28,10 @@ _LINGER_S = 2.0  # for what a client still sends after we said no
 
 
 class RequestLogMiddleware:
-    """Names each request and writes its one line: no text, no file names, no raw paths."""
+    """Names each request and writes its one line: no text, no file names, no raw paths.
+
+    The line of a probe is for DEBUG only: it comes every second, and says what /metrics counts.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -56,7 +60,8 @@ class RequestLogMiddleware:
             route = getattr(scope.get("route"), "path", "-")
             extra = "".join(f" {name}={value}" for name, value in fields.items())
             wall_s = time.monotonic() - started
-            log.info(
+            log.log(
+                logging.DEBUG if scope["path"] in PROBES else logging.INFO,
                 "id=%s method=%s path=%s status=%s wall_s=%.3f%s",
                 request_id,
                 scope["method"],

@@ -5,8 +5,6 @@ Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an up
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +16,7 @@ from whisper_server.api.bodies import SubtitleFields, TranscriptionFields, Trans
 from whisper_server.api.fields import from_form
 from whisper_server.api.gone import ClientGone
 from whisper_server.api.handlers import invalid_value
+from whisper_server.api.json_text import parse_json
 from whisper_server.api.multipart import read_form
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
@@ -32,7 +31,6 @@ from whisper_server.core.validators import (
     decode_base64,
     find_audio,
     no_references,
-    without_surrogates,
 )
 from whisper_server.services.admission import Ticket
 from whisper_server.services.container import Services
@@ -46,8 +44,6 @@ F = TypeVar("F", bound=BaseModel)
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
-_MAX_JSON_VALUES = 10_000
-_JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,30 +197,6 @@ async def _read_form(request: Request, ticket: Ticket) -> Upload:
             param="file",
         )
     return Upload(bytes(form.file), from_form(form.fields), "file")
-
-
-def _values(body: bytes) -> int:
-    """Return about how many values a JSON text has."""
-    return sum(body.count(mark) for mark in (b",", b"[", b"{"))
-
-
-def parse_json(body: bytes) -> Any:
-    """Parse a body; takes long for a large one. An empty body is an empty object.
-
-    A large body is one long string. One of many small values would take a hundred times its size in
-    memory, and the parser would hold up every other thread: that is refused before it is parsed.
-
-    Raises:
-        InvalidRequest: it is no JSON, or has too many values.
-    """
-    # Text has commas too: it is left out where there are so many that it matters.
-    if _values(body) > _MAX_JSON_VALUES and _values(_JSON_TEXT.sub(b"", body)) > _MAX_JSON_VALUES:
-        raise InvalidRequest(f"The request body has more than {_MAX_JSON_VALUES} values.")
-    try:
-        return without_surrogates(json.loads(body)) if body.strip() else {}
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from error
 
 
 def _upload_of(body: bytes, max_bytes: int) -> Upload:

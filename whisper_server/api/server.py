@@ -27,7 +27,7 @@ from whisper_server.api.parents import open_watches, watching
 from whisper_server.api.sockets import BACKLOG, is_loopback, listen, url_of
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
-from whisper_server.core.logging import configure_logging
+from whisper_server.core.logging import configure_logging, flush_log
 from whisper_server.core.process import allow_open_files, ensure_streams, leave
 from whisper_server.services.catalog import Catalog
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for listening in sockets:
         # Not a log line: who asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
-    sys.stderr.flush()
+    flush_log()  # an app waits for it, and the imports that begin now leave other threads little time
     return serve(settings, sockets, watches)
 
 

@@ -2,14 +2,22 @@
 
 One record is one line of `time level logger message`. Line breaks, control characters and marks that
 change the reading direction are escaped, so that nothing from outside can forge or hide a line; the
-lines of a traceback are indented.
+lines of a traceback are indented. Who logs never waits: `line_writer` writes.
 """
 
 from __future__ import annotations
 
+import codecs
 import logging
 import sys
 import unicodedata
+from collections.abc import Callable
+
+from whisper_server.core.line_writer import LineStream, LineWriter, line_bytes, unblock, writer_to
+
+LAST_LINES_S = 1.0  # for what is not written yet when the process ends, or is about to be busy
+
+codecs.lookup("unicode_escape")  # a file, which could not be opened any more when descriptors have run out
 
 _QUIET = (
     "python_multipart",  # one warning for each malformed byte of a request
@@ -49,13 +57,67 @@ def one_line(text: str) -> str:
     )
 
 
+class WriterHandler(logging.Handler):
+    """Formats where it is called, and leaves the writing to a `LineWriter`."""
+
+    def __init__(self, writer: LineWriter, encode: Callable[[str], bytes]) -> None:
+        super().__init__()
+        self._writer = writer
+        self._encode = encode
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put the record's lines."""
+        try:
+            self._writer.put(self._encode(self.format(record) + "\n"))
+        except Exception:  # noqa: BLE001  (as logging's own handlers do)
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait a moment for what is not written yet; `logging` calls this when the process ends."""
+        self._writer.flush(LAST_LINES_S)
+
+
+class _Stderr:
+    """The process has one standard error, and it has one writer."""
+
+    writer: LineWriter | None = None
+
+
 def configure_logging(level: str) -> None:
-    """Send every logger's lines to stderr; replaces what was configured before."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter())
+    """Send every logger's lines to stderr, and with them what is printed there; for a process, once.
+
+    Nobody who logs or prints waits for a reader any more. Lines that do not fit into the queue are dropped.
+    """
+    stream = sys.stderr
+    unblock(stream)
+
+    def encode(text: str) -> bytes:
+        return line_bytes(stream, text)
+
+    def notice(n_lines: int) -> bytes:
+        message = f"{n_lines} lines of the log were dropped here: nobody read them in time"
+        record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
+        return encode(formatter.format(record) + "\n")
+
+    formatter = LineFormatter()
+    writer = _Stderr.writer = LineWriter(writer_to(stream), notice)
+    handler = WriterHandler(writer, encode)
+    handler.setFormatter(formatter)
+    sys.stderr = LineStream(stream, lambda text: writer.put(encode(text)))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     is_debug = level == "DEBUG"
     # uvicorn tells the story of its start in ten lines; ours tells it in one.
     logging.getLogger("uvicorn").setLevel("INFO" if is_debug else "WARNING")
     for name in _QUIET:
         logging.getLogger(name).setLevel("INFO" if is_debug else "ERROR")
+
+
+def flush_log() -> None:
+    """Wait until what was logged and printed is written, or a moment where nobody reads it."""
+    if _Stderr.writer is not None:
+        _Stderr.writer.flush(LAST_LINES_S)
+
+
+def dropped_lines() -> int:
+    """Return how many lines of the log were lost so far."""
+    return _Stderr.writer.n_dropped if _Stderr.writer is not None else 0

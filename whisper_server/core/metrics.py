@@ -7,13 +7,16 @@ is `other`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from whisper_server.core.errors import WhisperServerError
+from whisper_server.core.logging import dropped_lines
 from whisper_server.core.watcher import Stage, Watcher
 
 OTHER = "other"
@@ -44,6 +47,7 @@ class Metrics(Watcher):
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.registry.register(_LogCollector())
         self._gauges = {name: Gauge(name, text, registry=self.registry) for name, text in GAUGES.items()}
         self._count_requests()
         self._count_audio()
@@ -173,6 +177,14 @@ class Metrics(Watcher):
     def exposition(self) -> tuple[bytes, str]:
         """Return the page, and its media type."""
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class _LogCollector(Collector):
+    """Shows what the log counts itself; it belongs to the process, as what `ProcessCollector` shows."""
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        text = "Lines of the log that were dropped because nobody read them, or could not be written."
+        yield CounterMetricFamily("whisper_log_lines_dropped", text, value=dropped_lines())
 
 
 def _errors(kind: type[WhisperServerError]) -> set[type[WhisperServerError]]:

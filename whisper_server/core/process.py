@@ -48,9 +48,9 @@ def leave(code: int) -> NoReturn:
     under one: so where a thread of ours is still busy, the process ends without being torn down.
     """
     if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
-        logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # who read it may have ended before us
                 stream.flush()
+        logging.shutdown()
         os._exit(code)
     sys.exit(code)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import IO
 
 from whisper_server.core.errors import Unavailable
 from whisper_server.services.decode_wire import Kind, receive
@@ -20,6 +23,8 @@ sys.path[:] = sys.argv[1:]
 from whisper_server.services.decode_child import main
 main()
 """
+_READ_BYTES = 4096
+_MAX_LINE_BYTES = 1000
 
 
 def spawn() -> subprocess.Popen[bytes]:
@@ -33,6 +38,7 @@ def spawn() -> subprocess.Popen[bytes]:
             _command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,  # nobody may read ours, and then a child that writes there hangs
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
     except OSError as error:
@@ -40,13 +46,47 @@ def spawn() -> subprocess.Popen[bytes]:
         raise _unavailable() from error
     assert child.stdin is not None
     assert child.stdout is not None
+    assert child.stderr is not None
+    teller = threading.Thread(
+        target=_tell, args=(child.pid, child.stderr), name="decoder-stderr", daemon=True
+    )
+    try:
+        teller.start()
+    except RuntimeError as error:  # no more threads
+        _end(child)
+        child.stderr.close()
+        log.exception("a decoder process cannot be started")
+        raise _unavailable() from error
     ready = receive(child.stdout)
     if ready is None or ready.kind is not Kind.READY:
-        child.kill()
-        child.communicate()
+        _end(child)
+        teller.join()  # it knows the reason
         log.error("a decoder process ended before it had begun (exit code %s)", child.returncode)
         raise _unavailable()
     return child
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        assert pipe is not None
+        pipe.close()
+
+
+def _tell(pid: int, pipe: IO[bytes]) -> None:
+    """Log what a child writes to its standard error, until it ends."""
+    with pipe:
+        rest = b""
+        # Past the buffer: its lock must not be held when the interpreter ends.
+        while data := os.read(pipe.fileno(), _READ_BYTES):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > _MAX_LINE_BYTES:
+                lines, rest = [*lines, rest], b""
+            for line in filter(None, lines):
+                log.warning("decoder process %d: %s", pid, line.decode("utf-8", "replace").rstrip())
+        if rest:
+            log.warning("decoder process %d: %s", pid, rest.decode("utf-8", "replace").rstrip())
 
 
 def _command() -> list[str]:

@@ -18,7 +18,7 @@ from whisper_server.services.subtitles import Cue, SubtitleOptions, cues
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"  # what the hosted API sends for text, srt and vtt
 
-_ARROW = re.compile(r"-{2,}>")
+_ARROW = re.compile(r"(?<!-)-{2,}>")  # tried once for each run of dashes, not at every dash
 _SUBTITLES = SubtitleOptions()
 
 
