@@ -1,6 +1,7 @@
-"""Print the interpreter of the oldest or the newest Python that the package supports: `pythons.py oldest|newest`.
+"""Print the interpreter of the oldest or the newest supported Python: `pythons.py oldest|newest`.
 
-Looks at python3.N on PATH and at the versions that pyenv has. Releases only: no alphas, no free-threaded builds.
+Looks at python3.N on PATH and at the versions that pyenv has. Releases only: no alphas, and no
+free-threaded builds.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Start a server, transcribe a sample with it, end it: `try_server.py COMMAND...`, in the repository's root.
 
-The command is a shell's; with `--interrupt` it is ended as by Ctrl-C, else by SIGTERM. It must listen on port 0,
-which the environment asks for, say so in one line on stderr, and exit with 0.
+The command is a shell's; with `--interrupt` it is ended as by Ctrl-C, else by SIGTERM. It must listen on
+port 0, which the environment asks for, say so in one line on stderr, and exit with 0.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -30,8 +31,6 @@ def expected() -> str:
 
 def transcribed(url: str) -> str:
     """Post the sample as base64 JSON; return the text."""
-    import base64
-
     audio = base64.b64encode((SAMPLES / SAMPLE).read_bytes()).decode()
     body = json.dumps({"audio": audio, "model": "nano-whisper"}).encode()
     headers = {"Content-Type": "application/json"}

@@ -1,8 +1,8 @@
 """Renew the locks: `python tools/lock.py`, after `pip install uv`.
 
-`requirements.lock` holds what requirements.txt resolves to on every platform and every Python that is supported,
-with hashes; `requirements-build.lock` holds the tools of requirements-build.txt. What was published in the last
-seven days is left out: malicious releases are mostly found and removed within days.
+`requirements.lock` holds what requirements.txt resolves to on every platform and every Python that is
+supported, with hashes; `requirements-build.lock` holds the tools of requirements-build.txt. What was
+published in the last seven days is left out: malicious releases are mostly found and removed within days.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ PYTHON = "3.11"  # the oldest that pyproject.toml allows
 
 
 def lock(name: str, before: datetime.date) -> None:
-    """Resolve NAME.txt into NAME.lock with what was published before a day (UTC); one environment holds both."""
+    """Resolve NAME.txt into NAME.lock with what was published before a day (UTC).
+
+    One environment can hold both locks: the later is resolved under the earlier.
+    """
     command = [
         *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--upgrade"),
         *("--universal", "--python-version", PYTHON, "--generate-hashes", "--no-header", "--no-annotate"),

@@ -21,8 +21,10 @@ codecs.lookup("unicode_escape")  # a file, which could not be opened any more wh
 
 _QUIET = (
     "python_multipart",  # one warning for each malformed byte of a request
-    "httpx",  # one line per request to the model hub, with its address
+    "httpx",  # one line per request to the model hub, with its address; huggingface_hub 2 uses the second
+    "httpx2",
     "httpcore",
+    "httpcore2",
     "huggingface_hub",
 )
 
