@@ -236,7 +236,7 @@ async def test_audio_info(client: httpx.AsyncClient, speech: Sample) -> None:
         assert info["rms_dbfs"] == pytest.approx(-9.0, abs=0.5)
         assert info["speech_s"] == 0
     info = (await client.post("/debug/audio-info", **form(speech.data))).json()
-    assert 1.5 < info["speech_s"] <= info["duration_s"]
+    assert 1.4 < info["speech_s"] <= info["duration_s"]  # its three words take 1.43 s
 
 
 async def test_audio_info_of_silence_is_valid_json(client: httpx.AsyncClient) -> None:
