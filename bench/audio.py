@@ -67,6 +67,14 @@ def _read(path: Path) -> NDArray[np.int16]:
     return np.concatenate(parts).astype(np.int16)
 
 
+def samples_of(path: Path) -> NDArray[np.float32]:
+    """Return a file's sound, float32 [n], 16 kHz mono, as the server decodes it."""
+    from whisper_server.services.audio_processor import AudioProcessor
+
+    with AudioProcessor(max_bytes=1 << 30, max_seconds=3600).open(path.read_bytes()) as stream:
+        return np.concatenate(list(stream.blocks()))
+
+
 def short() -> Clip:
     """One clip of 5 s."""
     return _joined("short", [s for s in _robust() if s.text == "mother house flower brother"], 5.0)

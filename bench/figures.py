@@ -67,12 +67,25 @@ def words(text: str) -> list[str]:
 
 def word_errors(said: str, heard: str) -> int:
     """Return how many words must be put in, left out or replaced to make one text of the other."""
+    return sum(word_edits(said, heard))
+
+
+def word_edits(said: str, heard: str) -> tuple[int, int, int]:
+    """Return how many words were substituted, deleted and inserted: an alignment of the fewest."""
     others = words(heard)
-    before = list(range(len(others) + 1))
+    before = [(0, 0, inserted) for inserted in range(len(others) + 1)]
     for row, word in enumerate(words(said), start=1):
-        line = [row]
+        line = [(0, row, 0)]
         for column, other in enumerate(others, start=1):
-            line.append(min(before[column] + 1, line[-1] + 1, before[column - 1] + (word != other)))
+            above, left, (substituted, deleted, inserted) = before[column], line[-1], before[column - 1]
+            line.append(
+                min(
+                    (substituted + (word != other), deleted, inserted),
+                    (above[0], above[1] + 1, above[2]),
+                    (left[0], left[1], left[2] + 1),
+                    key=sum,
+                )
+            )
         before = line
     return before[-1]
 

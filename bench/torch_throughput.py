@@ -21,8 +21,8 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from faster_whisper.audio import decode_audio
 
+from bench.audio import samples_of
 from bench.grow import NANO, SHAPES, grow
 from whisper_server.core.errors import DeviceOutOfMemory, ModelUnavailable
 from whisper_server.services import features
@@ -70,7 +70,7 @@ def clips(n_mels: int) -> list[tuple[np.ndarray, float]]:
     found = []
     for entry in entries:
         if entry["kind"] == "dense":
-            samples = decode_audio(str(NANO / "samples" / entry["file"]), 16_000)
+            samples = samples_of(NANO / "samples" / entry["file"])
             found.append((features.log_mel(samples, n_mels), len(samples) / 16_000))
     return found
 

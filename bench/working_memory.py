@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.audio import samples_of
 from bench.figures import table
 from bench.grow import NANO, SHAPES, grow
 from whisper_server.core.memory import return_memory, tune_allocator
@@ -52,13 +53,11 @@ def peak_mb(work: Callable[[], None], workers: int) -> float:
 
 def speech(n_mels: int, batch: int) -> np.ndarray:
     """Return float32 [batch, n_mels, 3000]: the densest bundled clips."""
-    from faster_whisper.audio import decode_audio
-
     from whisper_server.services import features
 
     clips = json.loads((NANO / "samples" / "clips.json").read_text(encoding="utf-8"))
     dense = [clip["file"] for clip in clips if clip["kind"] == "dense"]
-    samples = [decode_audio(str(NANO / "samples" / dense[row % len(dense)]), 16_000) for row in range(batch)]
+    samples = [samples_of(NANO / "samples" / dense[row % len(dense)]) for row in range(batch)]
     return np.stack([features.log_mel(one, n_mels) for one in samples])
 
 

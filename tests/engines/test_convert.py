@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.unit import reference_mel
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines import convert
 from whisper_server.services.engines.convert import MARKER, ensure_converted
@@ -91,9 +92,7 @@ def samples_of(path: Path) -> np.ndarray:
 
 
 def features(clip: str) -> ctranslate2.StorageView:
-    from faster_whisper.feature_extractor import FeatureExtractor
-
-    mel = FeatureExtractor()(samples_of(NANO / "samples" / clip), padding=480_000)[:, :3000]
+    mel = reference_mel.log_mel(samples_of(NANO / "samples" / clip), 80)
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None], dtype=np.float32))
 
 

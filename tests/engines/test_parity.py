@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faster_whisper.audio import decode_audio
 
-from tests.conftest import NANO, SAMPLES, Sample, all_samples
+from tests.conftest import NANO, Sample, all_samples
+from tests.unit.audio_files import samples_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.core.types import Decoded, DecodeOptions, Placed, Window, WindowJob
@@ -70,7 +70,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> LoadEngine:
 
 
 def job(sample: Sample) -> WindowJob:
-    samples = decode_audio(str(SAMPLES / sample.name), 16_000)
+    samples = samples_of(sample.data)
     duration_s = len(samples) / 16_000
     window = Window(features.log_mel(samples, 80), duration_s, (Placed(0.0, 0.0, duration_s),))
     task = "translate" if sample.kind == "translate" else "transcribe"

@@ -392,7 +392,7 @@ def test_commit_that_is_a_path_is_refused(
             "config.json model-00001-of-00002.safetensors model-00002-of-00002.safetensors"
             " model.safetensors.index.json",
         ),
-        (  # Systran/faster-whisper-tiny
+        (  # in CTranslate2 format
             "config.json model.bin tokenizer.json vocabulary.txt README.md",
             "config.json model.bin tokenizer.json vocabulary.txt",
         ),

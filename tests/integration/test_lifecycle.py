@@ -27,7 +27,6 @@ HEAVY = {
     "huggingface_hub",
     "fastapi",
     "starlette",
-    "faster_whisper",
     "prometheus_client",
 }
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from whisper_server.services.audio_processor import AudioProcessor
+
 SAMPLES = Path(__file__).parents[2] / "models" / "nano-whisper" / "samples"
 
 
@@ -124,6 +126,12 @@ class Clip:
         with av.open(str(self.path)) as file:
             parts = [frame.to_ndarray()[0] for frame in file.decode(audio=0)]
         return np.concatenate(parts).astype(np.float32) / 32768
+
+
+def samples_of(data: bytes) -> np.ndarray:
+    """float32 [n], 16 kHz mono, as the server reads a file of any format."""
+    with AudioProcessor(max_bytes=1 << 30, max_seconds=3600).open(data) as stream:
+        return np.concatenate(list(stream.blocks()))
 
 
 def clips() -> list[Clip]:

@@ -49,6 +49,12 @@ def test_word_errors(said: str, heard: str, errors: int) -> None:
     assert figures.word_errors(said, heard) == errors
 
 
+def test_word_edits_by_kind() -> None:
+    assert figures.word_edits("one two three four", "One, too three") == (1, 1, 0)
+    assert figures.word_edits("one two", "one and two more") == (0, 0, 2)
+    assert figures.word_edits("", "") == (0, 0, 0)
+
+
 def test_better_by_is_above_one_where_we_are_ahead() -> None:
     assert figures.better_by(3.0, 2.0, higher_is_better=True) == 1.5
     assert figures.better_by(2.0, 3.0, higher_is_better=False) == 1.5

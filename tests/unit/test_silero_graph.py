@@ -1,79 +1,69 @@
-"""The network in matrices says what the file's says, and a file that is not known is left as it is."""
+"""The graph that ships says what the published network says, and is the one that the tool makes."""
 
 from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.unit.audio_files import clips, noises
+from tests.unit.silero_golden import golden, probabilities, sounds
+from tools import make_silero
 from whisper_server.services import silero
-from whisper_server.services.engines.onnx_tensors import float_tensors
-from whisper_server.services.silero_graph import STATE, convolution_matrix, in_matrices
-
-MODEL = silero.model_file().read_bytes()
+from whisper_server.services.silero import Silero
 
 
-@pytest.mark.parametrize("kind", ["speech", "silence", "noise", "loud", "one frame"])
-def test_matrices_say_what_the_file_says(kind: str) -> None:
-    speech = clips()[0].samples()
-    samples = {
-        "speech": speech,
-        "silence": np.zeros(16_000, np.float32),
-        "noise": noises(3)["white"].astype(np.float32),
-        "loud": np.sign(speech),
-        "one frame": speech[20_000:20_576],
-    }[kind]
-    assert in_matrices(MODEL) != MODEL
-    file, matrices = silero.session_of(MODEL), silero.session_of(in_matrices(MODEL))
-    state = {"h": np.zeros(STATE, np.float32), "c": np.zeros(STATE, np.float32)}
-    for _ in range(2):  # the second time with the state that the first one left
-        given_ = {"input": silero.frames(samples), **state}
-        expected, found = file.run(None, given_), matrices.run(None, given_)
-        for one, other in zip(expected, found, strict=True):
-            assert one.shape == other.shape
-            np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
-        state = {"h": expected[1], "c": expected[2]}
+@pytest.mark.parametrize("kind", list(golden()))
+@pytest.mark.parametrize("block", [None, 512, 7_777, 100])
+def test_says_what_the_published_network_says_whatever_the_blocks(kind: str, block: int | None) -> None:
+    samples, model = sounds()[kind], Silero()
+    size = block or len(samples)
+    found = [p for at in range(0, len(samples), size) for p in model.probabilities(samples[at : at + size])]
+    found += model.finish()
+    np.testing.assert_allclose(found, golden()[kind], atol=1e-4)
 
 
 def test_the_format_is_onnxs() -> None:
-    onnx.checker.check_model(in_matrices(MODEL), full_check=True)
+    onnx.checker.check_model(silero.MODEL_FILE.read_bytes(), full_check=True)
 
 
-def test_unknown_model_is_left_as_it_is() -> None:
-    other = MODEL[:-1] + bytes([MODEL[-1] ^ 1])
-    assert in_matrices(other) is other
+def test_is_what_the_tool_makes() -> None:
+    assert hashlib.sha256(silero.MODEL_FILE.read_bytes()).hexdigest() == make_silero.MADE_SHA256
+    assert make_silero.TARGET == silero.MODEL_FILE
 
 
-def test_server_runs_the_network_in_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new release of the file would be run as it is, correctly and slower: this says so."""
-    run: list[bytes] = []
-    monkeypatch.setattr(silero, "session_of", run.append)
-    silero._load_session.__wrapped__()
-    assert in_matrices(MODEL) is not MODEL
-    assert run == [in_matrices(MODEL)]
+def test_the_licence_is_beside_it() -> None:
+    text = silero.MODEL_FILE.with_suffix(".LICENSE").read_text(encoding="utf-8")
+    assert "MIT License" in text
+    assert "Silero Team" in text
 
 
-def test_weights_are_read_whole() -> None:
-    weights = float_tensors(MODEL)
-    assert weights["encoder.feature_extractor.forward_basis_buffer"].shape == (258, 1, 256)
-    assert weights["onnx::LSTM_211"].shape == (1, 1024)
-    assert all(values.dtype == np.float32 and np.isfinite(values).all() for values in weights.values())
-    n_bytes = sum(values.nbytes for values in weights.values())
-    assert 0.95 * len(MODEL) < n_bytes < len(MODEL)
+def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(silero, "MODEL_FILE", tmp_path / "silero_vad.onnx")
+    with pytest.raises(silero.EngineFailure, match="WHISPER_VAD=false"):
+        silero._load_session.__wrapped__()
 
 
-@given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 99))
-def test_matrix_is_the_convolution(positions: int, n_in: int, n_out: int, stride: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    kernel = random.standard_normal((n_out, n_in, 3)).astype(np.float32)
-    x = random.standard_normal((positions, n_in)).astype(np.float32)
-    around = np.pad(x, ((1, 1), (0, 0)))
-    expected = [
-        sum(kernel[:, :, tap] @ around[place + tap] for tap in range(3))
-        for place in range(0, positions, stride)
-    ]
-    found = convolution_matrix(kernel, positions, stride) @ x.reshape(-1)
-    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-4, atol=1e-5)
+@pytest.fixture
+def wheel() -> Path:
+    """Silero's own wheel, where the one who runs the tests has it."""
+    if not (path := os.environ.get("SILERO_WHEEL")):
+        pytest.skip("SILERO_WHEEL does not name silero_vad-6.2.3-py3-none-any.whl")
+    return Path(path)
+
+
+def test_is_made_again_byte_for_byte(wheel: Path) -> None:
+    assert make_silero.made(make_silero.published(wheel)) == silero.MODEL_FILE.read_bytes()
+
+
+def test_golden_numbers_are_those_of_the_published_network(wheel: Path) -> None:
+    for kind, found in probabilities(make_silero.published(wheel)).items():
+        np.testing.assert_allclose(found, golden()[kind], atol=1e-5)
+
+
+def test_another_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="SHA-256"):
+        make_silero._checked(b"another", make_silero.PUBLISHED_SHA256, "it")

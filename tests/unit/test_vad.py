@@ -9,14 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from faster_whisper.vad import get_vad_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.audio_files import Clip, clips, noises, tone
 from whisper_server.core.types import SAMPLE_RATE, WINDOW_SAMPLES, Span
 from whisper_server.services import silero
-from whisper_server.services.silero import Silero
 from whisper_server.services.vad import MAX_FRAMES, SpeechGate, VadOptions, fixed, longest_pause, spans, steps
 
 FRAME_S = 0.032
@@ -63,7 +61,7 @@ def test_ten_minutes_of_silence_then_speech() -> None:
     samples = np.concatenate([np.zeros(600 * SAMPLE_RATE, np.float32), clip.samples()])
     found = list(spans(blocks(samples)))
     check_spans(found, samples)
-    assert found[0].start_s > 599.5
+    assert found[0].start_s > 600 + clip.words[0][1] - VadOptions().speech_pad_ms / 1000 - 0.05
     for _, start_s, end_s in clip.words:
         assert any(s.start_s <= 600 + start_s + 0.05 and s.end_s >= 600 + end_s - 0.05 for s in found)
 
@@ -74,17 +72,6 @@ def test_pauses_split_and_short_ones_do_not() -> None:
     found = list(spans([np.concatenate([words[0], pause, words[1]])]))
     assert len(found) == 2
     assert found[1].start_s - found[0].end_s > 3
-
-
-def test_probabilities_equal_the_reference_whatever_the_block_size() -> None:
-    samples = CLIPS[4].samples()
-    samples = samples[: len(samples) // 512 * 512 + 100]
-    expected = get_vad_model()(np.pad(samples, (0, 412)))
-    for size in (len(samples), 512, 7_777, 100):
-        model = Silero()
-        found = [p for block in blocks(samples, size) for p in model.probabilities(block)]
-        found += model.finish()
-        np.testing.assert_allclose(found, expected.reshape(-1), atol=1e-5)
 
 
 @settings(max_examples=10, deadline=None)
@@ -283,12 +270,12 @@ def test_one_session_serves_all_threads() -> None:
     assert results == [results[0]] * 4
 
 
-def test_the_inference_library_is_not_imported_for_the_model_file() -> None:
+def test_only_the_runtime_is_imported_and_only_for_the_first_block() -> None:
     code = (
         "import sys, numpy as np; from whisper_server.services import vad; "
         "assert 'onnxruntime' not in sys.modules; "
         "list(vad.spans([np.zeros(16000, np.float32)])); "
         "assert 'onnxruntime' in sys.modules; "
-        "assert 'faster_whisper' not in sys.modules and 'ctranslate2' not in sys.modules"
+        "assert 'ctranslate2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

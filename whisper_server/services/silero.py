@@ -1,13 +1,12 @@
 """Samples -> speech probabilities: Silero VAD, run by onnxruntime.
 
-Owns the model file (the one that the faster-whisper package carries), the session and the state that
+Owns the model file (Silero VAD 6.2.3, rearranged by tools/make_silero.py), the session and the state that
 one file's audio leaves behind. Must not know what counts as speech.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure
-from whisper_server.services.silero_graph import FRAME, STATE, in_matrices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from whisper_server.core.types import Samples
 
+MODEL_FILE = Path(__file__).with_name("silero_vad.onnx")
 FRAME_SAMPLES = 512  # one probability per 32 ms; the model knows no other size at 16 kHz
-CONTEXT_SAMPLES = FRAME - FRAME_SAMPLES  # of the frame before, which the model wants in front of each frame
+CONTEXT_SAMPLES = 64  # of the frame before, which the model wants in front of each frame
+STATE = (1, 1, 128)  # the shape of the LSTM's h and of its c
 RUN_FRAMES = 256  # 8 s of audio per call of the model: more is hardly faster
 
 
@@ -62,7 +62,8 @@ class Silero:
 
 def frames(samples: Samples) -> NDArray[np.float32]:
     """Cut samples into what the network takes, float32 [n, 576]: each frame after its context."""
-    return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(samples, FRAME)[::FRAME_SAMPLES])
+    windows = np.lib.stride_tricks.sliding_window_view(samples, CONTEXT_SAMPLES + FRAME_SAMPLES)
+    return np.ascontiguousarray(windows[::FRAME_SAMPLES])
 
 
 _session_lock = threading.Lock()  # lru_cache alone would let two threads load the model
@@ -76,10 +77,14 @@ def _session() -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _load_session() -> Any:
-    return session_of(in_matrices(model_file().read_bytes()))
+    if not MODEL_FILE.is_file():
+        raise EngineFailure(
+            "The speech detection model is missing: install whisper-server again, or set WHISPER_VAD=false."
+        )
+    return session_of(MODEL_FILE)
 
 
-def session_of(model: bytes) -> Any:
+def session_of(model: Path) -> Any:
     """Return a session of onnxruntime that runs a network on the caller's thread."""
     # 0.2 s that a server without work need not spend.
     from whisper_server.services.quiet_onnxruntime import onnxruntime  # noqa: PLC0415
@@ -89,20 +94,4 @@ def session_of(model: bytes) -> Any:
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # the arena would keep the largest batch for ever
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
-
-
-def model_file() -> Path:
-    """Find the model without importing faster_whisper, which would load its inference library.
-
-    Raises:
-        EngineFailure: the package, or the file in it, is not installed.
-    """
-    spec = importlib.util.find_spec("faster_whisper")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "assets" / "silero_vad_v6.onnx"
-        if path.is_file():
-            return path
-    raise EngineFailure(
-        "The speech detection model is missing: reinstall faster-whisper, or set WHISPER_VAD=false."
-    )
+    return onnxruntime.InferenceSession(str(model), sess_options=options, providers=["CPUExecutionProvider"])

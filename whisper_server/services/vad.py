@@ -31,7 +31,7 @@ class VadOptions:
     """When a stretch of audio counts as speech; for files, where a lost word costs more than a pause.
 
     Silero's own threshold and hysteresis; the durations differ. Its 100 ms of silence is for turn taking.
-    Here a pause of 2 s splits, as in faster-whisper, and 0.8 s on each side stay: models learned on
+    Here a pause of 2 s splits, and 0.8 s on each side stay: models learned on
     natural pauses, and a sentence squeezed against the next one loses words (bench/pauses.py counts
     them). Less than 100 ms of speech is a click.
     """
