@@ -80,7 +80,7 @@ def made(model: bytes) -> bytes:
 
 
 def _weights(model: bytes) -> dict[str, Array]:
-    import onnx  # noqa: PLC0415  (not needed to compare hashes)
+    import onnx
 
     stored = onnx.load_model_from_string(model).graph.initializer
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in stored}
