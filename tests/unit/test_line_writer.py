@@ -61,6 +61,19 @@ def test_lines_come_in_order(sink: Sink) -> None:
     assert writer.n_dropped == 0
 
 
+def test_the_end_writes_the_rest_and_ends_the_thread(sink: Sink) -> None:
+    before = set(threading.enumerate())
+    writer = writer_of(sink)
+    (thread,) = set(threading.enumerate()) - before
+    writer.put(b"last")
+    writer.close(0.01)  # blocked: the thread is left to its write
+    assert thread.is_alive()
+    sink.gate.set()
+    writer.close(PATIENCE_S)
+    assert not thread.is_alive()
+    assert sink.lines == [b"last"]
+
+
 def test_a_full_queue_drops_counts_and_says_so_where_the_lines_are_missing(sink: Sink) -> None:
     writer = writer_of(sink)
     for i in range(10):

@@ -20,7 +20,7 @@ USES: dict[str, Callable[[str], object]] = {
     "a data URL": lambda text: validators.decode_base64(text, 1),
     "special tokens in a prompt": lambda text: tokenizer._SPECIAL.sub(" ", text),
     "arrows in subtitles": lambda text: formats._ARROW.sub("->", text),
-    "words with hyphens": breaks._HYPHENATED.findall,
+    "words with hyphens": lambda text: list(breaks._at_hyphens(text)),
     "tables of an MP4": lambda text: list(mp4_tables.TABLES.finditer(text.encode())),
     "a repository": catalog._REPOSITORY.fullmatch,
 }

@@ -42,14 +42,15 @@ class LineWriter:
         self._max_bytes = max_bytes
         # Of all queues it is the one that may be filled while the same thread is filling it already: the
         # garbage collector runs finalizers anywhere, and some of them log. So is this kind of lock.
-        self._queue: queue.SimpleQueue[bytes | threading.Event] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
         self._lock = threading.RLock()
         self._n_lines = 0  # in the queue, or being written
         self._n_bytes = 0
         self._n_missing = 0  # since the last notice; while there are any, no more lines are taken
         self._n_dropped = 0
         # Its name is not one of those for which `leave` ends the process without tearing it down.
-        threading.Thread(target=self._run, name="log-writer", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread.start()
 
     @property
     def n_dropped(self) -> int:
@@ -78,6 +79,16 @@ class LineWriter:
                 return False
         return True
 
+    def close(self, timeout_s: float) -> None:
+        """Write what was put and end the thread, or leave it to its write where that takes longer.
+
+        Call it before the interpreter is torn down: a thread that wants to run meanwhile is ended by the C
+        library, which loads another library for that, and aborts where no file can be opened any more.
+        """
+        if self.flush(timeout_s):
+            self._queue.put(None)
+            self._thread.join(timeout_s)
+
     def _add(self, line: bytes) -> None:
         self._n_lines += 1
         self._n_bytes += len(line)
@@ -89,18 +100,14 @@ class LineWriter:
         self._add(line)
 
     def _run(self) -> None:
-        while True:
-            item = self._queue.get()
+        while (item := self._queue.get()) is not None:
             if isinstance(item, threading.Event):
                 item.set()
                 continue
             try:
                 self._write(item)
                 is_lost = False
-            except (
-                OSError,
-                ValueError,
-            ):  # the reader is gone, the disk full: the next may fare better
+            except (OSError, ValueError):  # the reader is gone, the disk full: the next may fare better
                 is_lost = True
             with self._lock:
                 self._n_lines -= 1

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from whisper_server.core.line_writer import LineStream, LineWriter, line_bytes, unblock, writer_to
 
 LAST_LINES_S = 1.0  # for what is not written yet when the process ends, or is about to be busy
+_WRITER_END_S = 0.2  # for the writer behind that: it has nothing left to write, or is blocked
 
 codecs.lookup("unicode_escape")  # a file, which could not be opened any more when descriptors have run out
 
@@ -75,8 +76,13 @@ class WriterHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait a moment for what is not written yet; `logging` calls this when the process ends."""
+        """Wait a moment for what is not written yet."""
         self._writer.flush(LAST_LINES_S)
+
+    def close(self) -> None:
+        """End the writer; `logging` calls this when the process ends, after `flush`."""
+        self._writer.close(_WRITER_END_S)
+        super().close()
 
 
 class _Stderr:
