@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from whisper_server import __version__
-from whisper_server.api.flags import parse_flags
-from whisper_server.api.server import read_settings
+from whisper_server.api.server.flags import parse_flags
+from whisper_server.api.server.run import read_settings
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError
-from whisper_server.core.folders import default_cache_dir
 from whisper_server.core.logging import LineFormatter, one_line
+from whisper_server.core.settings.folders import default_cache_dir
 
 
 @pytest.fixture(autouse=True)

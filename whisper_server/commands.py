@@ -15,7 +15,7 @@ Command = Callable[[Sequence[str]], None]
 
 
 def _serve(argv: Sequence[str]) -> None:
-    from whisper_server.api.server import run  # noqa: PLC0415
+    from whisper_server.api.server.run import run  # noqa: PLC0415
 
     run(argv)
 
@@ -27,13 +27,13 @@ def _models(argv: Sequence[str]) -> None:
 
 
 def _transcribe(argv: Sequence[str]) -> None:
-    from whisper_server.cli import run  # noqa: PLC0415
+    from whisper_server.cli.transcribe import run  # noqa: PLC0415
 
     run(argv, prog="whisper_api_server transcribe")
 
 
 def _decode() -> None:
-    from whisper_server.services.decode_child import main  # noqa: PLC0415
+    from whisper_server.services.audio.decoder_process.child import main  # noqa: PLC0415
 
     main()
 

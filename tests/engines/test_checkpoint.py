@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.unit.peak_memory import bounded_growth
+from tests.support.peak_memory import bounded_growth
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.checkpoint import Checkpoint
 

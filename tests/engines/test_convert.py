@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.unit import reference_mel
+from tests.support import reference_mel
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.services.engines import convert
-from whisper_server.services.engines.convert import MARKER, ensure_converted
+from whisper_server.services.engines.ct2 import convert
+from whisper_server.services.engines.ct2.convert import MARKER, ensure_converted
 
 NANO = Path(__file__).parents[2] / "models" / "nano-whisper"
 SIDE_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")
@@ -513,7 +513,8 @@ def test_two_processes_at_once(whole: Path, cache: Path) -> None:
 
 def test_import_is_cheap() -> None:
     code = (
-        "import sys, whisper_server.services.engines.convert, whisper_server.services.hub;"
+        "import sys, whisper_server.services.engines.ct2.convert;"
+        "import whisper_server.services.model_files.hub.fetch;"
         "heavy = {'ctranslate2', 'numpy', 'ml_dtypes', 'safetensors', 'tokenizers', 'huggingface_hub'};"
         "heavy = (heavy | {'torch'}) & set(sys.modules);"
         "sys.exit(repr(heavy) if heavy else 0)"

@@ -17,15 +17,15 @@ import pytest
 
 from tests.conftest import NANO, SAMPLES, all_samples
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.services.engines import encoder_graph, onnx_encoder
 from whisper_server.services.engines.base import Engine, EngineSpec, Sampling
 from whisper_server.services.engines.checkpoint import Checkpoint, read_config
-from whisper_server.services.engines.convert import MARKER, ensure_converted
-from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder
-from whisper_server.services.engines.onnx_encoder import OnnxEncoder
-from whisper_server.services.engines.onnx_file import ALIGNMENT, FILE_NAME
+from whisper_server.services.engines.ct2 import encoder_graph, onnx_encoder
+from whisper_server.services.engines.ct2.convert import MARKER, ensure_converted
+from whisper_server.services.engines.ct2.encoder_graph import GRAPHS, write_encoder
+from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder
 from whisper_server.services.engines.registry import load_engine, prepare_engine
-from whisper_server.services.features import log_mel
+from whisper_server.services.onnx.writer import ALIGNMENT, FILE_NAME
+from whisper_server.services.speech.log_mel import log_mel
 
 CLIPS = [sample for sample in all_samples() if sample.is_robust]
 SEARCH = Sampling(beam_size=5, temperature=0.0)

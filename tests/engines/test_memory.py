@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.working_memory import in_a_process
+from bench.experiments.working_memory import in_a_process
 from tests.conftest import NANO, ROOT, SAMPLES, server_environment
 from whisper_server.services.engines.base import EngineSpec
 

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import NANO, Sample, all_samples
-from tests.unit.audio_files import samples_of
+from tests.support.audio_files import samples_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.core.types import Decoded, DecodeOptions, Placed, Window, WindowJob
-from whisper_server.services import features
 from whisper_server.services.container import open_services
-from whisper_server.services.decoding import WindowDecoder
+from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine, EngineSpec, Sampling
 from whisper_server.services.engines.registry import load_engine
-from whisper_server.services.engines.spread import SpreadEngine
+from whisper_server.services.engines.replicas import SpreadEngine
+from whisper_server.services.speech import log_mel
 from whisper_server.services.transcriber import TranscribeParams
 
 needs_torch = [
@@ -72,7 +72,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> LoadEngine:
 def job(sample: Sample) -> WindowJob:
     samples = samples_of(sample.data)
     duration_s = len(samples) / 16_000
-    window = Window(features.log_mel(samples, 80), duration_s, (Placed(0.0, 0.0, duration_s),))
+    window = Window(log_mel.log_mel(samples, 80), duration_s, (Placed(0.0, 0.0, duration_s),))
     task = "translate" if sample.kind == "translate" else "transcribe"
     return WindowJob(window, None, prompt=sample.prompt, task=task, word_timestamps=True)
 
@@ -131,7 +131,7 @@ def test_equal_to_ctranslate2(load: LoadEngine, name: str, options: DecodeOption
 
 @pytest.mark.parametrize("name", [pytest.param("torch", marks=needs_torch)])
 def test_silence_is_silence(load: LoadEngine, name: str) -> None:
-    quiet = Window(features.log_mel(np.zeros(48_000, np.float32), 80), 3.0, (Placed(0.0, 0.0, 3.0),))
+    quiet = Window(log_mel.log_mel(np.zeros(48_000, np.float32), 80), 3.0, (Placed(0.0, 0.0, 3.0),))
     jobs = [WindowJob(quiet, "en"), JOBS[0]]
     ours, theirs = (decode(load(one), jobs, BEAMS, 2) for one in (name, "ctranslate2"))
     assert_same(ours, theirs)
@@ -185,7 +185,7 @@ def test_compiled_steps_are_compiled_before_any_request(load: LoadEngine, name: 
     engine = load(name)
     import torch
 
-    from whisper_server.services.engines.torch_steps import CompiledSteps
+    from whisper_server.services.engines.torch.decoder_step import CompiledSteps
 
     expected = decode(engine, JOBS[:3], BEAMS, 3)
     compiled: list[int] = []

@@ -9,10 +9,10 @@ from tests.fuzz.corpus import seeds
 from tests.fuzz.mutate import mutated
 from tests.fuzz.runner import run
 from tests.fuzz.target import PROCESSOR, outcome
-from tests.unit.audio_files import NOT_MEDIA
+from tests.support.audio_files import NOT_MEDIA
 from whisper_server.core.errors import InvalidAudio
+from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
 from whisper_server.services.audio_processor import AudioProcessor
-from whisper_server.services.decode_pool import DecodeProcesses
 
 
 def test_three_thousand_inputs_do_no_harm() -> None:

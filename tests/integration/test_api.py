@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import NANO, OpenClient, Sample, all_samples
-from tests.integration.http_requests import HEARD, URL, b64, error_of, form
-from tests.unit.audio_files import encode, samples_of, tone, wav_bytes
+from tests.support.audio_files import encode, samples_of, tone, wav_bytes
+from tests.support.http_requests import HEARD, URL, b64, error_of, form
 from whisper_server import __version__
-from whisper_server.core.process import THREAD_PREFIX
+from whisper_server.core.system.process import THREAD_PREFIX
 from whisper_server.services.engines import fake
 
 ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind == "plain"]

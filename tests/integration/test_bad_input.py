@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import OpenClient, Sample
-from tests.integration.http_requests import URL, b64, error_of, form
-from tests.unit.audio_files import NOT_MEDIA, encode, tone, wav_bytes
+from tests.support.audio_files import NOT_MEDIA, encode, tone, wav_bytes
+from tests.support.http_requests import URL, b64, error_of, form
 
 
 async def test_empty_bodies(client: httpx.AsyncClient) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.conftest import OpenClient, Sample, all_samples
-from tests.integration.long_audio import speak_for
+from tests.support.long_audio import speak_for
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import DeviceOutOfMemory
 from whisper_server.core.types import Transcript

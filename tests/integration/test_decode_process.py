@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.http_requests import URL, error_of, form
-from tests.unit.audio_files import encode, tone
-from tests.unit.crashing_decoder import plant
+from tests.support.audio_files import encode, tone
+from tests.support.crashing_decoder import plant
+from tests.support.http_requests import URL, error_of, form
 
 POISON = encode(tone(1.0), container="caf")
 pytestmark = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def decoders_of(pid: int) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children():
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if any("decode_child" in argument for argument in child.cmdline()):
+            if any("decoder_process.child" in argument for argument in child.cmdline()):
                 found.append(child)
     return found
 

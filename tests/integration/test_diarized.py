@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import SAMPLES, Sample
-from tests.integration.http_requests import URL, b64, error_of, form
-from tests.unit.audio_files import clips, encode, samples_of, tone, wav_bytes
-from whisper_server.api.audio_models import DiarizedReply
+from tests.support.audio_files import clips, encode, samples_of, tone, wav_bytes
+from tests.support.http_requests import URL, b64, error_of, form
+from whisper_server.api.replies.audio import DiarizedReply
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidRequest
 from whisper_server.core.types import Transcript

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.conftest import MakeSettings, Sample, client_of
-from tests.integration.stand_in_hub import Hub
+from tests.support.stand_in_hub import Hub
 
 
 async def transcribe(client: httpx.AsyncClient, speech: Sample, model: str) -> httpx.Response:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.conftest import Server, StartServer, servers
-from tests.integration.http_requests import PARTS_OF_AN_ERROR, URL, exchange, form, head
-from tests.unit.audio_files import wav_bytes
+from tests.support.audio_files import wav_bytes
+from tests.support.http_requests import PARTS_OF_AN_ERROR, URL, exchange, form, head
 
 FORM = "Content-Type: multipart/form-data; boundary=x"
 JSON = "Content-Type: application/json"

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.conftest import NANO, Sample, Server, StartServer, server_command, server_environment
-from tests.integration.http_requests import error_in, upload_begun
-from tests.unit.audio_files import clips, encode
+from tests.support.audio_files import clips, encode
+from tests.support.http_requests import error_in, upload_begun
 
 URL = "/v1/audio/transcriptions"
 HEAVY = {

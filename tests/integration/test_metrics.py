@@ -14,13 +14,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT, SAMPLES, OpenClient, Sample, server_environment
-from tests.integration.asgi_client import StreamingClient
-from tests.integration.http_requests import URL, error_of, form
-from tests.integration.long_audio import speak_for
 from tests.integration.test_overload import Uploading, held, until
+from tests.support.asgi_client import StreamingClient
+from tests.support.http_requests import URL, error_of, form
+from tests.support.long_audio import speak_for
 from whisper_server.core import errors
+from whisper_server.core.events import Watcher
 from whisper_server.core.metrics import Metrics
-from whisper_server.core.watcher import Watcher
 from whisper_server.services.engines import fake
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -238,7 +238,7 @@ async def test_dropped_lines_of_the_log_are_counted(
 
 def test_the_command_line_counts_nothing() -> None:
     code = (
-        "import sys; from whisper_server.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from whisper_server.cli.transcribe import main; code = main(sys.argv[1:]);"
         "sys.exit(code or 'prometheus_client' in sys.modules)"
     )
     done = subprocess.run(

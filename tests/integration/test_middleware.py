@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.http_requests import HEARD, URL, exchange, head
-from whisper_server.api.access import AccessMiddleware
-from whisper_server.api.auth import AuthMiddleware
+from tests.support.http_requests import HEARD, URL, exchange, head
+from whisper_server.api.middleware.auth import AuthMiddleware
+from whisper_server.api.middleware.host_check import AccessMiddleware
 
 
 async def status_for(client: httpx.AsyncClient, method: str = "GET", **headers: str) -> int:

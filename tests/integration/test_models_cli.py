@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NANO, ROOT, forget_settings
-from tests.integration.stand_in_hub import Hub
+from tests.support.stand_in_hub import Hub
 from whisper_server.cli.models import main
 
 Run = Callable[..., tuple[int, str, str]]

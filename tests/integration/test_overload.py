@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.asgi_client import StreamingClient, Uploading
-from tests.integration.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
-from tests.integration.long_audio import speak_for
-from tests.unit.audio_files import wav_bytes
+from tests.support.asgi_client import StreamingClient, Uploading
+from tests.support.audio_files import wav_bytes
+from tests.support.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
+from tests.support.long_audio import speak_for
 from whisper_server.services.engines import fake
 from whisper_server.services.transcriber import TranscribeParams
 

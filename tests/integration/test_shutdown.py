@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from tests.conftest import NANO, Sample, Server, StartServer
-from tests.integration.http_requests import PARTS_OF_AN_ERROR, URL, b64, error_in, form, upload_begun
-from tests.integration.long_audio import speak_for
+from tests.support.http_requests import PARTS_OF_AN_ERROR, URL, b64, error_in, form, upload_begun
+from tests.support.long_audio import speak_for
 
 LIMIT_S = 60.0  # no test waits for it; it only ends a hang
 
@@ -28,7 +28,7 @@ StartGated = Callable[..., Server]
 @pytest.fixture
 def start_gated(start_server: StartServer) -> StartGated:
     """Start servers with the fake engine whose device waits for `let_through`."""
-    return lambda *flags: start_server(*flags, module="tests.integration.gated_server", pipe=subprocess.PIPE)
+    return lambda *flags: start_server(*flags, module="tests.support.gated_server", pipe=subprocess.PIPE)
 
 
 @pytest.fixture

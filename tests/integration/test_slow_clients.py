@@ -15,14 +15,14 @@ import pytest
 import uvicorn
 
 from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.asgi_client import Uploading
-from tests.integration.http_requests import HEARD, URL, error_in, form, upload_begun
-from tests.integration.long_audio import speak_for
-from whisper_server.api.allowance import Patience
-from whisper_server.api.gone import ClientGone
-from whisper_server.api.protocol import Limits, PatientProtocol
-from whisper_server.api.sse import EventStream
-from whisper_server.services.pulls import Pull
+from tests.support.asgi_client import Uploading
+from tests.support.http_requests import HEARD, URL, error_in, form, upload_begun
+from tests.support.long_audio import speak_for
+from whisper_server.api.disconnect import ClientGone
+from whisper_server.api.min_rate import Patience
+from whisper_server.api.replies.sse import EventStream
+from whisper_server.api.server.protocol import Limits, PatientProtocol
+from whisper_server.services.model_files.downloads import Pull
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -33,7 +33,7 @@ async def test_an_upload_that_stops_frees_its_place(
     open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client whose network is gone does not hang up."""
-    monkeypatch.setattr("whisper_server.api.middleware._LINGER_S", 0.05)
+    monkeypatch.setattr("whisper_server.api.middleware.errors._LINGER_S", 0.05)
     async with open_client(queue_requests=1, stall_timeout_s=0.05) as client:
         for arguments in (form(speech.data), {"json": {"audio": ""}}):
             stopped = Uploading(client.build_request("POST", URL, **arguments))
@@ -52,7 +52,7 @@ async def test_a_body_that_nobody_reads_has_a_deadline_too(
     open_client: OpenClient, monkeypatch: pytest.MonkeyPatch, query: str, has_begun: bool
 ) -> None:
     """A route that only waits for its client to leave, also when its reply is on its way."""
-    monkeypatch.setattr("whisper_server.api.middleware._LINGER_S", 0.05)
+    monkeypatch.setattr("whisper_server.api.middleware.errors._LINGER_S", 0.05)
     async with open_client(stall_timeout_s=0.05) as client:
         services = client.app.state.services
         pull = Pull(services.catalog.resolve("whisper-1"))

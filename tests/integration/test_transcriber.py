@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SAMPLES, Sample, all_samples
-from tests.unit.audio_files import encode, noises, samples_of
+from tests.support.audio_files import encode, noises, samples_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound
 from whisper_server.core.types import Segment, Transcript

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.word_times import Clip, measure, quantiles
+from bench.experiments.word_times import Clip, measure, quantiles
 from tests.conftest import SAMPLES, all_samples
 from tests.integration.test_transcriber import RATE, pcm
-from tests.unit.audio_files import encode
+from tests.support.audio_files import encode
 from whisper_server.core.config import Settings
 from whisper_server.core.types import Span, Transcript
-from whisper_server.services import vad
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import Services, open_services
+from whisper_server.services.speech import vad
 from whisper_server.services.transcriber import TranscribeParams
 
 WORDS = TranscribeParams("nano-whisper", word_timestamps=True)

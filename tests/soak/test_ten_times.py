@@ -15,8 +15,8 @@ import pytest
 
 from bench.figures import arrivals_s
 from tests.conftest import NANO, StartServer, all_samples
-from tests.integration.http_requests import URL, error_of, form
 from tests.soak.watched import LIMIT_S, Watched, settled, start_watched
+from tests.support.http_requests import URL, error_of, form
 
 pytestmark = pytest.mark.slow
 

@@ -13,21 +13,21 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from whisper_server import __version__
-from whisper_server.api.access import AccessMiddleware
-from whisper_server.api.allowance import Patience
-from whisper_server.api.auth import AuthMiddleware
-from whisper_server.api.deadline import ReceiveDeadlineMiddleware
-from whisper_server.api.handlers import install_handlers
-from whisper_server.api.measure import MeasureMiddleware
-from whisper_server.api.middleware import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
+from whisper_server.api.framework_errors import install_handlers
+from whisper_server.api.middleware.auth import AuthMiddleware
+from whisper_server.api.middleware.errors import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
+from whisper_server.api.middleware.host_check import AccessMiddleware
+from whisper_server.api.middleware.request_metrics import MeasureMiddleware
+from whisper_server.api.middleware.upload_timeout import ReceiveDeadlineMiddleware
+from whisper_server.api.min_rate import Patience
 from whisper_server.api.models import ErrorBody
 from whisper_server.api.openapi import install_document
-from whisper_server.api.requests import body_limit
+from whisper_server.api.requests.read import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
+from whisper_server.core.events import Watcher
 from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
-from whisper_server.core.watcher import Watcher
 from whisper_server.services.container import Services, open_services
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from whisper_server import __version__
-from whisper_server.api import audio, chat, pulls
 from whisper_server.api.deps import ServicesDep
+from whisper_server.api.endpoints import audio, chat, model_downloads
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
     DeletedModel,
@@ -25,9 +25,9 @@ from whisper_server.api.models import (
 )
 from whisper_server.core.errors import Unavailable
 from whisper_server.services.admission import QueueState
-from whisper_server.services.catalog import ModelSource
 from whisper_server.services.container import Services
-from whisper_server.services.removal import remove_download
+from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.services.model_files.removal import remove_download
 
 router = APIRouter()
 
@@ -138,4 +138,4 @@ def _model_object(
 
 router.include_router(audio.router)
 router.include_router(chat.router)
-router.include_router(pulls.router)
+router.include_router(model_downloads.router)

@@ -19,9 +19,9 @@ from typing import Any
 from whisper_server.cli.progress import ByteBar
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound, WhisperServerError
-from whisper_server.core.process import ensure_streams, leave
-from whisper_server.services.catalog import Catalog
-from whisper_server.services.inventory import Holding, holding_of, holdings
+from whisper_server.core.system.process import ensure_streams, leave
+from whisper_server.services.model_files.catalog import Catalog
+from whisper_server.services.model_files.disk import Holding, holding_of, holdings
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -104,7 +104,7 @@ def _as_json(one: Holding) -> dict[str, Any]:
 
 
 def _pull(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
-    from whisper_server.services.provision import pull  # noqa: PLC0415  (--help stays quick)
+    from whisper_server.services.model_files.prepare import pull  # noqa: PLC0415  (--help stays quick)
 
     source = catalog.resolve(arguments.name)
     with closing(ByteBar(source.name)) as bar:
@@ -118,7 +118,7 @@ def _remove(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
     if source.repo is None:
         _say(f"error: {source.name} is your own folder, {source.folder}; delete it yourself if you want to")
         return FAILED
-    from whisper_server.services.removal import remove_download  # noqa: PLC0415  (as above)
+    from whisper_server.services.model_files.removal import remove_download  # noqa: PLC0415  (as above)
 
     before_bytes = holding_of(source, settings.cache_dir).size_bytes
     if not remove_download(source, settings.cache_dir):

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from whisper_server.core.client_settings import ClientSettings
 from whisper_server.core.errors import ConfigError
-from whisper_server.core.model_settings import ModelSettings
+from whisper_server.core.settings.clients import ClientSettings
+from whisper_server.core.settings.models import ModelSettings
 
 
 class ProcessSettings(BaseModel):

@@ -13,7 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 
-from whisper_server.core.line_writer import LineStream, LineWriter, line_bytes, unblock, writer_to
+from whisper_server.core.system.line_writer import LineStream, LineWriter, line_bytes, unblock, writer_to
 
 LAST_LINES_S = 1.0  # for what is not written yet when the process ends, or is about to be busy
 _WRITER_END_S = 0.2  # for the writer behind that: it has nothing left to write, or is blocked

@@ -16,8 +16,8 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from whisper_server.core.errors import WhisperServerError
+from whisper_server.core.events import Stage, Watcher
 from whisper_server.core.logging import dropped_lines
-from whisper_server.core.watcher import Stage, Watcher
 
 OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

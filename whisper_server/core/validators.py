@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from whisper_server.core.chat_audio import data_of, newest_spoken
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
 from whisper_server.core.languages import parse_language
-from whisper_server.core.messages import data_of, newest_spoken
 
 GRANULARITIES = ("word", "segment")
 MAX_KEYWORDS = 100  # more do not fit into the model's context anyway

@@ -19,14 +19,14 @@ import numpy as np
 
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE, AudioLevels
-from whisper_server.services.loudness import Meter, normalised
-from whisper_server.services.mp4_tables import check_mp4_tables
-from whisper_server.services.nameless import NamelessFile
-from whisper_server.services.sound import TOO_SHORT, LibavSound, Sound
+from whisper_server.services.audio.bounded_file import NamelessFile
+from whisper_server.services.audio.decoder import TOO_SHORT, LibavSound, Sound
+from whisper_server.services.audio.loudness import Meter, normalised
+from whisper_server.services.audio.mp4_guard import check_mp4_tables
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
-    from whisper_server.services.resampler import Channel, Piece
+    from whisper_server.services.audio.resampler import Channel, Piece
 
 AudioSource: TypeAlias = bytes | bytearray | memoryview | Path | BinaryIO
 OpenSound: TypeAlias = Callable[[NamelessFile, float], Sound]  # a file and the longest audio, in seconds

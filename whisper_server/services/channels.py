@@ -21,11 +21,11 @@ from whisper_server.core.types import SAMPLE_RATE, Segment, Transcript
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from whisper_server.core.params import TranscribeParams
     from whisper_server.core.types import Samples
     from whisper_server.services.audio_processor import AudioStream
-    from whisper_server.services.params import TranscribeParams
-    from whisper_server.services.pool import WorkPool
     from whisper_server.services.transcriber import Transcription
+    from whisper_server.services.work_pool import WorkPool
 
 MAX_CHANNELS = 8  # lines that one request may keep open
 STEP_SAMPLES = SAMPLE_RATE // 10  # 100 ms: shorter than a word

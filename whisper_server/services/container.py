@@ -9,19 +9,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whisper_server.core.memory import tune_allocator
-from whisper_server.core.watcher import Watcher
+from whisper_server.core.events import Watcher
+from whisper_server.core.system.allocator import tune_allocator
 from whisper_server.services.admission import Admission, Limits
+from whisper_server.services.audio.decoder import LibavSound
+from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
 from whisper_server.services.audio_processor import AudioProcessor
-from whisper_server.services.catalog import Catalog
-from whisper_server.services.decode_pool import DecodeProcesses
-from whisper_server.services.loader import ModelLoader, WhisperModel
+from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
+from whisper_server.services.model_files.catalog import Catalog
+from whisper_server.services.model_files.downloads import Pulls
+from whisper_server.services.model_files.prepare import expected_bytes, pull
 from whisper_server.services.model_manager import ModelManager
-from whisper_server.services.pool import WorkPool
-from whisper_server.services.provision import expected_bytes, pull
-from whisper_server.services.pulls import Pulls
-from whisper_server.services.sound import LibavSound
 from whisper_server.services.transcriber import Transcriber
+from whisper_server.services.work_pool import WorkPool
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings

@@ -21,13 +21,13 @@ from contextlib import asynccontextmanager
 from typing import Generic
 
 from whisper_server.core.errors import ShuttingDown, Unavailable, WhisperServerError
-from whisper_server.core.memory import return_memory
-from whisper_server.core.process import start_thread
-from whisper_server.services.catalog import Catalog, ModelSource
-from whisper_server.services.eviction import Room
-from whisper_server.services.failures import as_ours
-from whisper_server.services.model_entry import Entry, Lease, LoadedModel, M, ModelState
-from whisper_server.services.model_table import ModelTable
+from whisper_server.core.system.allocator import return_memory
+from whisper_server.core.system.process import start_thread
+from whisper_server.services.loaded_models.entry import Entry, Lease, LoadedModel, M, ModelState
+from whisper_server.services.loaded_models.eviction import Room
+from whisper_server.services.loaded_models.table import ModelTable
+from whisper_server.services.model_files.catalog import Catalog, ModelSource
+from whisper_server.services.model_files.failures import as_ours
 
 __all__ = ["Lease", "LoadedModel", "ModelManager", "ModelState"]
 

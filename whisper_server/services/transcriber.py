@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from whisper_server.core.params import TranscribeParams
 from whisper_server.core.types import (
     Decoded,
     DecodeOptions,
@@ -29,19 +30,20 @@ from whisper_server.core.types import (
     Window,
     WindowJob,
 )
-from whisper_server.services import channels, segments, vad, windows
+from whisper_server.services import channels
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.params import TranscribeParams
+from whisper_server.services.decoding import segments
+from whisper_server.services.speech import vad, windows
 
 __all__ = ["Seat", "TranscribeParams", "Transcriber", "Transcription"]
 
 if TYPE_CHECKING:
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
-    from whisper_server.services.catalog import Catalog
-    from whisper_server.services.loader import WhisperModel
+    from whisper_server.services.loaded_models.loader import WhisperModel
+    from whisper_server.services.model_files.catalog import Catalog
     from whisper_server.services.model_manager import ModelManager
-    from whisper_server.services.pool import WorkPool
-    from whisper_server.services.scheduler import Lane
+    from whisper_server.services.scheduling.scheduler import Lane
+    from whisper_server.services.work_pool import WorkPool
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from whisper_server.services.tokenizer import Tokenizer
+    from whisper_server.services.engines.tokenizer import Tokenizer
 
 IsWanted = Callable[[int], bool]  # whether somebody still waits for this row of the call
 

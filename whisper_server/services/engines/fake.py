@@ -26,7 +26,7 @@ from whisper_server.services.engines.base import (
     Sampling,
     everything,
 )
-from whisper_server.services.tokenizer import Tokenizer
+from whisper_server.services.engines.tokenizer import Tokenizer
 
 GATE = threading.Event()
 GATE.set()

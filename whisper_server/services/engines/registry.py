@@ -12,8 +12,8 @@ from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import Engine, EngineSpec
 
 _MODULES = {
-    "ctranslate2": "whisper_server.services.engines.ctranslate2",
-    "torch": "whisper_server.services.engines.torch",
+    "ctranslate2": "whisper_server.services.engines.ct2.load",
+    "torch": "whisper_server.services.engines.torch.engine",
     "fake": "whisper_server.services.engines.fake",
 }
 _EXTRAS = {"torch": ("torch", "transformers")}  # packages that an engine needs beside requirements.txt

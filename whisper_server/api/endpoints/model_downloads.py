@@ -1,0 +1,73 @@
+"""POST /v1/models/{id}: bring a model onto the disk before anybody needs it.
+
+It asks for no permission of its own: a request for a transcription that names the model does as much and
+more. Only names of the catalog can be pulled, so no client chooses what the server downloads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from whisper_server.api.deps import ServicesDep
+from whisper_server.api.disconnect import until_gone
+from whisper_server.api.models import PulledModel
+from whisper_server.api.replies import sse
+from whisper_server.services.model_files.downloads import Pull
+
+router = APIRouter()
+
+_STEPS = 1000  # events of one download at most
+_REPLIES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "It is there. With `stream`: how far it is, and a last event with status success.",
+        "model": PulledModel,
+        "content": {
+            sse.MEDIA_TYPE: {
+                "schema": {
+                    "type": "string",
+                    "description": "Lines `data: <JSON>`: `status` is downloading, converting or success;"
+                    " with the first two, `completed` and `total` count bytes.",
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/v1/models/{model:path}", response_class=Response, responses=_REPLIES)
+async def pull_model(
+    model: str,
+    request: Request,
+    services: ServicesDep,
+    stream: Annotated[bool, Query(description="Tell of the progress in Server-Sent Events.")] = False,
+) -> Response:
+    """Download and convert a model without loading it; what is there already is not fetched again.
+
+    The download goes on when the client leaves; whoever asks again joins it.
+    """
+    pull = services.pulls.start(services.catalog.resolve(model))
+    if stream:
+        return sse.EventStream(_events(pull))
+    await until_gone(request.receive, _end_of(pull))
+    return Response(PulledModel(id=model).model_dump_json(), media_type="application/json")
+
+
+async def _end_of(pull: Pull) -> None:
+    await asyncio.wrap_future(pull.outcome)
+
+
+async def _events(pull: Pull) -> AsyncGenerator[bytes, None]:
+    """Frame the progress; the first frame waits for the first bytes, so that a failure before is a 503."""
+    step = -1
+    async with contextlib.aclosing(pull.progress()) as progress:
+        async for done_bytes, total_bytes in progress:
+            if done_bytes * _STEPS // total_bytes != step:
+                step = done_bytes * _STEPS // total_bytes
+                status = "converting" if done_bytes >= total_bytes else "downloading"
+                yield sse.event({"status": status, "completed": done_bytes, "total": total_bytes})
+    yield sse.event({"status": "success"})

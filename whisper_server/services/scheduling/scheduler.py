@@ -1,0 +1,202 @@
+"""One per loaded model: takes windows of all requests and hands them to the workers in fair batches.
+
+Owns the queue and who may still join it. Who goes next is `fair_queue`'s decision, how a batch is
+answered `batch`'s, on which thread `workers`'. Knows nothing of audio, files or HTTP.
+
+Theory of operation. A request opens a lane and submits its windows there. A job is in one of three
+places: waiting (in the queue; gone at once when its lane closes), running (in a worker's batch; when
+its lane closes it is given up at the next step) or answered (its future is resolved and nobody here
+holds it). A worker that is free takes what waits and never waits for company; company gathers while
+all workers are busy. `close` answers what waits with `ShuttingDown`, so no future is left behind.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from types import TracebackType
+
+from whisper_server.core.errors import ShuttingDown, WhisperServerError
+from whisper_server.core.events import Watcher
+from whisper_server.core.types import Decoded, DecodeOptions, Priority, WindowJob
+from whisper_server.services.scheduling.batch import DecodeBatch, Job
+from whisper_server.services.scheduling.fair_queue import BatchLimit, FairQueue, Flow, share
+from whisper_server.services.scheduling.workers import Crew, Revive
+
+WEIGHTS: dict[Priority, int] = {"interactive": 16, "normal": 4, "background": 1}
+_REFUSED = "The server is shutting down; try again later."
+
+
+class Lane:
+    """The place of one request in the queue; a context manager."""
+
+    def __init__(self, scheduler: Scheduler, flow: Flow[Job]) -> None:
+        self._scheduler = scheduler
+        self._flow = flow
+        self._jobs: dict[Future[Decoded], Job] = {}  # those that are not answered yet
+
+    @property
+    def ahead(self) -> int:
+        """How many windows to have ready: two batches for every worker, shared among all lanes."""
+        return self._scheduler.ahead
+
+    def submit(self, window: WindowJob, options: DecodeOptions) -> Future[Decoded]:
+        """Queue one window.
+
+        Raises:
+            ShuttingDown: no new work is taken.
+            ModelUnavailable: the engine is gone and could not be made anew.
+        """
+        job = self._scheduler.add(self._flow, window, options)
+        self._jobs[job.future] = job
+        # Futures keep their callbacks: one that knew the job would keep its audio, in a circle with it.
+        job.future.add_done_callback(self._jobs.pop)
+        return job.future
+
+    def close(self) -> None:
+        """Let everything go that is not answered yet."""
+        self._scheduler.leave(self._flow, tuple(self._jobs.values()))
+
+    def __enter__(self) -> Lane:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Scheduler:
+    """Runs `decode` on fair batches of waiting windows; thread-safe."""
+
+    def __init__(
+        self,
+        decode: DecodeBatch,
+        *,
+        max_batch: int,
+        workers: int = 1,
+        revive: Revive | None = None,
+        patience_s: float = math.inf,
+        name: str = "model",
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Take `decode`, called by `workers` threads at once, and `revive`, which makes another one.
+
+        A batch that takes longer than `patience_s` fails, and its worker is replaced.
+        """
+        self._watcher = watcher or Watcher()
+        self._limit = BatchLimit(max_batch)
+        self._budget = 2 * max_batch * workers
+        self._queue: FairQueue[Job] = FairQueue()
+        self._lanes: set[Flow[Job]] = set()
+        self._is_draining = False
+        self._is_closing = False
+        self._failure: WhisperServerError | None = None
+        self._crew = Crew(
+            decode,
+            self._take,
+            self._break,
+            revive=revive,
+            patience_s=patience_s,
+            limit=self._limit,
+            watcher=self._watcher,
+            name=name,
+        )
+        self._lock = self._crew.lock
+        self._crew.start(workers)
+
+    @property
+    def ahead(self) -> int:
+        """Windows that a lane should have ready: two batches for every worker, shared among the lanes."""
+        return math.ceil(self._budget / max(1, len(self._lanes)))
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether a lost worker is being replaced."""
+        return self._crew.is_degraded
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the engine was lost and could not be made anew; nothing is decoded here any more."""
+        return self._failure is not None
+
+    def lane(self, priority: Priority = "normal") -> Lane:
+        """Open a place for one request; close it when its windows are no longer wanted.
+
+        Raises:
+            ShuttingDown: no new work is taken.
+            ModelUnavailable: the engine is gone and could not be made anew.
+        """
+        flow: Flow[Job] = Flow(WEIGHTS[priority])
+        with self._lock:
+            self._check_open(flow)
+            self._lanes.add(flow)
+        return Lane(self, flow)
+
+    def add(self, flow: Flow[Job], window: WindowJob, options: DecodeOptions) -> Job:
+        """Queue one window of a lane; see `Lane.submit`."""
+        job = Job(window, options, flow, time.monotonic())
+        with self._lock:
+            self._check_open(flow)
+            self._queue.add(flow, job, options)
+            self._crew.wake()
+        return job
+
+    def leave(self, flow: Flow[Job], jobs: Iterable[Job]) -> None:
+        """Close a lane: what waits is gone, what runs is given up at the next step."""
+        n_given_up = 0
+        with self._lock:
+            self._lanes.discard(flow)
+            for job in jobs:
+                if self._queue.remove(flow, job):
+                    job.future.cancel()
+                    n_given_up += 1
+                elif not job.future.done():
+                    job.is_abandoned = True
+                    n_given_up += 1
+        if n_given_up:
+            self._watcher.windows_cancelled(n_given_up)
+
+    def drain(self) -> None:
+        """Refuse every request that has not begun; what has begun goes on to its end."""
+        with self._lock:
+            self._is_draining = True
+            refused = self._queue.clear(begun=False)
+        _fail(refused, ShuttingDown(_REFUSED))
+
+    def close(self) -> None:
+        """Finish the running batches, refuse what waits, end the threads; blocks."""
+        with self._lock:
+            self._is_closing = True
+            refused = self._queue.clear()
+        _fail(refused, ShuttingDown(_REFUSED))
+        self._crew.close()
+
+    def _check_open(self, flow: Flow[Job]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._is_closing or (self._is_draining and not flow.has_begun):
+            raise ShuttingDown(_REFUSED)
+
+    def _take(self, n_idle: int) -> list[Job]:
+        """Return a batch for one of `n_idle` workers; called with the lock held."""
+        while len(self._queue):
+            taken = self._queue.take(share(len(self._queue), n_idle, self._limit.value))
+            if batch := [job for job in taken if job.start()]:
+                return batch
+        return []
+
+    def _break(self, error: WhisperServerError) -> None:
+        """Answer everybody once the engine is gone for good."""
+        with self._lock:
+            self._failure = error
+            waiting = self._queue.clear()
+        _fail(waiting, error)
+
+
+def _fail(jobs: Iterable[Job], error: WhisperServerError) -> None:
+    for job in jobs:
+        if job.start():
+            job.fail(error)
