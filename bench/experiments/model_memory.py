@@ -21,9 +21,9 @@ import psutil
 
 from bench.grow import SHAPES, grow
 from whisper_server.core.config import Settings
+from whisper_server.core.types import TranscribeParams
 from whisper_server.services.container import Services, open_services
 from whisper_server.services.loaded_models import table
-from whisper_server.services.transcriber import TranscribeParams
 
 CLIP = Path(__file__).parents[2] / "models" / "nano-whisper" / "samples" / "en-plain-000.flac"
 SKIPPED = 10

@@ -21,9 +21,8 @@ async def count(data: bytes, said: str, silence_ms: float, pad_ms: float, cache:
     from tests.conftest import NANO
     from tests.integration.test_transcriber import word_errors
     from whisper_server.core.config import load_settings
+    from whisper_server.core.types import TranscribeParams, VadOptions
     from whisper_server.services.container import open_services
-    from whisper_server.services.speech.vad import VadOptions
-    from whisper_server.services.transcriber import TranscribeParams
 
     options = VadOptions(min_silence_ms=silence_ms, speech_pad_ms=pad_ms)
     async with open_services(load_settings({"model": str(NANO), "cache_dir": cache})) as services:

@@ -37,12 +37,11 @@ from bench import audio
 from bench.figures import Spread, better_by, table, word_edits, words
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import InvalidAudio
+from whisper_server.core.types import TranscribeParams, VadOptions
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import open_services
 from whisper_server.services.speech import silero, vad
 from whisper_server.services.speech.silero import FRAME_SAMPLES, STATE
-from whisper_server.services.speech.vad import VadOptions
-from whisper_server.services.transcriber import TranscribeParams
 
 CALLS = 20  # in a row, of which the mean counts: one alone is too short for the clock
 NO_SPACES = ("ja", "zh")  # languages whose words cannot be told apart by spaces

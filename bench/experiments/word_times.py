@@ -21,10 +21,9 @@ import numpy as np
 from bench.figures import table
 from bench.serving import environments
 from whisper_server.core.config import Settings
-from whisper_server.core.types import Transcript
+from whisper_server.core.types import TranscribeParams, Transcript
 from whisper_server.services.container import open_services
 from whisper_server.services.engines.ct2.convert import ensure_converted
-from whisper_server.services.transcriber import TranscribeParams
 
 NANO = Path(__file__).parents[2] / "models" / "nano-whisper"
 PEER = Path(__file__).parents[1] / "serving" / "peers" / "faster_whisper_words.py"

@@ -19,7 +19,7 @@ import asyncio, json, sys
 from pathlib import Path
 from whisper_server.core.config import Settings
 from whisper_server.services.container import open_services
-from whisper_server.services.transcriber import TranscribeParams
+from whisper_server.core.types import TranscribeParams
 
 def rss_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6

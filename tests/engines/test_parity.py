@@ -19,14 +19,13 @@ from tests.conftest import NANO, Sample, all_samples
 from tests.support.audio_files import samples_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.core.types import Decoded, DecodeOptions, Placed, Window, WindowJob
+from whisper_server.core.types import Decoded, DecodeOptions, Placed, TranscribeParams, Window, WindowJob
 from whisper_server.services.container import open_services
 from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine, EngineSpec, Sampling
 from whisper_server.services.engines.registry import load_engine
 from whisper_server.services.engines.replicas import SpreadEngine
 from whisper_server.services.speech import log_mel
-from whisper_server.services.transcriber import TranscribeParams
 
 needs_torch = [
     pytest.mark.torch,

@@ -338,7 +338,7 @@ async def test_a_client_that_leaves_frees_its_place(
     with caplog.at_level(logging.INFO, "whisper_server.requests"):
         await client.app(scope, receive, send)
     assert sent == []
-    assert "outcome=client_gone" in caplog.text
+    assert "outcome=client_disconnected" in caplog.text
     services = client.app.state.services
     assert [model.leases for model in services.models.loaded()] in ([], [0])
     fake.GATE.set()

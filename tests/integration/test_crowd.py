@@ -15,10 +15,9 @@ from tests.conftest import OpenClient, Sample, all_samples
 from tests.support.long_audio import speak_for
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import DeviceOutOfMemory
-from whisper_server.core.types import Transcript
+from whisper_server.core.types import TranscribeParams, Transcript
 from whisper_server.services.container import Services, open_services
 from whisper_server.services.engines import fake
-from whisper_server.services.transcriber import TranscribeParams
 
 Traps = dict[str, Callable[[int], None]]
 ROBUST = [sample for sample in all_samples() if sample.is_robust]
@@ -88,7 +87,7 @@ async def test_a_clip_behind_a_long_file_is_answered_within_a_few_batches(
     async with services.models.lease("nano-whisper") as model:
         info = model.engine.info
         assert meanwhile <= 3 * info.max_batch * info.workers
-        assert model.scheduler.ahead == 2 * info.max_batch * info.workers, "the lane is closed"
+        assert model.scheduler.ahead == 2 * info.max_batch * info.workers, "the stream is closed"
 
 
 async def _exhaust(segments: AsyncIterator[object]) -> None:

@@ -19,9 +19,8 @@ from tests.support.http_requests import URL, b64, error_of, form
 from whisper_server.api.replies.audio import DiarizedReply
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidRequest
-from whisper_server.core.types import Transcript
+from whisper_server.core.types import TranscribeParams, Transcript
 from whisper_server.services.container import Services, open_services
-from whisper_server.services.transcriber import TranscribeParams
 
 RATE = 16_000
 BY_CHANNEL = TranscribeParams("nano-whisper", speakers=())

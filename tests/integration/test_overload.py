@@ -17,8 +17,8 @@ from tests.support.asgi_client import StreamingClient, Uploading
 from tests.support.audio_files import wav_bytes
 from tests.support.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
 from tests.support.long_audio import speak_for
+from whisper_server.core.types import TranscribeParams
 from whisper_server.services.engines import fake
-from whisper_server.services.transcriber import TranscribeParams
 
 CODE = "rate_limit_exceeded"
 

@@ -18,7 +18,7 @@ from tests.conftest import OpenClient, Sample, Server, StartServer
 from tests.support.asgi_client import Uploading
 from tests.support.http_requests import HEARD, URL, error_in, form, upload_begun
 from tests.support.long_audio import speak_for
-from whisper_server.api.disconnect import ClientGone
+from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.min_rate import Patience
 from whisper_server.api.replies.sse import EventStream
 from whisper_server.api.server.protocol import Limits, PatientProtocol
@@ -56,7 +56,7 @@ async def test_a_body_that_nobody_reads_has_a_deadline_too(
     async with open_client(stall_timeout_s=0.05) as client:
         services = client.app.state.services
         pull = Pull(services.catalog.resolve("whisper-1"))
-        monkeypatch.setattr(services.pulls, "start", lambda _: pull)
+        monkeypatch.setattr(services.downloads, "start", lambda _: pull)
         if has_begun:
             pull.arrived(1, 2)
         silent = Uploading(client.build_request("POST", f"/v1/models/whisper-1{query}", content=b"x"))
@@ -86,7 +86,7 @@ async def test_a_client_that_reads_nothing_is_cut_off() -> None:
         await receive()  # the request, which has no body
         try:
             await EventStream(frames())(scope, receive, send)
-        except ClientGone as error:
+        except ClientDisconnected as error:
             ended.set_result(type(error))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -96,7 +96,7 @@ async def test_a_client_that_reads_nothing_is_cut_off() -> None:
         client = socket.create_connection(listening.getsockname())
         with client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert await asyncio.wait_for(ended, 60) is ClientGone
+            assert await asyncio.wait_for(ended, 60) is ClientDisconnected
             assert not server.server_state.connections
         server.should_exit = True
         await serving

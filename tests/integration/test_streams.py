@@ -123,7 +123,7 @@ async def test_leaving_before_the_first_event(
         await streaming.run(client.app)
     assert streaming.sent == []
     assert [model.leases for model in client.app.state.services.models.loaded()] in ([], [0])
-    assert "outcome=client_gone" in caplog.text
+    assert "outcome=client_disconnected" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

@@ -16,9 +16,9 @@ from tests.conftest import SAMPLES, Sample, all_samples
 from tests.support.audio_files import encode, noises, samples_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound
-from whisper_server.core.types import Segment, Transcript
+from whisper_server.core.types import Segment, TranscribeParams, Transcript
 from whisper_server.services.container import Services, open_services
-from whisper_server.services.transcriber import TranscribeParams, Transcription
+from whisper_server.services.transcriber import Transcription
 
 RATE = 16_000
 BY_NAME = {sample.name: sample for sample in all_samples()}

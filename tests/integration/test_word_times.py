@@ -15,11 +15,10 @@ from tests.conftest import SAMPLES, all_samples
 from tests.integration.test_transcriber import RATE, pcm
 from tests.support.audio_files import encode
 from whisper_server.core.config import Settings
-from whisper_server.core.types import Span, Transcript
+from whisper_server.core.types import Span, TranscribeParams, Transcript
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import Services, open_services
 from whisper_server.services.speech import vad
-from whisper_server.services.transcriber import TranscribeParams
 
 WORDS = TranscribeParams("nano-whisper", word_timestamps=True)
 BOUNDS_S = (0.03, 0.05, 0.75)  # of the error at 50, 90 and 99 %

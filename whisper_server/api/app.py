@@ -26,7 +26,7 @@ from whisper_server.api.requests.read import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
-from whisper_server.core.events import Watcher
+from whisper_server.core.events import Events
 from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
 from whisper_server.services.container import Services, open_services
 
@@ -40,11 +40,11 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
         ConfigError: when its lifespan starts, a setting names something that is not there.
     """
 
-    watcher = services.metrics if services else Metrics()
+    events = services.metrics if services else Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        lent = contextlib.nullcontext(services) if services else open_services(settings, watcher)
+        lent = contextlib.nullcontext(services) if services else open_services(settings, events)
         async with lent as opened:
             app.state.services = opened
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
@@ -59,7 +59,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
         version=__version__,
         description="Speech to text on your own machine, with OpenAI's audio API.",
         lifespan=lifespan,
-        middleware=_middleware(settings, watcher),
+        middleware=_middleware(settings, events),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
         redirect_slashes=False,
         redoc_url=None,
@@ -70,7 +70,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
     return app
 
 
-def _middleware(settings: Settings, watcher: Watcher) -> list[Middleware]:
+def _middleware(settings: Settings, events: Events) -> list[Middleware]:
     """Return the middleware, outermost first.
 
     Every request has its name and its line in the log, whatever becomes of it. From there on nobody waits for
@@ -85,7 +85,7 @@ def _middleware(settings: Settings, watcher: Watcher) -> list[Middleware]:
             ReceiveDeadlineMiddleware,
             patience=Patience(settings.stall_timeout_s, settings.min_bytes_per_s),
         ),
-        Middleware(MeasureMiddleware, watcher=watcher),
+        Middleware(MeasureMiddleware, events=events),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from whisper_server.api.models import ErrorBody
-from whisper_server.services.admission import Ticket
+from whisper_server.services.admission import Slot
 from whisper_server.services.container import Services
 
 
@@ -18,7 +18,7 @@ async def get_services(request: Request) -> Services:
     return services
 
 
-async def admitted(request: Request) -> AsyncIterator[Ticket]:
+async def admitted(request: Request) -> AsyncIterator[Slot]:
     """Let the request in before its body is read, and out when its reply has been sent, streams too.
 
     Raises:
@@ -26,12 +26,12 @@ async def admitted(request: Request) -> AsyncIterator[Ticket]:
     """
     declared = request.headers.get("content-length", "")
     services = await get_services(request)
-    with services.admission.enter(int(declared) if declared.isdecimal() else 0) as ticket:
-        yield ticket
+    with services.admission.enter(int(declared) if declared.isdecimal() else 0) as slot:
+        yield slot
 
 
-# Routes name the ticket first of all: what they ask for is made ready in that order.
-TicketDep = Annotated[Ticket, Depends(admitted)]
+# Routes name the slot first of all: what they ask for is made ready in that order.
+SlotDep = Annotated[Slot, Depends(admitted)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 OVERLOADED: dict[int | str, dict[str, Any]] = {

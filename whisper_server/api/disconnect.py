@@ -11,15 +11,15 @@ from whisper_server.api.asgi import Receive
 T = TypeVar("T")
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client went away; there is nobody to answer."""
 
 
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Await the work; cancel it when the client leaves, and wait until it has ended.
 
     Raises:
-        ClientGone: the client left first.
+        ClientDisconnected: the client left first.
         UploadStalled: it has not sent its body, which nobody but us waits for.
     """
     task = asyncio.ensure_future(work)
@@ -28,7 +28,7 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             gone.result()  # a client that owes us its body is not gone, but has missed its deadline
-            raise ClientGone
+            raise ClientDisconnected
         return task.result()
     finally:
         task.cancel()

@@ -84,7 +84,7 @@ class DeletedModel(BaseModel):
     deleted: Literal[True] = True
 
 
-class PulledModel(BaseModel):
+class DownloadedModel(BaseModel):
     """A model is on the disk, ready to be loaded without a network."""
 
     id: str

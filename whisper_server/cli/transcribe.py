@@ -29,9 +29,8 @@ from whisper_server.services.rendering.subtitles import SubtitleOptions, check_o
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from whisper_server.core.types import Transcript
+    from whisper_server.core.types import TranscribeParams, Transcript
     from whisper_server.services.container import Services
-    from whisper_server.services.transcriber import TranscribeParams
 
 # The limits protect a server from strangers; a person's own files are only bounded by patience.
 _OWN_FILES: dict[str, Any] = {
@@ -131,8 +130,8 @@ async def _transcribe_all(
     inputs: Sequence[Input], job: _Job, settings: Settings, recorded: BinaryIO | None
 ) -> bool:
     """Transcribe one input after the other; tell whether one failed, which does not stop the rest."""
+    from whisper_server.core.types import TranscribeParams  # noqa: PLC0415
     from whisper_server.services.container import open_services  # noqa: PLC0415  (--help stays quick)
-    from whisper_server.services.transcriber import TranscribeParams  # noqa: PLC0415
 
     failed = False
     async with open_services(settings) as services:

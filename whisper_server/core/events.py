@@ -13,7 +13,7 @@ from typing import Literal
 Stage = Literal["upload", "work", "reply"]
 
 
-class Watcher:
+class Events:
     """Is told what happens, from any thread, and does nothing with it."""
 
     def request_done(self, route: str | None, method: str, status: int, wall_s: float) -> None:
@@ -22,7 +22,7 @@ class Watcher:
     def request_failed(self, error: str) -> None:
         """A request ended with an error of ours; `error` is the name of its class."""
 
-    def client_gone(self, stage: Stage) -> None:
+    def client_disconnected(self, stage: Stage) -> None:
         """A client left before it had its reply."""
 
     def audio_read(self, audio_s: float) -> None:

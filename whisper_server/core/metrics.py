@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from whisper_server.core.errors import WhisperServerError
-from whisper_server.core.events import Stage, Watcher
+from whisper_server.core.events import Events, Stage
 from whisper_server.core.logging import dropped_lines
 
 OTHER = "other"
@@ -41,7 +41,7 @@ GAUGES = {
 }
 
 
-class Metrics(Watcher):
+class Metrics(Events):
     """Counts what it is told; thread-safe."""
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class Metrics(Watcher):
         """Count an error by its class."""
         self._failures.labels(error if error in self._errors else OTHER).inc()
 
-    def client_gone(self, stage: Stage) -> None:
+    def client_disconnected(self, stage: Stage) -> None:
         """Count a client that left."""
         self._gone.labels(stage).inc()
 

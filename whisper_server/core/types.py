@@ -34,6 +34,47 @@ Priority = Literal["interactive", "normal", "background"]  # shares of a busy de
 
 
 @dataclass(frozen=True, slots=True)
+class VadOptions:
+    """When a stretch of audio counts as speech; for files, where a lost word costs more than a pause.
+
+    Silero's own threshold and hysteresis; the durations differ. Its 100 ms of silence is for turn taking.
+    Here a pause of 2 s splits, and 0.8 s on each side stay: models learned on
+    natural pauses, and a sentence squeezed against the next one loses words (bench/experiments/pauses.py
+    counts them). Less than 100 ms of speech is a click.
+    """
+
+    threshold: float = 0.5
+    neg_threshold: float | None = None  # speech goes on down to this; None: threshold - 0.15
+    min_speech_ms: float = 100.0
+    min_silence_ms: float = 2000.0
+    speech_pad_ms: float = 800.0
+
+    @property
+    def end_threshold(self) -> float:
+        """The probability under which running speech ends."""
+        return max(self.threshold - 0.15, 0.01) if self.neg_threshold is None else self.neg_threshold
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribeParams:
+    """What a request asks for, checked."""
+
+    model: str
+    task: Task = "transcribe"
+    language: str | None = None  # a code; None: detect it once, on the first window
+    languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all
+    prompt: str = ""  # on the first window only
+    keywords: tuple[str, ...] = ()  # words to expect, on every window
+    temperature: float = 0.0  # 0 climbs by itself where the text looks wrong; above 0 is used as it is
+    word_timestamps: bool = False
+    shows_segments: bool = True  # False: the reply has the words only
+    logprobs: bool = False  # of every text token
+    speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
+    vad: VadOptions = VadOptions()
+    priority: Priority = "normal"  # the request's share of a busy device
+
+
+@dataclass(frozen=True, slots=True)
 class AudioInfo:
     """What a container says of itself, before anything is decoded."""
 

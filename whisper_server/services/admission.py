@@ -175,7 +175,7 @@ class Backlog:
         )
 
 
-class Ticket:
+class Slot:
     """The right of one request to be inside."""
 
     def __init__(self, backlog: Backlog, place: Place, clock: Callable[[], float]) -> None:
@@ -199,18 +199,18 @@ class Ticket:
 
 
 class Admission:
-    """The door: gives tickets while there is room."""
+    """The door: gives slots while there is room."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._backlog = Backlog(limits)
         self._clock = clock
 
     @contextlib.contextmanager
-    def enter(self, upload_bytes: int = 0) -> Iterator[Ticket]:
+    def enter(self, upload_bytes: int = 0) -> Iterator[Slot]:
         """Let one request in; its place is given back with the end of the block. Raises `Overloaded`."""
         place = self._backlog.enter(self._clock(), upload_bytes)
         try:
-            yield Ticket(self._backlog, place, self._clock)
+            yield Slot(self._backlog, place, self._clock)
         finally:
             self._backlog.leave(place, self._clock())
 

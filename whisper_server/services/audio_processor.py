@@ -19,7 +19,7 @@ import numpy as np
 
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE, AudioLevels
-from whisper_server.services.audio.bounded_file import NamelessFile
+from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import TOO_SHORT, LibavSound, Sound
 from whisper_server.services.audio.loudness import Meter, normalised
 from whisper_server.services.audio.mp4_guard import check_mp4_tables
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from whisper_server.services.audio.resampler import Channel, Piece
 
 AudioSource: TypeAlias = bytes | bytearray | memoryview | Path | BinaryIO
-OpenSound: TypeAlias = Callable[[NamelessFile, float], Sound]  # a file and the longest audio, in seconds
+OpenSound: TypeAlias = Callable[[BoundedFile, float], Sound]  # a file and the longest audio, in seconds
 
 BLOCK_SAMPLES = 30 * SAMPLE_RATE
 
@@ -54,7 +54,7 @@ class AudioProcessor:
         """
         opened = _binary(source)
         try:
-            file = NamelessFile(opened, self._max_bytes, is_ours=opened is not source)
+            file = BoundedFile(opened, self._max_bytes, is_ours=opened is not source)
             if file.size_bytes == 0:
                 raise InvalidAudio(TOO_SHORT)  # noqa: TRY301  what was opened is closed below
             check_mp4_tables(file)
@@ -68,7 +68,7 @@ class AudioProcessor:
 class AudioStream:
     """One open file: what it is, and its samples, once. A context manager; close it when done."""
 
-    def __init__(self, file: NamelessFile, sound: Sound, channel: int | None = None) -> None:
+    def __init__(self, file: BoundedFile, sound: Sound, channel: int | None = None) -> None:
         self._channel: Channel = "mix" if channel is None else channel
         self.info = sound.info
         self._sound = sound
@@ -172,6 +172,6 @@ def _samples(piece: Piece, *, side_by_side: bool) -> Samples:
     return samples if np.isfinite(samples).all() else np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _close(sound: Sound, file: NamelessFile) -> None:
+def _close(sound: Sound, file: BoundedFile) -> None:
     sound.close()
     file.close()

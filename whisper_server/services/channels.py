@@ -21,8 +21,7 @@ from whisper_server.core.types import SAMPLE_RATE, Segment, Transcript
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from whisper_server.core.params import TranscribeParams
-    from whisper_server.core.types import Samples
+    from whisper_server.core.types import Samples, TranscribeParams
     from whisper_server.services.audio_processor import AudioStream
     from whisper_server.services.transcriber import Transcription
     from whisper_server.services.work_pool import WorkPool
@@ -220,11 +219,11 @@ class Conversation:
                 stack.callback(line.audio.close)  # one that was never begun does not close its file by itself
                 line.on_window = partial(self._note, channel)
                 self._decoded_s[channel] = 0.0
-            # One seat for all: a line that began later might find the model unloaded by then, or the
+            # One lease for all: a line that began later might find the model unloaded by then, or the
             # server shutting down, and all of them are one request's share of the device.
-            seat = await stack.enter_async_context(self.lines[0].seat())
+            lease = await stack.enter_async_context(self.lines[0].lease())
             produced = [
-                await stack.enter_async_context(contextlib.aclosing(line.segments(seat)))
+                await stack.enter_async_context(contextlib.aclosing(line.segments(lease)))
                 for line in self.lines
             ]
             heads = {channel: await self._next(channel, each) for channel, each in enumerate(produced)}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whisper_server.core.events import Watcher
+from whisper_server.core.events import Events
 from whisper_server.core.system.allocator import tune_allocator
 from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio.decoder import LibavSound
@@ -17,7 +17,7 @@ from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_files.catalog import Catalog
-from whisper_server.services.model_files.downloads import Pulls
+from whisper_server.services.model_files.downloads import Downloads
 from whisper_server.services.model_files.prepare import expected_bytes, pull
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.transcriber import Transcriber
@@ -41,23 +41,23 @@ class Services:
     pool: WorkPool
     transcriber: Transcriber
     admission: Admission
-    metrics: Watcher
-    pulls: Pulls
+    metrics: Events
+    downloads: Downloads
 
     def drain(self) -> None:
         """Take no new requests; those that have begun go on until they end or the services close."""
-        self.pulls.drain()
+        self.downloads.drain()
         self.models.drain()
 
 
 @contextlib.asynccontextmanager
-async def open_services(settings: Settings, metrics: Watcher | None = None) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, metrics: Events | None = None) -> AsyncIterator[Services]:
     """Make the services, and close them whatever happens: work first, then models.
 
     Without `metrics` nothing is counted.
     """
     tune_allocator()  # before any of the threads below
-    metrics = metrics or Watcher()
+    metrics = metrics or Events()
     catalog = Catalog(settings)
     decoders = DecodeProcesses(settings.decode_workers)
     open_sound = decoders.open if settings.decode_process else LibavSound
@@ -77,15 +77,15 @@ async def open_services(settings: Settings, metrics: Watcher | None = None) -> A
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
     _watch(metrics, admission, models)
-    pulls = Pulls(lambda source, on_progress: pull(source, settings, on_progress))
+    downloads = Downloads(lambda source, on_progress: pull(source, settings, on_progress))
     try:
-        yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics, pulls)
+        yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics, downloads)
     finally:
-        pulls.drain()
+        downloads.drain()
         await asyncio.to_thread(_close, pool, decoders, models)
 
 
-def _watch(metrics: Watcher, admission: Admission, models: ModelManager[WhisperModel]) -> None:
+def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperModel]) -> None:
     """Show what is inside and in memory, as it is at the moment somebody looks."""
     metrics.watch("whisper_queue_requests", lambda: admission.state().requests)
     metrics.watch("whisper_queue_audio_seconds", lambda: admission.state().audio_s)

@@ -3,7 +3,7 @@
     bytes --AudioProcessor.open--> AudioStream   blocks of float32 [n_samples], 16 kHz, mono, -1..1
           --vad.spans------------> [Span]        start_s, end_s in file time
           --windows.pack---------> Window        mel [n_mels, 3000], places (iterator)
-          --lane.submit----------> Decoded       tokens, avg_logprob, no_speech_prob (await)
+          --stream.submit----------> Decoded       tokens, avg_logprob, no_speech_prob (await)
           --segments.of----------> Segment       start_s, end_s, text, words (file time again)
           --formats.render-------> str           in api and cli
 
@@ -21,11 +21,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from whisper_server.core.params import TranscribeParams
 from whisper_server.core.types import (
     Decoded,
     DecodeOptions,
     Segment,
+    TranscribeParams,
     Transcript,
     Window,
     WindowJob,
@@ -35,23 +35,23 @@ from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.decoding import segments
 from whisper_server.services.speech import vad, windows
 
-__all__ = ["Seat", "TranscribeParams", "Transcriber", "Transcription"]
+__all__ = ["Lease", "Transcriber", "Transcription"]
 
 if TYPE_CHECKING:
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
     from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_files.catalog import Catalog
     from whisper_server.services.model_manager import ModelManager
-    from whisper_server.services.scheduling.scheduler import Lane
+    from whisper_server.services.scheduling.scheduler import WindowStream
     from whisper_server.services.work_pool import WorkPool
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class Lease:
     """What one request works with: the model, and its own place in the model's queue."""
 
     model: WhisperModel
-    lane: Lane
+    stream: WindowStream
 
 
 class Transcriber:
@@ -152,16 +152,16 @@ class Transcription:
         )
 
     @contextlib.asynccontextmanager
-    async def seat(self) -> AsyncIterator[Seat]:
-        """Lend the model of this file, loading it where needed, with a lane for this request."""
+    async def lease(self) -> AsyncIterator[Lease]:
+        """Lend the model of this file, loading it where needed, with a stream for this request."""
         async with self._models.lease(self.params.model) as model:
-            with model.scheduler.lane(self.params.priority) as lane:
-                yield Seat(model, lane)
+            with model.scheduler.open_stream(self.params.priority) as stream:
+                yield Lease(model, stream)
 
-    async def segments(self, seat: Seat | None = None) -> AsyncGenerator[Segment, None]:
+    async def segments(self, lease: Lease | None = None) -> AsyncGenerator[Segment, None]:
         """Produce segments in file order, each as soon as its window is decoded.
 
-        Run it under `contextlib.aclosing`: it holds the open file and, unless it is lent a seat, a lease.
+        Run it under `contextlib.aclosing`: it holds the open file and, unless it is lent a lease, a lease.
 
         Raises:
             AudioTooLong: the audio goes on for longer than the limit.
@@ -171,7 +171,7 @@ class Transcription:
         """
         try:
             async with (
-                contextlib.nullcontext(seat) if seat else self.seat() as lent,
+                contextlib.nullcontext(lease) if lease else self.lease() as lent,
                 contextlib.aclosing(self._decoded(lent)) as decoded,
             ):
                 tokenizer = lent.model.engine.tokenizer
@@ -185,34 +185,34 @@ class Transcription:
             # Closed already where the windows were pulled; where no window was, it is not.
             self.audio.close()
 
-    async def _decoded(self, seat: Seat) -> AsyncGenerator[tuple[Window, Decoded], None]:
+    async def _decoded(self, lease: Lease) -> AsyncGenerator[tuple[Window, Decoded], None]:
         """Decode windows in order, with some ahead, so that the device never waits for the next one.
 
         Where the first window must tell the language, the others are made ready meanwhile.
         """
-        lane = seat.lane
+        stream = lease.stream
         ready: deque[Window] = deque()
         pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
-        source = self._pool.iterate(self._windows(seat.model.engine.info.n_mels))
+        source = self._pool.iterate(self._windows(lease.model.engine.info.n_mels))
         async with contextlib.aclosing(source):  # type: ignore[type-var]
             async for window in source:
                 if window is not None:  # else nothing yet; another request had its turn on the thread
                     ready.append(window)
-                self._submit(lane, ready, pending)
-                while pending and (pending[0][1].done() or len(ready) + len(pending) >= lane.ahead):
+                self._submit(stream, ready, pending)
+                while pending and (pending[0][1].done() or len(ready) + len(pending) >= stream.ahead):
                     yield await self._next(pending)
-                    self._submit(lane, ready, pending)
+                    self._submit(stream, ready, pending)
         while pending:
             yield await self._next(pending)
-            self._submit(lane, ready, pending)
+            self._submit(stream, ready, pending)
 
     def _submit(
-        self, lane: Lane, ready: deque[Window], pending: deque[tuple[Window, AsyncFuture[Decoded]]]
+        self, stream: WindowStream, ready: deque[Window], pending: deque[tuple[Window, AsyncFuture[Decoded]]]
     ) -> None:
         """Queue what is ready; all but one window waits until the language is known."""
         while ready and (self._language is not None or not pending):
             window = ready.popleft()
-            pending.append((window, wrap_future(lane.submit(self._job(window), self._options))))
+            pending.append((window, wrap_future(stream.submit(self._job(window), self._options))))
 
     def _job(self, window: Window) -> WindowJob:
         params = self.params

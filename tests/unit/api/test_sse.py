@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisper_server.api.disconnect import ClientGone
+from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.errors import error_event
 from whisper_server.api.replies import sse
 from whisper_server.core.errors import EngineFailure
@@ -127,7 +127,7 @@ async def test_a_client_that_leaves_ends_the_work(frames_before: int) -> None:
         finally:
             ended.append("closed")
 
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await sse.EventStream(frames())(SCOPE, client.receive, client.send)
     assert ended == ["closed"]
     assert client.parts == [b"x"] * frames_before

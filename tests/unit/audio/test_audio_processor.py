@@ -27,7 +27,7 @@ from tests.support import audio_files as files
 from tests.support.audio_files import clips, encode, tone, video, wav_bytes
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, PayloadTooLarge
 from whisper_server.core.types import SAMPLE_RATE
-from whisper_server.services.audio.bounded_file import NamelessFile
+from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import TOO_SHORT
 from whisper_server.services.audio.demuxer import NO_SOUND, NOT_AUDIO
 from whisper_server.services.audio.loudness import MAX_GAIN, TARGET_PEAK, normalised
@@ -493,7 +493,7 @@ def test_floats_beyond_full_scale() -> None:
 
 def test_a_jump_far_beyond_the_end_is_no_large_file() -> None:
     """The 413 of a file of some kilobytes, which the fuzzer found: the position was taken for the size."""
-    file = NamelessFile(io.BytesIO(b"abc"), 100, is_ours=True)
+    file = BoundedFile(io.BytesIO(b"abc"), 100, is_ours=True)
     file.seek(1 << 40)
     assert file.read(10) == b""
     file.check()

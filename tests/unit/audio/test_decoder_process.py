@@ -287,10 +287,10 @@ def test_a_process_ends_with_its_server_however_that_ends(is_busy: bool) -> None
 import os, sys
 from tests.support.audio_files import encode, tone
 from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
-from whisper_server.services.audio.bounded_file import NamelessFile
+from whisper_server.services.audio.bounded_file import BoundedFile
 import io
 d = DecodeProcesses(1)
-p = d.open(NamelessFile(io.BytesIO(encode(tone(5.0))), 1 << 20, is_ours=True), 60.0)
+p = d.open(BoundedFile(io.BytesIO(encode(tone(5.0))), 1 << 20, is_ours=True), 60.0)
 {begin}
 print(d.pids()[0], flush=True)
 sys.stdin.read()

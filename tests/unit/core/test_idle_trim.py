@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from whisper_server.core.events import Watcher
+from whisper_server.core.events import Events
 from whisper_server.core.types import Decoded, DecodeOptions, Placed, Window, WindowJob
 from whisper_server.services.scheduling.batch import Job
 from whisper_server.services.scheduling.fair_queue import BatchLimit, Flow
@@ -37,7 +37,7 @@ class Office:
             revive=None,
             patience_s=math.inf,
             limit=BatchLimit(1),
-            watcher=Watcher(),
+            events=Events(),
             name="test",
             rest=self.rest,
             rest_s=0.0,

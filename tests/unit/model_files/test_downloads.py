@@ -1,4 +1,4 @@
-"""Pulls: one per model, told to all who ask, ended by a shutdown. No network, no sleep."""
+"""Downloads: one per model, told to all who ask, ended by a shutdown. No network, no sleep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown
 from whisper_server.services.model_files.catalog import ModelSource
-from whisper_server.services.model_files.downloads import Pull, Pulls
+from whisper_server.services.model_files.downloads import Downloads, Pull
 from whisper_server.services.model_files.hub.hub_progress import OnProgress
 
 LIMIT_S = 30.0
@@ -55,7 +55,7 @@ async def seen_by(pull: Pull, then: Callable[[tuple[int, int]], None]) -> list[t
 
 
 async def test_everybody_sees_it_come(hub: Hub) -> None:
-    pulls = Pulls(hub)
+    pulls = Downloads(hub)
     pull = pulls.start(A)
     assert pulls.start(A) is pull
     both = [asyncio.create_task(seen_by(pull, lambda _: None)) for _ in range(2)]
@@ -72,7 +72,7 @@ async def test_everybody_sees_it_come(hub: Hub) -> None:
 
 
 async def test_models_come_side_by_side(hub: Hub) -> None:
-    pulls = Pulls(hub)
+    pulls = Downloads(hub)
     first, second = pulls.start(A), pulls.start(B)
     hub.steps["b"].release(3)
     second.outcome.result(LIMIT_S)
@@ -83,7 +83,7 @@ async def test_models_come_side_by_side(hub: Hub) -> None:
 
 @pytest.mark.parametrize("error", [ModelUnavailable("Away."), RuntimeError("secret"), SystemExit(1)])
 async def test_failure_reaches_everybody_and_the_next_one_tries_again(hub: Hub, error: BaseException) -> None:
-    pulls = Pulls(hub)
+    pulls = Downloads(hub)
     hub.error = error
     hub.steps["a"].release(3)
     pull = pulls.start(A)
@@ -98,7 +98,7 @@ async def test_failure_reaches_everybody_and_the_next_one_tries_again(hub: Hub, 
 
 
 async def test_a_shutdown_answers_at_once_and_ends_the_download(hub: Hub) -> None:
-    pulls = Pulls(hub)
+    pulls = Downloads(hub)
     pull = pulls.start(A)
     watching = asyncio.create_task(seen_by(pull, lambda _: None))
     await asyncio.sleep(0)
@@ -115,7 +115,7 @@ async def test_a_shutdown_answers_at_once_and_ends_the_download(hub: Hub) -> Non
 
 
 async def test_who_stops_looking_is_forgotten(hub: Hub) -> None:
-    pull = Pulls(hub).start(A)
+    pull = Downloads(hub).start(A)
     hub.steps["a"].release()
     watching = pull.progress()
     assert await asyncio.wait_for(anext(watching), LIMIT_S) == (1, 3)

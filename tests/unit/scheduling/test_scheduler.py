@@ -18,7 +18,7 @@ from whisper_server.core.errors import (
     ModelUnavailable,
     ShuttingDown,
 )
-from whisper_server.core.events import Watcher
+from whisper_server.core.events import Events
 from whisper_server.core.types import Decoded, DecodeOptions, Placed, Window, WindowJob
 from whisper_server.services.scheduling.batch import DecodeBatch
 from whisper_server.services.scheduling.scheduler import Scheduler
@@ -67,7 +67,7 @@ class Device:
         return [answer(name) for name in names]
 
 
-class Counted(Watcher):
+class Counted(Events):
     """Counts what it is told."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ def start() -> Iterator[Callable[..., Scheduler]]:
 
 def submit(scheduler: Scheduler, name: str, options: DecodeOptions = PLAIN) -> Future[Decoded]:
     """Queue a window of a request of its own."""
-    return scheduler.lane().submit(job(name), options)
+    return scheduler.open_stream().submit(job(name), options)
 
 
 def said(future: Future[Decoded]) -> str:
@@ -255,10 +255,10 @@ def test_two_workers_share_what_waits_and_run_at_once(start: Callable[..., Sched
 
 def test_a_lane_that_closes_frees_its_place_and_its_rows(start: Callable[..., Scheduler]) -> None:
     device, events = Device(), Counted()
-    scheduler = start(device, watcher=events, max_batch=1)
+    scheduler = start(device, events=events, max_batch=1)
     device.gate.clear()
-    with scheduler.lane() as lane:
-        futures = [lane.submit(job(name), PLAIN) for name in ("runs", "waits")]
+    with scheduler.open_stream() as stream:
+        futures = [stream.submit(job(name), PLAIN) for name in ("runs", "waits")]
         assert device.entered.acquire(timeout=PATIENCE_S)
     assert futures[1].cancelled()
     device.gate.set()
@@ -271,12 +271,12 @@ def test_a_lane_that_closes_frees_its_place_and_its_rows(start: Callable[..., Sc
 def test_windows_ahead_are_shared_among_the_lanes(start: Callable[..., Scheduler]) -> None:
     scheduler = start(Device(), max_batch=4, workers=2)
     assert scheduler.ahead == 16
-    lanes = [scheduler.lane() for _ in range(5)]
-    assert scheduler.ahead == lanes[0].ahead == 4
-    lanes += [scheduler.lane() for _ in range(95)]
+    streams = [scheduler.open_stream() for _ in range(5)]
+    assert scheduler.ahead == streams[0].ahead == 4
+    streams += [scheduler.open_stream() for _ in range(95)]
     assert scheduler.ahead == 1
-    for lane in lanes:
-        lane.close()
+    for stream in streams:
+        stream.close()
     assert scheduler.ahead == 16
 
 
@@ -294,13 +294,17 @@ def test_draining_refuses_what_has_not_begun_and_finishes_the_rest(start: Callab
     device = Device()
     scheduler = start(device)
     device.gate.clear()
-    begun = scheduler.lane()
+    begun = scheduler.open_stream()
     first = begun.submit(job("first"), PLAIN)
     assert device.entered.acquire(timeout=PATIENCE_S)
     second, waiting = begun.submit(job("second"), PLAIN), submit(scheduler, "waits")
-    idle = scheduler.lane()
+    idle = scheduler.open_stream()
     scheduler.drain()
-    for refused in (waiting.result, lambda _: scheduler.lane(), lambda _: idle.submit(job("late"), PLAIN)):
+    for refused in (
+        waiting.result,
+        lambda _: scheduler.open_stream(),
+        lambda _: idle.submit(job("late"), PLAIN),
+    ):
         with pytest.raises(ShuttingDown):
             refused(PATIENCE_S)
     third = begun.submit(job("third"), PLAIN)
@@ -318,7 +322,7 @@ def test_a_dead_worker_is_replaced_and_the_rest_goes_on(start: Callable[..., Sch
         assert held.wait(PATIENCE_S)
         return fresh.decode
 
-    scheduler = start(broken, revive=revive, watcher=events, max_batch=1)
+    scheduler = start(broken, revive=revive, events=events, max_batch=1)
     hold(scheduler, broken)
     killed, waiting = submit(scheduler, "kills"), submit(scheduler, "waits")
     broken.gate.set()
@@ -366,4 +370,4 @@ def test_an_engine_that_is_gone_for_good_answers_everybody(
     assert scheduler.is_broken
     assert not scheduler.is_degraded
     with pytest.raises(ModelUnavailable):
-        scheduler.lane()
+        scheduler.open_stream()

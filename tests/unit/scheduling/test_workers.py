@@ -35,8 +35,8 @@ def test_a_hang_that_its_client_has_left_does_not_hold_up_the_end() -> None:
     """A model that nobody holds any more is closed, and whoever loads the next one waits for that."""
     fresh = Device()
     scheduler, device = hanging(lambda: fresh.decode)
-    with scheduler.lane() as lane:
-        late = lane.submit(job("hangs"), PLAIN)
+    with scheduler.open_stream() as stream:
+        late = stream.submit(job("hangs"), PLAIN)
         assert device.entered.acquire(timeout=PATIENCE_S)
     close(scheduler)
     assert isinstance(late.exception(PATIENCE_S), EngineFailure)
@@ -64,13 +64,13 @@ def test_a_reload_that_hangs_is_given_up_too() -> None:
     close(scheduler)
     device.gate.set()
     with pytest.raises(ModelUnavailable):
-        scheduler.lane()
+        scheduler.open_stream()
     assert fresh.batches == []
 
 
 def test_where_no_thread_can_be_started_everybody_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     device, events = Device({"kills": SystemExit("died")}), Counted()
-    scheduler = Scheduler(device.decode, max_batch=1, watcher=events, name="tested")
+    scheduler = Scheduler(device.decode, max_batch=1, events=events, name="tested")
     hold(scheduler, device)
     killed, waiting = submit(scheduler, "kills"), submit(scheduler, "waits")
 
@@ -97,7 +97,7 @@ def test_where_no_thread_can_be_started_everybody_is_answered(monkeypatch: pytes
 def test_a_window_fails_once_however_often_it_is_failed() -> None:
     """Half of the batch is answered when the engine dies; the failures that are counted are the answers."""
     device, events = Device({"b": RuntimeError("raises"), "d": SystemExit("dies")}), Counted()
-    scheduler = Scheduler(device.decode, max_batch=4, watcher=events, name="tested")
+    scheduler = Scheduler(device.decode, max_batch=4, events=events, name="tested")
     hold(scheduler, device)
     futures = {name: submit(scheduler, name) for name in "abcd"}
     device.gate.set()
@@ -124,7 +124,7 @@ def test_a_late_failure_is_not_counted_again() -> None:
         max_batch=1,
         patience_s=HANGS_S,
         revive=lambda: fresh.decode,
-        watcher=events,
+        events=events,
         name="tested",
     )
     (hangs,) = [thread for thread in threading.enumerate() if thread.name.endswith("-tested")][:1]

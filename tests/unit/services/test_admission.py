@@ -187,10 +187,10 @@ def test_those_who_come_later_are_told_a_later_time() -> None:
 def test_a_place_is_given_back_whatever_happens() -> None:
     admission = Admission(LIMITS, clock=lambda: 0.0)
     for error in (ValueError, KeyboardInterrupt, GeneratorExit):
-        with contextlib.suppress(error), admission.enter(5) as ticket:
-            ticket.receive(7)
-            ticket.expect(30.0)
-            ticket.progress(10.0, 40.0)
+        with contextlib.suppress(error), admission.enter(5) as slot:
+            slot.receive(7)
+            slot.expect(30.0)
+            slot.progress(10.0, 40.0)
             state = admission.state()
             assert (state.requests, state.audio_s, state.upload_bytes) == (1, 30.0, 7)
             raise error

@@ -13,17 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.audio_files import Clip, clips, noises, tone
-from whisper_server.core.types import SAMPLE_RATE, WINDOW_SAMPLES, Span
+from whisper_server.core.types import SAMPLE_RATE, WINDOW_SAMPLES, Span, VadOptions
 from whisper_server.services.speech import silero
-from whisper_server.services.speech.vad import (
-    MAX_FRAMES,
-    SpeechGate,
-    VadOptions,
-    fixed,
-    longest_pause,
-    spans,
-    steps,
-)
+from whisper_server.services.speech.vad import MAX_FRAMES, SpeechGate, fixed, longest_pause, spans, steps
 
 FRAME_S = 0.032
 CLIPS = clips()

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from whisper_server.api.asgi import log_fields
-from whisper_server.api.deps import OVERLOADED, ServicesDep, TicketDep
-from whisper_server.api.disconnect import until_gone
+from whisper_server.api.deps import OVERLOADED, ServicesDep, SlotDep
+from whisper_server.api.disconnect import until_disconnect
 from whisper_server.api.endpoints.transcribe import named_as, phrases, transcribe
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.audio import (
@@ -36,7 +36,7 @@ from whisper_server.api.requests.read import (
     read_upload,
 )
 from whisper_server.core.types import AudioInfo, AudioLevels, Segment
-from whisper_server.services.admission import Ticket
+from whisper_server.services.admission import Slot
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.container import Services
 from whisper_server.services.rendering.formats import logprob_objects, render
@@ -90,15 +90,15 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/v1/audio/transcriptions", response_class=Response, responses=_TRANSCRIPTS, openapi_extra=_BODIES
 )
-async def create_transcription(request: Request, ticket: TicketDep, services: ServicesDep) -> Response:
+async def create_transcription(request: Request, slot: SlotDep, services: ServicesDep) -> Response:
     """Turn speech into text. As a form: OpenAI's contract. As JSON: see `JsonBody` and `JsonReply`."""
     started = time.monotonic()
-    wanted = await read_transcription(request, services, ticket)
+    wanted = await read_transcription(request, services, slot)
     log_fields(request.scope)["format"] = "stream" if wanted.stream else wanted.response_format
     if wanted.stream:
-        return sse.EventStream(_events(request, services, ticket, wanted))
-    transcript, info = await until_gone(
-        request.receive, transcribe(request, services, ticket, wanted.upload, wanted.params)
+        return sse.EventStream(_events(request, services, slot, wanted))
+    transcript, info = await until_disconnect(
+        request.receive, transcribe(request, services, slot, wanted.upload, wanted.params)
     )
     if wanted.upload.is_json and wanted.response_format == "json":
         reply = JsonReply(
@@ -134,24 +134,24 @@ def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list
     responses=_TRANSLATIONS,
     openapi_extra=_bodies(TranslationForm, TranslationJson),
 )
-async def create_translation(request: Request, ticket: TicketDep, services: ServicesDep) -> Response:
+async def create_translation(request: Request, slot: SlotDep, services: ServicesDep) -> Response:
     """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""
-    wanted = await read_translation(request, services, ticket)
+    wanted = await read_translation(request, services, slot)
     log_fields(request.scope)["format"] = wanted.response_format
-    transcript, _ = await until_gone(
-        request.receive, transcribe(request, services, ticket, wanted.upload, wanted.params)
+    transcript, _ = await until_disconnect(
+        request.receive, transcribe(request, services, slot, wanted.upload, wanted.params)
     )
     body, media_type = await services.pool.run(render, transcript, wanted.response_format, wanted.subtitles)
     return Response(body, media_type=media_type)
 
 
 async def _events(
-    request: Request, services: Services, ticket: Ticket, wanted: TranscriptionRequest
+    request: Request, services: Services, slot: Slot, wanted: TranscriptionRequest
 ) -> AsyncGenerator[bytes, None]:
     """Tell what each phrase adds to the text, and then all of it."""
     parts: list[str] = []
     said: list[Segment] = []
-    async with contextlib.aclosing(phrases(request, services, ticket, wanted.upload, wanted.params)) as found:
+    async with contextlib.aclosing(phrases(request, services, slot, wanted.upload, wanted.params)) as found:
         async for delta, segment in found:
             parts.append(delta)
             said.append(segment)
@@ -168,10 +168,10 @@ async def _events(
 
 
 @router.post("/debug/audio-info", openapi_extra=_BODIES)
-async def audio_info(request: Request, ticket: TicketDep, services: ServicesDep) -> AudioInfoReply:
+async def audio_info(request: Request, slot: SlotDep, services: ServicesDep) -> AudioInfoReply:
     """Tell what the audio is without transcribing it; takes the same bodies as a transcription."""
-    upload = await read_upload(request, services, ticket)
-    return await until_gone(request.receive, _inspect(services, upload))
+    upload = await read_upload(request, services, slot)
+    return await until_disconnect(request.receive, _inspect(services, upload))
 
 
 async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from whisper_server.api.asgi import log_fields
-from whisper_server.api.deps import OVERLOADED, ServicesDep, TicketDep
-from whisper_server.api.disconnect import ClientGone, until_gone
+from whisper_server.api.deps import OVERLOADED, ServicesDep, SlotDep
+from whisper_server.api.disconnect import ClientDisconnected, until_disconnect
 from whisper_server.api.endpoints.transcribe import named_as, phrases, transcribe
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.chat import ChatChoice, ChatMessage, ChatReply, ChatUsage
@@ -24,11 +24,10 @@ from whisper_server.api.requests.read import MAX_PROMPT_CHARS, Upload, read_body
 from whisper_server.core.chat_audio import newest_spoken
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
-from whisper_server.core.types import Segment
+from whisper_server.core.types import Segment, TranscribeParams
 from whisper_server.core.validators import decode_base64
-from whisper_server.services.admission import Ticket
+from whisper_server.services.admission import Slot
 from whisper_server.services.container import Services
-from whisper_server.services.transcriber import TranscribeParams
 
 router = APIRouter(responses=OVERLOADED)
 
@@ -74,18 +73,18 @@ class _Wanted:
 
 
 @router.post("/v1/chat/completions", response_class=Response, responses=_REPLIES, openapi_extra=_BODY)
-async def create_chat_completion(request: Request, ticket: TicketDep, services: ServicesDep) -> Response:
+async def create_chat_completion(request: Request, slot: SlotDep, services: ServicesDep) -> Response:
     """Answer the newest audio of a conversation with its transcript.
 
     `temperature`, `max_tokens`, `n` and whatever else tunes a chat model are accepted and ignored: a default
     that a client sends for chats would only spoil the transcript.
     """
-    wanted = await _read(request, services, ticket)
+    wanted = await _read(request, services, slot)
     log_fields(request.scope)["format"] = "stream" if wanted.fields.stream else "json"
     if wanted.fields.stream:
-        return sse.EventStream(_chunks(request, services, ticket, wanted))
-    transcript, _ = await until_gone(
-        request.receive, transcribe(request, services, ticket, wanted.upload, wanted.params)
+        return sse.EventStream(_chunks(request, services, slot, wanted))
+    transcript, _ = await until_disconnect(
+        request.receive, transcribe(request, services, slot, wanted.upload, wanted.params)
     )
     reply = ChatReply(
         id=wanted.id,
@@ -98,13 +97,13 @@ async def create_chat_completion(request: Request, ticket: TicketDep, services: 
 
 
 async def _chunks(
-    request: Request, services: Services, ticket: Ticket, wanted: _Wanted
+    request: Request, services: Services, slot: Slot, wanted: _Wanted
 ) -> AsyncGenerator[bytes, None]:
     """Tell what each phrase adds to the text; the first frame also says who speaks."""
     options = wanted.fields.stream_options
     head = _chunk(wanted, {"role": "assistant", "content": ""})
     segments: list[Segment] = []
-    async with contextlib.aclosing(phrases(request, services, ticket, wanted.upload, wanted.params)) as found:
+    async with contextlib.aclosing(phrases(request, services, slot, wanted.upload, wanted.params)) as found:
         async for delta, segment in found:
             segments.append(segment)
             yield head + _chunk(wanted, {"content": delta})
@@ -135,19 +134,19 @@ def _usage(segments: Iterable[Segment]) -> ChatUsage:
     return ChatUsage(completion_tokens=written, total_tokens=written)
 
 
-async def _read(request: Request, services: Services, ticket: Ticket) -> _Wanted:
+async def _read(request: Request, services: Services, slot: Slot) -> _Wanted:
     """Read the body and check what counts; the audio itself is not looked at.
 
     Raises:
         InvalidRequest: it is no JSON, a parameter is wrong, or no message has audio.
         PayloadTooLarge: base64 of more bytes than the limit.
         Overloaded: there is no room for so many bytes now.
-        ClientGone: the client left before the end of the body.
+        ClientDisconnected: the client left before the end of the body.
     """
     try:
-        body = await read_body(request, ticket)
+        body = await read_body(request, slot)
     except ClientDisconnect as error:
-        raise ClientGone from error
+        raise ClientDisconnected from error
     upload, prompt = await services.pool.run(_parse, body, services.settings.max_audio_bytes)
     fields = validated(ChatFields, upload.fields)
     params = TranscribeParams(

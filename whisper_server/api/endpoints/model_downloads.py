@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from whisper_server.api.deps import ServicesDep
-from whisper_server.api.disconnect import until_gone
-from whisper_server.api.models import PulledModel
+from whisper_server.api.disconnect import until_disconnect
+from whisper_server.api.models import DownloadedModel
 from whisper_server.api.replies import sse
 from whisper_server.services.model_files.downloads import Pull
 
@@ -25,7 +25,7 @@ _STEPS = 1000  # events of one download at most
 _REPLIES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "It is there. With `stream`: how far it is, and a last event with status success.",
-        "model": PulledModel,
+        "model": DownloadedModel,
         "content": {
             sse.MEDIA_TYPE: {
                 "schema": {
@@ -50,11 +50,11 @@ async def pull_model(
 
     The download goes on when the client leaves; whoever asks again joins it.
     """
-    pull = services.pulls.start(services.catalog.resolve(model))
+    pull = services.downloads.start(services.catalog.resolve(model))
     if stream:
         return sse.EventStream(_events(pull))
-    await until_gone(request.receive, _end_of(pull))
-    return Response(PulledModel(id=model).model_dump_json(), media_type="application/json")
+    await until_disconnect(request.receive, _end_of(pull))
+    return Response(DownloadedModel(id=model).model_dump_json(), media_type="application/json")
 
 
 async def _end_of(pull: Pull) -> None:

@@ -11,27 +11,27 @@ from fastapi import Request
 from whisper_server.api.asgi import log_fields
 from whisper_server.api.requests.read import Upload
 from whisper_server.core.errors import InvalidRequest, Overloaded
-from whisper_server.core.types import AudioInfo, Segment, Transcript
-from whisper_server.services.admission import Ticket
+from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
+from whisper_server.services.admission import Slot
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.channels import Conversation
 from whisper_server.services.container import Services
 from whisper_server.services.rendering.deltas import Deltas
-from whisper_server.services.transcriber import TranscribeParams, Transcription
+from whisper_server.services.transcriber import Transcription
 
 _AUDIO_PARAMS = frozenset({"file", "audio"})  # what the checks call the audio, which know of no request
 
 
 async def transcribe(
-    request: Request, services: Services, ticket: Ticket, upload: Upload, params: TranscribeParams
+    request: Request, services: Services, slot: Slot, upload: Upload, params: TranscribeParams
 ) -> tuple[Transcript, AudioInfo]:
     """Run the line to its end."""
-    async with _opened(request, services, ticket, upload, params) as transcription:
+    async with _opened(request, services, slot, upload, params) as transcription:
         return await transcription.collect(), transcription.audio.info
 
 
 async def phrases(
-    request: Request, services: Services, ticket: Ticket, upload: Upload, params: TranscribeParams
+    request: Request, services: Services, slot: Slot, upload: Upload, params: TranscribeParams
 ) -> AsyncGenerator[tuple[str, Segment], None]:
     """Yield segments as soon as their window is decoded, each with what it adds to the text.
 
@@ -40,7 +40,7 @@ async def phrases(
     """
     deltas = Deltas()
     async with (
-        _opened(request, services, ticket, upload, params) as transcription,
+        _opened(request, services, slot, upload, params) as transcription,
         contextlib.aclosing(transcription.segments()) as segments,
     ):
         async for segment in segments:
@@ -60,19 +60,19 @@ def named_as(param: str) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def _opened(
-    request: Request, services: Services, ticket: Ticket, upload: Upload, params: TranscribeParams
+    request: Request, services: Services, slot: Slot, upload: Upload, params: TranscribeParams
 ) -> AsyncIterator[Transcription | Conversation]:
     """Open the upload for the line; note for the log what was done with it."""
     fields = log_fields(request.scope)
     started = time.monotonic()
     services.models.check_open()  # before anybody reads the audio
     with named_as(upload.param):
-        transcription = await _admitted(services, ticket, upload, params)
+        transcription = await _admitted(services, slot, upload, params)
         fields["model"] = params.model  # known now, so it is safe to log
-        transcription.on_window = lambda done_s: ticket.progress(done_s, transcription.duration_s)
+        transcription.on_window = lambda done_s: slot.progress(done_s, transcription.duration_s)
         try:
             yield transcription
-            ticket.progress(transcription.duration_s)  # what is silent at the end comes in no window
+            slot.progress(transcription.duration_s)  # what is silent at the end comes in no window
             services.metrics.audio_transcribed(transcription.duration_s, time.monotonic() - started)
         finally:
             transcription.on_window = None
@@ -82,18 +82,18 @@ async def _opened(
 
 
 async def _admitted(
-    services: Services, ticket: Ticket, upload: Upload, params: TranscribeParams
+    services: Services, slot: Slot, upload: Upload, params: TranscribeParams
 ) -> Transcription | Conversation:
     """Open the upload, unless its header claims more audio than there is room for; decode nothing before."""
     if params.speakers is not None:  # the whole file will be read to compare its channels
         services.catalog.resolve(params.model)
         opened = services.pool.run(services.audio.open, upload.data, unclaimed=AudioStream.close)
         with await opened as stream:
-            ticket.expect(_claimed_s(services, stream.info))
+            slot.expect(_claimed_s(services, stream.info))
         return await services.transcriber.open(upload.data, params)
     transcription = await services.transcriber.open(upload.data, params)
     try:
-        ticket.expect(_claimed_s(services, transcription.audio.info))
+        slot.expect(_claimed_s(services, transcription.audio.info))
     except Overloaded:
         transcription.audio.close()
         raise

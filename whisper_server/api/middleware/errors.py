@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields, new_request_id
-from whisper_server.api.disconnect import ClientGone
+from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.errors import error_event, send_error, unforeseen
 from whisper_server.api.health import PROBES
 from whisper_server.core.errors import (
@@ -91,8 +91,8 @@ class ErrorMiddleware:
         fields = log_fields(scope)
         try:
             await self._app(scope, receive, reply.send)
-        except ClientGone as gone:
-            fields["outcome"] = "client_gone"
+        except ClientDisconnected as gone:
+            fields["outcome"] = "client_disconnected"
             _forget_frames(gone)
         except WhisperServerError as error:
             fields["outcome"] = type(error).__name__

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, log_fields
-from whisper_server.core.events import Stage, Watcher
+from whisper_server.core.events import Events, Stage
 
 
 class MeasureMiddleware:
-    """Tells the watcher about each request when it has ended."""
+    """Tells the events about each request when it has ended."""
 
-    def __init__(self, app: ASGIApp, *, watcher: Watcher) -> None:
+    def __init__(self, app: ASGIApp, *, events: Events) -> None:
         self._app = app
-        self._watcher = watcher
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Watch the messages go by."""
@@ -40,12 +40,12 @@ class MeasureMiddleware:
         finally:
             # Starlette puts the route here once it has found one; its path is the template.
             route = getattr(scope.get("route"), "path", None)
-            self._watcher.request_done(route, scope["method"], status, time.monotonic() - started)
+            self._events.request_done(route, scope["method"], status, time.monotonic() - started)
             stage: Stage = "reply" if status else "work" if has_body else "upload"
             self._tell_outcome(log_fields(scope).get("outcome"), stage)
 
     def _tell_outcome(self, outcome: str | None, stage: Stage) -> None:
-        if outcome == "client_gone":
-            self._watcher.client_gone(stage)
+        if outcome == "client_disconnected":
+            self._events.client_disconnected(stage)
         elif outcome is not None:
-            self._watcher.request_failed(outcome)
+            self._events.request_failed(outcome)

@@ -15,7 +15,7 @@ from typing import Any
 from starlette.responses import StreamingResponse
 
 from whisper_server.api.asgi import Receive, Scope, Send
-from whisper_server.api.disconnect import ClientGone, disconnected
+from whisper_server.api.disconnect import ClientDisconnected, disconnected
 
 MEDIA_TYPE = "text/event-stream"
 KEEP_ALIVE_S = 15.0  # of silence, then a comment: proxies close what seems dead
@@ -51,7 +51,7 @@ class EventStream(StreamingResponse):
         """Send everything, and the end; ends the work when the client leaves.
 
         Raises:
-            ClientGone: the client left first.
+            ClientDisconnected: the client left first.
             UploadStalled: it has not sent its body, which nobody but us waits for.
         """
         del scope
@@ -78,7 +78,7 @@ class EventStream(StreamingResponse):
                 done, _ = await asyncio.wait(either, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
                 if gone in done:
                     gone.result()  # raises where it ended for another reason
-                    raise ClientGone
+                    raise ClientDisconnected
                 if done:
                     return pull.result()
                 if send is not None:

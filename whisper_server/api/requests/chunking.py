@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from whisper_server.services.speech.vad import VadOptions
+from whisper_server.core.types import VadOptions
 
 _STRATEGIES = "Use auto, or an object of type server_vad."
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from whisper_server.api.disconnect import ClientGone
+from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.framework_errors import invalid_value
 from whisper_server.api.requests.bodies import SubtitleFields, TranscriptionFields, TranslationFields
 from whisper_server.api.requests.fields import from_form
@@ -20,6 +20,7 @@ from whisper_server.api.requests.form import read_form
 from whisper_server.api.requests.json_text import parse_json
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
+from whisper_server.core.types import TranscribeParams, VadOptions
 from whisper_server.core.validators import (
     check_granularities,
     check_include,
@@ -32,12 +33,10 @@ from whisper_server.core.validators import (
     find_audio,
     no_references,
 )
-from whisper_server.services.admission import Ticket
+from whisper_server.services.admission import Slot
 from whisper_server.services.container import Services
 from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS, check_format
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
-from whisper_server.services.speech.vad import VadOptions
-from whisper_server.services.transcriber import TranscribeParams
 
 F = TypeVar("F", bound=BaseModel)
 
@@ -86,14 +85,14 @@ def body_limit(content_type: str, max_audio_bytes: int) -> int:
     return audio + FORM_OVERHEAD_BYTES
 
 
-async def read_transcription(request: Request, services: Services, ticket: Ticket) -> TranscriptionRequest:
+async def read_transcription(request: Request, services: Services, slot: Slot) -> TranscriptionRequest:
     """Read the body and check every parameter; the audio itself is not looked at.
 
     Raises:
         InvalidRequest: a parameter is wrong, or there is no audio.
         PayloadTooLarge: the audio is larger than the limit.
     """
-    upload = await read_upload(request, services, ticket)
+    upload = await read_upload(request, services, slot)
     fields = validated(TranscriptionFields, upload.fields)
     response_format = check_format(fields.response_format)
     if fields.stream:
@@ -126,9 +125,9 @@ def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
     return check_options(fields.max_line_chars, fields.max_lines, fields.max_cue_seconds)
 
 
-async def read_translation(request: Request, services: Services, ticket: Ticket) -> TranscriptionRequest:
+async def read_translation(request: Request, services: Services, slot: Slot) -> TranscriptionRequest:
     """Read the body of a translation; raises as `read_transcription`."""
-    upload = await read_upload(request, services, ticket)
+    upload = await read_upload(request, services, slot)
     fields = validated(TranslationFields, upload.fields)
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
     params = TranscribeParams(
@@ -144,7 +143,7 @@ async def read_translation(request: Request, services: Services, ticket: Ticket)
     )
 
 
-async def read_upload(request: Request, services: Services, ticket: Ticket) -> Upload:
+async def read_upload(request: Request, services: Services, slot: Slot) -> Upload:
     """Read the body into memory, whatever its encoding.
 
     Raises:
@@ -152,17 +151,17 @@ async def read_upload(request: Request, services: Services, ticket: Ticket) -> U
         PayloadTooLarge: base64 of more bytes than the limit.
         Overloaded: there is no room for so many bytes now.
         UploadStalled: the client sends too slowly.
-        ClientGone: the client left before the end of the body.
+        ClientDisconnected: the client left before the end of the body.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if content_type == "multipart/form-data":
-            return await _read_form(request, ticket)
+            return await _read_form(request, slot)
         if content_type == "application/json":
             limit_bytes = services.settings.max_audio_bytes
-            return await services.pool.run(_upload_of, await read_body(request, ticket), limit_bytes)
+            return await services.pool.run(_upload_of, await read_body(request, slot), limit_bytes)
     except ClientDisconnect as error:
-        raise ClientGone from error
+        raise ClientDisconnected from error
     raise InvalidRequest(
         "Send the audio as multipart/form-data with the field 'file', or as application/json with the field "
         "'audio'. The content type was " + (repr(content_type[:80]) if content_type else "missing") + ".",
@@ -170,21 +169,21 @@ async def read_upload(request: Request, services: Services, ticket: Ticket) -> U
     )
 
 
-async def read_body(request: Request, ticket: Ticket) -> bytes:
+async def read_body(request: Request, slot: Slot) -> bytes:
     """Return the whole body; raises `Overloaded` where there is no room for it."""
-    return b"".join([chunk async for chunk in _received(request, ticket)])
+    return b"".join([chunk async for chunk in _received(request, slot)])
 
 
-async def _received(request: Request, ticket: Ticket) -> AsyncIterator[bytes]:
+async def _received(request: Request, slot: Slot) -> AsyncIterator[bytes]:
     """Yield the body as it comes in, counted: not every client declares its length."""
     async for chunk in request.stream():
-        ticket.receive(len(chunk))
+        slot.receive(len(chunk))
         yield chunk
 
 
-async def _read_form(request: Request, ticket: Ticket) -> Upload:
+async def _read_form(request: Request, slot: Slot) -> Upload:
     try:
-        form = await read_form(request.headers["content-type"], _received(request, ticket))
+        form = await read_form(request.headers["content-type"], _received(request, slot))
     except InvalidRequest as error:
         if error.param == "known_speaker_references":
             # They are longer than a field may be, but that is not what is wrong with them.

@@ -14,7 +14,7 @@ from whisper_server.core.errors import InvalidAudio, PayloadTooLarge
 HEAD_BYTES = 64  # kept of the beginning: enough for the DocType of a Matroska file
 
 
-class NamelessFile:
+class BoundedFile:
     """Wraps a binary file; reads from its beginning, and in any order where the file can seek."""
 
     def __init__(self, file: BinaryIO, max_bytes: int, *, is_ours: bool) -> None:

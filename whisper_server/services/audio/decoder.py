@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import av
 
     from whisper_server.core.types import AudioInfo
-    from whisper_server.services.audio.bounded_file import NamelessFile
+    from whisper_server.services.audio.bounded_file import BoundedFile
     from whisper_server.services.audio.resampler import Channel, Piece
 
 MIN_SECONDS = 0.1  # of the hosted API
@@ -56,7 +56,7 @@ class Sound(Protocol):
 class LibavSound:
     """Decodes in this process, on the caller's thread."""
 
-    def __init__(self, file: NamelessFile, max_seconds: float) -> None:
+    def __init__(self, file: BoundedFile, max_seconds: float) -> None:
         """Read the header; blocks. The file stays the caller's to close.
 
         Raises:

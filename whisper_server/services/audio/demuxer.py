@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream as LibavStream
     from av.container import InputContainer
 
-    from whisper_server.services.audio.bounded_file import NamelessFile
+    from whisper_server.services.audio.bounded_file import BoundedFile
 
 # Formats with a header of their own that people record, export and send. Left out is whatever names other
 # files or addresses (such as hls, dash, concat, sdp, rtsp), scripts and subtitles, pictures, devices, raw
@@ -41,7 +41,7 @@ NOT_AUDIO = (  # as the hosted API words it
 NO_SOUND = "The file has no audio track."
 
 
-def open_container(file: NamelessFile) -> InputContainer:
+def open_container(file: BoundedFile) -> InputContainer:
     """Let libav find out what the bytes are; it can open nothing else, whatever they say.
 
     Its memory is not bounded by this: `check_mp4_tables` comes first.
@@ -77,7 +77,7 @@ def _tolerant_titles() -> dict[str, Any]:
     return {} if major >= 19 else {"metadata_errors": "replace"}
 
 
-def _is_wave(file: NamelessFile) -> bool:
+def _is_wave(file: BoundedFile) -> bool:
     """Look at the beginning, where the file can go back to it."""
     if not file.seekable():
         return False
@@ -127,7 +127,7 @@ def audio_track(container: InputContainer) -> LibavStream:
     raise InvalidAudio("The audio is in a codec that cannot be decoded here." if tracks else NO_SOUND)
 
 
-def describe(file: NamelessFile, container: InputContainer, track: LibavStream) -> AudioInfo:
+def describe(file: BoundedFile, container: InputContainer, track: LibavStream) -> AudioInfo:
     """Return what the header says, unchecked."""
     codec = track.codec_context
     seconds = container.duration / 1_000_000 if container.duration else 0.0  # libav counts microseconds

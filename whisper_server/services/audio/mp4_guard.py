@@ -18,7 +18,7 @@ import numpy as np
 from whisper_server.core.errors import InvalidAudio
 
 if TYPE_CHECKING:
-    from whisper_server.services.audio.bounded_file import NamelessFile
+    from whisper_server.services.audio.bounded_file import BoundedFile
 
 TOO_MANY = "The file's header claims more samples than any recording has."
 MAX_SAMPLES = 5_000_000  # 120 MB of index; four hours of film at 60 frames/s with sound have 1.6 million
@@ -43,7 +43,7 @@ ROOT_KINDS = {
 TABLES = re.compile(rb"stsz|stz2|stts|ctts|trun|elst|cmov|soun|vide")
 
 
-def check_mp4_tables(file: NamelessFile) -> None:
+def check_mp4_tables(file: BoundedFile) -> None:
     """Leave the file at its beginning; a file that is no MP4 is left alone.
 
     Raises:
@@ -63,7 +63,7 @@ def check_mp4_tables(file: NamelessFile) -> None:
     file.seek(0)
 
 
-def _root_boxes(file: NamelessFile, size_bytes: int) -> Iterator[tuple[bytes, int, int]]:
+def _root_boxes(file: BoundedFile, size_bytes: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield (kind, start, end) of the top-level boxes, contents only, as libav walks them."""
     start = 0
     for _ in range(MAX_BOXES):

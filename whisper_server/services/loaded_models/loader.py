@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from whisper_server.core.events import Watcher
+from whisper_server.core.events import Events
 from whisper_server.core.system.allocator import return_memory
 from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine
@@ -33,7 +33,7 @@ class WhisperModel:
         load: Callable[[], Engine],
         *,
         patience_s: float = math.inf,
-        watcher: Watcher | None = None,
+        events: Events | None = None,
     ) -> None:
         """Load the engine with `load`, which is called again where the engine is lost; blocks."""
         self.name = name
@@ -47,7 +47,7 @@ class WhisperModel:
             revive=self._revive,
             patience_s=patience_s,
             name=name,
-            watcher=watcher,
+            events=events,
         )
 
     @property
@@ -98,9 +98,9 @@ class WhisperModel:
 class ModelLoader:
     """Loads what the settings describe; the callable that the model manager uses."""
 
-    def __init__(self, settings: Settings, watcher: Watcher | None = None) -> None:
+    def __init__(self, settings: Settings, events: Events | None = None) -> None:
         self._settings = settings
-        self._watcher = watcher
+        self._events = events
 
     def __call__(self, source: ModelSource) -> WhisperModel:
         """Download if needed, convert if needed, load; blocks.
@@ -110,7 +110,7 @@ class ModelLoader:
         """
         patience_s = self._settings.batch_timeout_s or math.inf
         return WhisperModel(
-            source.name, lambda: self._load(source), patience_s=patience_s, watcher=self._watcher
+            source.name, lambda: self._load(source), patience_s=patience_s, events=self._events
         )
 
     def _load(self, source: ModelSource) -> Engine:

@@ -90,7 +90,7 @@ class Pull:
             wake()
 
 
-class Pulls:
+class Downloads:
     """What is being pulled. Thread-safe."""
 
     def __init__(self, pull: Callable[[ModelSource, OnProgress], object]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure, InvalidRequest, WhisperServerError
-from whisper_server.core.events import Watcher
+from whisper_server.core.events import Events
 from whisper_server.core.types import Decoded, DecodeOptions, WindowJob
 from whisper_server.services.scheduling.fair_queue import BatchLimit, Flow
 
@@ -62,7 +62,7 @@ class Job:
         return True
 
 
-def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watcher: Watcher) -> None:
+def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, events: Events) -> None:
     """Decode a batch and answer each of its jobs, in halves where the whole fails; blocks.
 
     Only what is no `Exception` passes through, with jobs unanswered: the thread is to die of it.
@@ -83,11 +83,11 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, watch
         if isinstance(error, (DeviceOutOfMemory, MemoryError)):
             limit.failed(len(wanted))
         if len(wanted) == 1:
-            watcher.windows_failed(int(wanted[0].fail(as_ours(error))))
+            events.windows_failed(int(wanted[0].fail(as_ours(error))))
             return
         half = len(wanted) // 2
-        run_batch(wanted[:half], decode, limit, watcher)
-        run_batch(wanted[half:], decode, limit, watcher)
+        run_batch(wanted[:half], decode, limit, events)
+        run_batch(wanted[half:], decode, limit, events)
         return
     limit.succeeded(len(wanted))
     for job, result in zip(wanted, results, strict=True):

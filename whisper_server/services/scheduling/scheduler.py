@@ -3,9 +3,9 @@
 Owns the queue and who may still join it. Who goes next is `fair_queue`'s decision, how a batch is
 answered `batch`'s, on which thread `workers`'. Knows nothing of audio, files or HTTP.
 
-Theory of operation. A request opens a lane and submits its windows there. A job is in one of three
-places: waiting (in the queue; gone at once when its lane closes), running (in a worker's batch; when
-its lane closes it is given up at the next step) or answered (its future is resolved and nobody here
+Theory of operation. A request opens a stream and submits its windows there. A job is in one of three
+places: waiting (in the queue; gone at once when its stream closes), running (in a worker's batch; when
+its stream closes it is given up at the next step) or answered (its future is resolved and nobody here
 holds it). A worker that is free takes what waits and never waits for company; company gathers while
 all workers are busy. `close` answers what waits with `ShuttingDown`, so no future is left behind.
 """
@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from whisper_server.core.errors import ShuttingDown, WhisperServerError
-from whisper_server.core.events import Watcher
+from whisper_server.core.events import Events
 from whisper_server.core.types import Decoded, DecodeOptions, Priority, WindowJob
 from whisper_server.services.scheduling.batch import DecodeBatch, Job
 from whisper_server.services.scheduling.fair_queue import BatchLimit, FairQueue, Flow, share
@@ -29,7 +29,7 @@ WEIGHTS: dict[Priority, int] = {"interactive": 16, "normal": 4, "background": 1}
 _REFUSED = "The server is shutting down; try again later."
 
 
-class Lane:
+class WindowStream:
     """The place of one request in the queue; a context manager."""
 
     def __init__(self, scheduler: Scheduler, flow: Flow[Job]) -> None:
@@ -39,7 +39,7 @@ class Lane:
 
     @property
     def ahead(self) -> int:
-        """How many windows to have ready: two batches for every worker, shared among all lanes."""
+        """How many windows to have ready: two batches for every worker, shared among all streams."""
         return self._scheduler.ahead
 
     def submit(self, window: WindowJob, options: DecodeOptions) -> Future[Decoded]:
@@ -59,7 +59,7 @@ class Lane:
         """Let everything go that is not answered yet."""
         self._scheduler.leave(self._flow, tuple(self._jobs.values()))
 
-    def __enter__(self) -> Lane:
+    def __enter__(self) -> WindowStream:
         return self
 
     def __exit__(
@@ -80,17 +80,17 @@ class Scheduler:
         revive: Revive | None = None,
         patience_s: float = math.inf,
         name: str = "model",
-        watcher: Watcher | None = None,
+        events: Events | None = None,
     ) -> None:
         """Take `decode`, called by `workers` threads at once, and `revive`, which makes another one.
 
         A batch that takes longer than `patience_s` fails, and its worker is replaced.
         """
-        self._watcher = watcher or Watcher()
+        self._events = events or Events()
         self._limit = BatchLimit(max_batch)
         self._budget = 2 * max_batch * workers
         self._queue: FairQueue[Job] = FairQueue()
-        self._lanes: set[Flow[Job]] = set()
+        self._streams: set[Flow[Job]] = set()
         self._is_draining = False
         self._is_closing = False
         self._failure: WhisperServerError | None = None
@@ -101,7 +101,7 @@ class Scheduler:
             revive=revive,
             patience_s=patience_s,
             limit=self._limit,
-            watcher=self._watcher,
+            events=self._events,
             name=name,
         )
         self._lock = self._crew.lock
@@ -109,8 +109,8 @@ class Scheduler:
 
     @property
     def ahead(self) -> int:
-        """Windows that a lane should have ready: two batches for every worker, shared among the lanes."""
-        return math.ceil(self._budget / max(1, len(self._lanes)))
+        """Windows that a stream should have ready: two batches for every worker, shared among the streams."""
+        return math.ceil(self._budget / max(1, len(self._streams)))
 
     @property
     def is_degraded(self) -> bool:
@@ -122,7 +122,7 @@ class Scheduler:
         """Whether the engine was lost and could not be made anew; nothing is decoded here any more."""
         return self._failure is not None
 
-    def lane(self, priority: Priority = "normal") -> Lane:
+    def open_stream(self, priority: Priority = "normal") -> WindowStream:
         """Open a place for one request; close it when its windows are no longer wanted.
 
         Raises:
@@ -132,11 +132,11 @@ class Scheduler:
         flow: Flow[Job] = Flow(WEIGHTS[priority])
         with self._lock:
             self._check_open(flow)
-            self._lanes.add(flow)
-        return Lane(self, flow)
+            self._streams.add(flow)
+        return WindowStream(self, flow)
 
     def add(self, flow: Flow[Job], window: WindowJob, options: DecodeOptions) -> Job:
-        """Queue one window of a lane; see `Lane.submit`."""
+        """Queue one window of a stream; see `WindowStream.submit`."""
         job = Job(window, options, flow, time.monotonic())
         with self._lock:
             self._check_open(flow)
@@ -145,10 +145,10 @@ class Scheduler:
         return job
 
     def leave(self, flow: Flow[Job], jobs: Iterable[Job]) -> None:
-        """Close a lane: what waits is gone, what runs is given up at the next step."""
+        """Close a stream: what waits is gone, what runs is given up at the next step."""
         n_given_up = 0
         with self._lock:
-            self._lanes.discard(flow)
+            self._streams.discard(flow)
             for job in jobs:
                 if self._queue.remove(flow, job):
                     job.future.cancel()
@@ -157,7 +157,7 @@ class Scheduler:
                     job.is_abandoned = True
                     n_given_up += 1
         if n_given_up:
-            self._watcher.windows_cancelled(n_given_up)
+            self._events.windows_cancelled(n_given_up)
 
     def drain(self) -> None:
         """Refuse every request that has not begun; what has begun goes on to its end."""

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from whisper_server.core.errors import EngineFailure, ModelUnavailable, WhisperServerError
-from whisper_server.core.events import Watcher
+from whisper_server.core.events import Events
 from whisper_server.core.system.allocator import trim_heap
 from whisper_server.core.system.process import THREAD_PREFIX
 from whisper_server.services.scheduling.batch import DecodeBatch, Job, run_batch
@@ -60,7 +60,7 @@ class Crew:
         revive: Revive | None,
         patience_s: float,
         limit: BatchLimit,
-        watcher: Watcher,
+        events: Events,
         name: str,
         rest: Callable[[], None] = trim_heap,
         rest_s: float = REST_S,
@@ -76,7 +76,7 @@ class Crew:
         self._revive = revive
         self._patience_s = patience_s
         self._limit = limit
-        self._watcher = watcher
+        self._events = events
         self._name = name
         self._rest = rest
         self._rest_s = rest_s
@@ -185,10 +185,10 @@ class Crew:
     def _run(self, worker: _Worker, batch: list[Job]) -> None:
         started_s = time.monotonic()
         for job in batch:
-            self._watcher.window_waited(started_s - job.submitted_s)
-        run_batch(batch, self._decode, self._limit, self._watcher)
+            self._events.window_waited(started_s - job.submitted_s)
+        run_batch(batch, self._decode, self._limit, self._events)
         audio_s = sum(job.window.window.duration_s for job in batch)
-        self._watcher.batch_done(len(batch), audio_s, time.monotonic() - started_s)
+        self._events.batch_done(len(batch), audio_s, time.monotonic() - started_s)
         with self.lock:
             worker.jobs, worker.deadline_s = [], math.inf
 
@@ -222,7 +222,7 @@ class Crew:
         log.error("a worker of model %s is lost", self._name, exc_info=error)
         failure = EngineFailure("The engine failed on this audio.")
         failure.__cause__ = error
-        self._watcher.windows_failed(sum([job.fail(failure) for job in jobs]))
+        self._events.windows_failed(sum([job.fail(failure) for job in jobs]))
         self._replace(worker)
 
     def _replace(self, lost: _Worker) -> None:
@@ -237,7 +237,7 @@ class Crew:
             except RuntimeError as error:  # no thread can be started
                 self._break(error)
                 return
-        self._watcher.worker_replaced()
+        self._events.worker_replaced()
 
     def _make_anew(self, worker: _Worker) -> bool:
         """Replace the engine that a worker was lost with; return whether that worked."""

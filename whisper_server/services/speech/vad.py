@@ -7,12 +7,11 @@ know of files or windows, nor how a probability is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whisper_server.core.types import SAMPLE_RATE, WINDOW_SAMPLES, Span
+from whisper_server.core.types import SAMPLE_RATE, WINDOW_SAMPLES, Span, VadOptions
 from whisper_server.services.speech.silero import FRAME_SAMPLES, Silero
 
 if TYPE_CHECKING:
@@ -24,28 +23,6 @@ MAX_FRAMES = WINDOW_SAMPLES // FRAME_SAMPLES  # 937: a span stays within 30 s
 PAUSE_SEARCH_S = 15.0  # a long span is cut in its last 15 s, where a pause is all but certain
 QUIET_SEARCH_S = 5.0  # without a pause: at the quietest point of the last 5 s
 QUIET_SAMPLES = SAMPLE_RATE // 10  # quietest 100 ms: longer than the closure of a stop consonant
-
-
-@dataclass(frozen=True, slots=True)
-class VadOptions:
-    """When a stretch of audio counts as speech; for files, where a lost word costs more than a pause.
-
-    Silero's own threshold and hysteresis; the durations differ. Its 100 ms of silence is for turn taking.
-    Here a pause of 2 s splits, and 0.8 s on each side stay: models learned on
-    natural pauses, and a sentence squeezed against the next one loses words (bench/experiments/pauses.py
-    counts them). Less than 100 ms of speech is a click.
-    """
-
-    threshold: float = 0.5
-    neg_threshold: float | None = None  # speech goes on down to this; None: threshold - 0.15
-    min_speech_ms: float = 100.0
-    min_silence_ms: float = 2000.0
-    speech_pad_ms: float = 800.0
-
-    @property
-    def end_threshold(self) -> float:
-        """The probability under which running speech ends."""
-        return max(self.threshold - 0.15, 0.01) if self.neg_threshold is None else self.neg_threshold
 
 
 # Speech and nothing around it: for counting seconds, not for cutting.

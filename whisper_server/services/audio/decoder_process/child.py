@@ -19,7 +19,7 @@ from threading import Thread
 from typing import IO, TYPE_CHECKING, Any
 
 from whisper_server.core.errors import InvalidAudio
-from whisper_server.services.audio.bounded_file import NamelessFile
+from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import LibavSound
 from whisper_server.services.audio.decoder_process.messages import Kind, Message, packed, receive, send
 
@@ -117,7 +117,7 @@ class _Child:
 
     def _open(self, number: int, size_bytes: int, max_seconds: float) -> None:
         upload = io.BufferedReader(_Upload(self, number, size_bytes), READ_BYTES)
-        file = NamelessFile(upload, size_bytes, is_ours=True)
+        file = BoundedFile(upload, size_bytes, is_ours=True)
         sound = self._sounds[number] = LibavSound(file, max_seconds)
         send(self._answers, Kind.OPENED, number, data=packed(asdict(sound.info)))
 

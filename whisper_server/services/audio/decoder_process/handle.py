@@ -15,7 +15,7 @@ from whisper_server.services.audio.decoder_process.decode_spawn import spawn
 from whisper_server.services.audio.decoder_process.messages import Kind, Message, packed, receive, send
 
 if TYPE_CHECKING:
-    from whisper_server.services.audio.bounded_file import NamelessFile
+    from whisper_server.services.audio.bounded_file import BoundedFile
 
 HUNG = 1  # how faulthandler ends a process; a crash has another exit code
 
@@ -53,7 +53,7 @@ class DecodeProcess:
         """Whether it is decoding now."""
         return self._lock.locked()
 
-    def ask(self, kind: Kind, sound: int, file: NamelessFile, fields: dict[str, Any]) -> list[Message]:
+    def ask(self, kind: Kind, sound: int, file: BoundedFile, fields: dict[str, Any]) -> list[Message]:
         """Send a request, serve the child the bytes that it wants, and return its answers; blocks.
 
         Raises:

@@ -25,7 +25,7 @@ from whisper_server.services.audio.decoder_process.messages import Kind, Message
 from whisper_server.services.audio.resampler import Piece
 
 if TYPE_CHECKING:
-    from whisper_server.services.audio.bounded_file import NamelessFile
+    from whisper_server.services.audio.bounded_file import BoundedFile
     from whisper_server.services.audio.resampler import Channel
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class DecodeProcesses:
         self._private: list[DecodeProcess] = []
         self._is_closed = False
 
-    def open(self, file: NamelessFile, max_seconds: float) -> Sound:
+    def open(self, file: BoundedFile, max_seconds: float) -> Sound:
         """Open a file in a process; one that cannot seek is decoded here. Raises as `LibavSound`.
 
         Raises:
@@ -104,7 +104,7 @@ class DecodeProcesses:
 class _RemoteSound:
     """A sound that is decoded in another process, and survives that process."""
 
-    def __init__(self, processes: DecodeProcesses, file: NamelessFile, header: dict[str, Any]) -> None:
+    def __init__(self, processes: DecodeProcesses, file: BoundedFile, header: dict[str, Any]) -> None:
         self._processes = processes
         self._file = file
         self._header = header
