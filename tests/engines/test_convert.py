@@ -25,7 +25,8 @@ from safetensors.numpy import load_file, save_file
 from tests.support import reference_mel
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.ct2 import convert
-from whisper_server.services.engines.ct2.convert import MARKER, ensure_converted
+from whisper_server.services.engines.ct2.convert import ensure_converted
+from whisper_server.services.engines.ct2.folder import MARKER
 
 NANO = Path(__file__).parents[2] / "models" / "nano-whisper"
 SIDE_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")

@@ -8,8 +8,9 @@ import pytest
 
 from tests.conftest import NANO
 from whisper_server.services.engines.ct2.convert import ensure_converted
+from whisper_server.services.engines.ct2.folder import shape_of
 from whisper_server.services.engines.ct2.load import max_batch_of
-from whisper_server.services.engines.model_shape import ModelShape, shape_of
+from whisper_server.services.engines.model_shape import ModelShape
 
 VOCABULARY = 51865
 TINY, BASE = ModelShape(384, 4, VOCABULARY), ModelShape(512, 6, VOCABULARY)

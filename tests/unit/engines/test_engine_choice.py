@@ -14,10 +14,9 @@ from pydantic import ValidationError
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import EngineSpec, Sampling
-from whisper_server.services.engines.choice import choice_of
 from whisper_server.services.engines.fake import FakeEngine
 from whisper_server.services.engines.model_shape import ModelShape
-from whisper_server.services.engines.registry import load_engine
+from whisper_server.services.engines.registry import choice_of, load_engine
 from whisper_server.services.engines.replicas import SpreadEngine
 from whisper_server.services.engines.torch.plan import DeviceFacts, buckets, max_batch, plan
 
@@ -137,9 +136,9 @@ def test_devices_that_cannot(device: str) -> None:
 def test_deciding_imports_no_inference_library() -> None:
     code = (
         "import sys; from whisper_server.services.loaded_models import loader;"
-        "from whisper_server.services.engines import choice;"
+        "from whisper_server.services.engines import registry;"
         "from whisper_server.services.engines.torch import plan;"
-        "choice.choose_engine('auto', 'auto');"
+        "registry.choose_engine('auto', 'auto');"
         "print(sorted({'torch', 'transformers', 'ctranslate2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

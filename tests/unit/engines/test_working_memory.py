@@ -16,9 +16,10 @@ from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.ct2.convert import ensure_converted
-from whisper_server.services.engines.ct2.working_memory import Load, weight_bytes
+from whisper_server.services.engines.ct2.folder import shape_of, weight_bytes
+from whisper_server.services.engines.ct2.working_memory import Load
 from whisper_server.services.engines.ct2.working_memory import working_bytes as count
-from whisper_server.services.engines.model_shape import ModelShape, shape_of
+from whisper_server.services.engines.model_shape import ModelShape
 from whisper_server.services.engines.registry import load_engine, working_bytes
 from whisper_server.services.engines.torch.plan import busy_bytes
 from whisper_server.services.model_files.catalog import ModelSource

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from whisper_server.services.engines.ct2.convert import conversions_of
-from whisper_server.services.engines.ct2.working_memory import weight_bytes
+from whisper_server.services.engines.registry import conversions_of, weight_bytes
 from whisper_server.services.model_files.hub.fetch import marker_of
 from whisper_server.services.model_files.hub.files import CTRANSLATE2_FILE, loose_folders, recorded
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_server.services.engines.base import EngineSpec
-from whisper_server.services.engines.choice import choose_engine
-from whisper_server.services.engines.registry import prepare_engine, working_bytes
+from whisper_server.services.engines.registry import choose_engine, prepare_engine, working_bytes
 from whisper_server.services.model_files.disk import holding_of, least_bytes
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FILE_NAME = "encoder.onnx"  # in a converted folder; its weights are beside it, in `encoder.onnx.data`
 IR_VERSION = 8  # with operator set 17; every onnxruntime from 1.12 on reads them
 OPERATORS = 17  # the first with LayerNormalization
 CONTRIBUTED = "com.microsoft"  # onnxruntime's own operators, all of them version 1

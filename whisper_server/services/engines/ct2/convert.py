@@ -15,7 +15,6 @@ import json
 import logging
 import re
 import shutil
-import struct
 import time
 import uuid
 from pathlib import Path
@@ -31,16 +30,20 @@ from whisper_server.services.engines.checkpoint import (
     vocabulary,
     weight_files,
 )
+from whisper_server.services.engines.ct2.folder import (
+    CONVERTED,
+    ENCODER_FILE,
+    MARKER,
+    is_ctranslate2,
+    is_whole,
+)
 from whisper_server.services.engines.ct2.weights import set_config, whisper_spec
-from whisper_server.services.onnx.writer import FILE_NAME as ENCODER_FILE
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of what this module writes; raise it to have every model converted anew
-MARKER = "conversion.json"  # written last: name and size of every file, and the folder they were made from
+VERSION = 2  # of what this module writes; raise it to have every model converted again
 COPIED = ("generation_config.json", "preprocessor_config.json")
 STALE_S = 3600.0  # age after which a temporary folder was left by a crash; the largest model takes minutes
-SPEC_NAME = "WhisperSpec"  # in the header of model.bin
 
 
 def ensure_converted(folder: Path, cache_dir: Path, quantization: str, encoder: str | None = None) -> Path:
@@ -56,14 +59,14 @@ def ensure_converted(folder: Path, cache_dir: Path, quantization: str, encoder: 
             the cache cannot be written.
     """
     try:
-        if _is_ctranslate2(folder):
+        if is_ctranslate2(folder):
             if not encoder and (folder / ENCODER_FILE).is_file():
                 raise broken(folder, "its encoder is for onnxruntime on CPUs, in int8 or float32")
             return folder
         config = read_config(folder)
-        home = cache_dir / "converted"
+        home = cache_dir / CONVERTED
         target = home / _key(folder, f"{quantization}-onnx-{encoder}" if encoder else quantization)
-        if _is_whole(target):
+        if is_whole(target):
             return target
         home.mkdir(parents=True, exist_ok=True)
         _remove_stale(home)
@@ -76,38 +79,6 @@ def ensure_converted(folder: Path, cache_dir: Path, quantization: str, encoder: 
     return target
 
 
-def conversions_of(folder: Path, cache_dir: Path) -> tuple[Path, ...]:
-    """Return what was converted from `folder`, in any number format, also from files that it had before."""
-    found = []
-    for marker in sorted((cache_dir / "converted").glob(f"*/{MARKER}")):
-        try:
-            source = json.loads(marker.read_text(encoding="utf-8"))["source"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if source == str(folder.resolve()) and _is_whole(marker.parent):
-            found.append(marker.parent)
-    return tuple(found)
-
-
-def _is_ctranslate2(folder: Path) -> bool:
-    """Tell whether model.bin is a CTranslate2 Whisper model (binary format of ctranslate2.specs)."""
-    if not folder.is_dir():
-        raise broken(folder, "there is no such folder")
-    path = folder / "model.bin"
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        header = file.read(64)
-    try:
-        _version, size = struct.unpack_from("<IH", header)
-        name = header[6 : 6 + size].rstrip(b"\0").decode()
-    except (struct.error, UnicodeDecodeError):
-        name = ""
-    if name != SPEC_NAME:
-        raise broken(folder, f"model.bin is no CTranslate2 Whisper model ({name[:40]!r})")
-    return True
-
-
 def _key(folder: Path, variant: str) -> str:
     """Return a name that changes when anything the conversion reads changes."""
     digest = hashlib.sha256(f"{VERSION} {variant} {folder.resolve()}".encode("utf-8", "surrogateescape"))
@@ -117,14 +88,6 @@ def _key(folder: Path, variant: str) -> str:
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name)[:40]
     return f"{plain}-{variant}-{digest.hexdigest()[:16]}"
-
-
-def _is_whole(target: Path) -> bool:
-    try:
-        sizes = json.loads((target / MARKER).read_text(encoding="utf-8"))["files"]
-        return all((target / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def _remove_stale(home: Path) -> None:
@@ -151,12 +114,12 @@ def _convert(
         (temporary / MARKER).write_text(
             json.dumps({"files": sizes, "source": str(folder.resolve())}), encoding="utf-8"
         )
-        if target.exists() and not _is_whole(target):
+        if target.exists() and not is_whole(target):
             shutil.rmtree(target)
         try:
             temporary.rename(target)
         except OSError:
-            if not _is_whole(target):  # else another process was faster, with the same result
+            if not is_whole(target):  # else another process was faster, with the same result
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -18,11 +18,11 @@ from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import BEST_OF, EngineSpec
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.engine import ALIGNED_POSITIONS, CTranslate2Engine
-from whisper_server.services.engines.ct2.working_memory import AUDIO_POSITIONS, Load, weight_bytes
+from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MODEL_FILE, shape_of, weight_bytes
+from whisper_server.services.engines.ct2.working_memory import Load
 from whisper_server.services.engines.ct2.working_memory import working_bytes as _working_bytes
-from whisper_server.services.engines.model_shape import ModelShape, shape_of
+from whisper_server.services.engines.model_shape import AUDIO_POSITIONS, ModelShape
 from whisper_server.services.engines.tokenizer import Tokenizer
-from whisper_server.services.onnx.writer import FILE_NAME as ENCODER_FILE
 
 if TYPE_CHECKING:
     from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder
@@ -118,7 +118,7 @@ def working_bytes(folder: Path, spec: EngineSpec) -> int:
     Raises as `load`.
     """
     device, compute_type, wanted = _choices(spec)
-    has_onnx = bool(wanted) and ((folder / ENCODER_FILE).is_file() or not (folder / "model.bin").is_file())
+    has_onnx = bool(wanted) and ((folder / ENCODER_FILE).is_file() or not (folder / MODEL_FILE).is_file())
     threads = spec.threads or os.cpu_count() or 1
     workers = _workers(threads) if has_onnx else 1
     shape = shape_of(folder)

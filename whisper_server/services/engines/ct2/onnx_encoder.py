@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure, ModelUnavailable
+from whisper_server.services.engines.ct2.folder import ENCODER_FILE
 from whisper_server.services.onnx.runtime import onnxruntime
-from whisper_server.services.onnx.writer import CONTRIBUTED, FILE_NAME, OnnxWriter
+from whisper_server.services.onnx.writer import CONTRIBUTED, OnnxWriter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class OnnxEncoder:
             ModelUnavailable: onnxruntime cannot read or run the files.
         """
         self.name = f"onnxruntime {kind}"
-        self._file = str(folder / FILE_NAME)
+        self._file = str(folder / ENCODER_FILE)
         self._threads, self._workers = threads, workers
         self._lock = threading.Lock()
         try:

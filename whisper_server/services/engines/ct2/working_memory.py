@@ -1,4 +1,4 @@
-"""What a loaded model takes in memory: its weights, and what its calls work with at the busiest moment.
+"""What the calls of a loaded model work with in memory at the busiest moment.
 
 Counted from the sizes of what CTranslate2 and onnxruntime hold at once, and held against the resident memory
 of a process in which every worker has the fullest batch with the longest texts
@@ -9,16 +9,15 @@ the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from whisper_server.services.engines.model_shape import ModelShape
-from whisper_server.services.onnx.writer import FILE_NAME as ENCODER_FILE
-
-AUDIO_POSITIONS = 1500  # of the encoder's output, for one window
-TEXT_POSITIONS = 448  # of the decoder: prompt and text
-PROMPT_POSITIONS = 224
-KEPT_BYTES = 100_000_000  # whatever the size: tokenizer, vocabulary, sessions, buffers that stay
-GAPS = 1.35  # allocators need more than what they give: there are gaps, and what was freed is kept
+from whisper_server.services.engines.model_shape import (
+    AUDIO_POSITIONS,
+    GAPS,
+    KEPT_BYTES,
+    PROMPT_POSITIONS,
+    TEXT_POSITIONS,
+    ModelShape,
+)
 
 # Tensors of [1500, d_model] that exist at once beside the attention scores: in an encoder layer (four of them
 # are the inside of the feed-forward part, which also stands before and after its activation, and as 8-bit
@@ -42,15 +41,6 @@ class Load:
     encodes_one_by_one: bool  # onnxruntime's encoder takes one window of the batch after the other
 
 
-def weight_bytes(folder: Path) -> int:
-    """Return what converted weights take in memory, by their files.
-
-    Those of onnxruntime's encoder are there twice: for a lone call, and for calls that share the cores.
-    """
-    files = {folder / "model.bin": 1, folder / f"{ENCODER_FILE}.data": 2}
-    return sum(times * path.stat().st_size for path, times in files.items() if path.is_file())
-
-
 def working_bytes(shape: ModelShape, load: Load) -> int:
     """Return what all workers together take beside the weights, at most."""
     output_bytes = load.max_batch * AUDIO_POSITIONS * shape.d_model * load.item_bytes
@@ -69,7 +59,7 @@ def _searching(shape: ModelShape, load: Load) -> int:
     """Keys and values: of the audio, once for all beams of a window; of the text, for each beam.
 
     Candidates that are sampled have a copy of the audio's each, of no more windows than make a full batch of
-    copies, but of one at least (`ct2_engine.generate`).
+    copies, but of one at least (`CTranslate2Engine.generate`).
     """
     sampled = _audio_keys(shape, load, max(load.max_batch, load.best_of))
     rows = max(load.max_batch * load.beam_size, load.best_of)
