@@ -55,7 +55,7 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
                 compression_ratio=decoded.compression_ratio,
                 no_speech_prob=decoded.no_speech_prob,
                 language=decoded.language,
-                seek_frames=round(window.start_s * 100),
+                seek_frames=round(window.start_s * FRAMES_PER_SECOND),
                 words=_words(window, loud, phrase, _spoken(times, decoded.language, tokenizer))
                 if loud
                 else (),

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from whisper_server.core.errors import InvalidRequest, ModelUnavailable
 from whisper_server.core.languages import NAMES
 from whisper_server.core.types import SECONDS_PER_TIMESTAMP, Task
+from whisper_server.services.engines.model_shape import PROMPT_POSITIONS
 from whisper_server.services.engines.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RawTokenizer
 
-MAX_TEXT_POSITIONS = 448  # the decoder's context, in tokens; the same for every published size
-MAX_PROMPT_TOKENS = MAX_TEXT_POSITIONS // 2 - 1  # 223: openai/whisper keeps the last ones
+MAX_PROMPT_TOKENS = PROMPT_POSITIONS - 1  # 223: openai/whisper keeps the last ones
 _NO_SPACE_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 _OPENING = frozenset({"Ps", "Pi", "Pd"})  # brackets, quotes and the dash before a speaker's turn
 _SPECIAL = re.compile(r"<\|[^|]*\|>")

@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whisper_server.services.engines.torch.network import MAX_POSITIONS, Cache, Network
-from whisper_server.services.engines.torch.plan import GROUP, Plan, buckets
+from whisper_server.services.engines.base import BEST_OF
+from whisper_server.services.engines.model_shape import TEXT_POSITIONS
+from whisper_server.services.engines.torch.network import Cache, Network
+from whisper_server.services.engines.torch.plan import Plan, buckets
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class PlainSteps:
 
     def __call__(self, tokens: Tensor, positions: NDArray[np.int64], cache: Cache) -> Tensor:
         """Read one token per row at its position; return scores float32 [rows, vocabulary]."""
-        used = min(MAX_POSITIONS, -(-(int(positions.max()) + 1) // _PAGE) * _PAGE)
+        used = min(TEXT_POSITIONS, -(-(int(positions.max()) + 1) // _PAGE) * _PAGE)
         cache.grow(used)
         return self._network.step(tokens, torch.from_numpy(positions).to(tokens.device), cache, used)
 
@@ -76,7 +78,7 @@ class CompiledSteps:
         silence = torch.zeros(shape, dtype=network.dtype, device=device)
         for size in self._sizes:
             for group in self._groups:
-                cache = network.open_cache(silence.expand(size, -1, -1), group, MAX_POSITIONS)
+                cache = network.open_cache(silence.expand(size, -1, -1), group, TEXT_POSITIONS)
                 tokens = torch.zeros(size * group, dtype=torch.int64, device=device)
                 with torch.compiler.set_stance("default"):
                     self._run(tokens, tokens.clone(), cache)
@@ -92,13 +94,13 @@ class CompiledSteps:
         """Read one token per row at its position; return scores float32 [rows, vocabulary]."""
         if (len(tokens), len(cache.cross[0][0])) not in self._ready:
             return self._plain(tokens, positions, cache)
-        cache.grow(MAX_POSITIONS)
+        cache.grow(TEXT_POSITIONS)
         with torch.compiler.set_stance("eager_on_recompile"):
             return self._run(tokens, torch.from_numpy(positions).to(tokens.device), cache)
 
     def _run(self, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         cross = cache.cross
-        return self._compiled(tokens, positions, cache.keys, cache.values, cross, MAX_POSITIONS)
+        return self._compiled(tokens, positions, cache.keys, cache.values, cross, TEXT_POSITIONS)
 
 
 def choose_steps(
@@ -107,7 +109,7 @@ def choose_steps(
     """Return how to take steps, compiled where that is wanted and works, and the notes on it all."""
     if not decided.compiles:
         return PlainSteps(network), decided.notes
-    steps = CompiledSteps(network, buckets(batch), (beam_size, GROUP))
+    steps = CompiledSteps(network, buckets(batch), (beam_size, BEST_OF))
     try:
         with torch.inference_mode():
             steps.warm_up()

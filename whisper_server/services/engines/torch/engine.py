@@ -1,8 +1,8 @@
 """Engine `torch`: PyTorch with transformers' Whisper; NVIDIA GPUs, Apple's GPU, and CPUs.
 
 An extra of the package, imported by `load_engine` when it is chosen, not before: the two libraries take
-seconds and hundreds of megabytes. How it runs is decided in `torch_setup`, the search is `torch_beam`, and
-the forward passes are `torch_network`; here they meet the Engine protocol.
+seconds and hundreds of megabytes. How it runs is decided in `plan`, the search is `search`, and the forward
+passes are `network`; here they meet the Engine protocol.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from whisper_server.services.engines.base import (
 )
 from whisper_server.services.engines.batching import rows_within
 from whisper_server.services.engines.checkpoint import load_tokenizer, read_config, read_json
-from whisper_server.services.engines.model_shape import ModelShape
+from whisper_server.services.engines.model_shape import FRAMES_PER_POSITION, ModelShape
 from whisper_server.services.engines.replicas import SpreadEngine
 from whisper_server.services.engines.tokenizer import Tokenizer
 from whisper_server.services.engines.torch.align import alignment_heads, alignment_within
@@ -213,8 +213,9 @@ class TorchEngine:
                 scores, chances = self._network.follow(states, part, self._watched, self.tokenizer.end)
             for index, row in enumerate(rows):
                 seen = slice(lengths[row])  # and not what fills up shorter sequences
+                n_positions = n_frames[row] // FRAMES_PER_POSITION
                 results[row] = alignment_within(
-                    scores[index, :, seen], chances[index, seen], n_frames[row] // 2, firsts[row]
+                    scores[index, :, seen], chances[index, seen], n_positions, firsts[row]
                 )
         return [results[row] for row in range(len(sequences))]
 

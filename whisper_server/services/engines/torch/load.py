@@ -1,7 +1,7 @@
 """A Whisper folder in Hugging Face format -> transformers' modules on a device, as a plan says.
 
 Reads safetensors only, from local files only, and runs no code of the folder. Also describes the device
-to `torch_setup`, which decides.
+to `plan`, which decides.
 """
 
 from __future__ import annotations

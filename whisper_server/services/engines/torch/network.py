@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 
-MAX_POSITIONS = 448
+from whisper_server.services.engines.model_shape import TEXT_POSITIONS
+
 _BLOCK = 64  # positions that a cache grows by
 
 Tensor = Any  # torch.Tensor; the type checker runs without PyTorch
@@ -42,7 +43,7 @@ class Cache:
         """Make room for so many positions."""
         missing = n_positions - self.keys.shape[3]
         if missing > 0:
-            missing = min(-(-missing // _BLOCK) * _BLOCK, MAX_POSITIONS - self.keys.shape[3])
+            missing = min(-(-missing // _BLOCK) * _BLOCK, TEXT_POSITIONS - self.keys.shape[3])
             self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, missing))
             self.values = torch.nn.functional.pad(self.values, (0, 0, 0, missing))
 

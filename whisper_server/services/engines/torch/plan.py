@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whisper_server.services.engines.ct2.working_memory import GAPS, KEPT_BYTES
-from whisper_server.services.engines.model_shape import ModelShape
+from whisper_server.services.engines.base import BEST_OF
+from whisper_server.services.engines.model_shape import (
+    AUDIO_POSITIONS,
+    GAPS,
+    KEPT_BYTES,
+    TEXT_POSITIONS,
+    ModelShape,
+)
 
 MAX_BATCH = {"cuda": 64, "mps": 8, "cpu": 4}  # windows; beyond, a batch only makes others wait longer
-GROUP = 5  # rows that one window becomes: beams of the search, or candidates where tokens are sampled
+GROUP = BEST_OF  # rows that one window becomes: beams of the search, or candidates where tokens are sampled
 FREE_SHARE = 0.8  # of the free memory: other models and the allocator's gaps need the rest
-ENCODER_POSITIONS = 1500
-TEXT_POSITIONS = 448
 ALIGNED_POSITIONS = 64  # tokens, for each window of the batch, that are aligned at once: a full text is 229
 
 
@@ -150,9 +154,9 @@ def window_bytes(shape: ModelShape, bytes_per_value: int) -> int:
     d_model, before and after its activation), and the scores over the vocabulary in float32. Or, in an
     alignment, the scores for many tokens at once: two copies and their exponentials.
     """
-    cross = 2 * shape.decoder_layers * ENCODER_POSITIONS * shape.d_model
+    cross = 2 * shape.decoder_layers * AUDIO_POSITIONS * shape.d_model
     text = 2 * 2 * shape.decoder_layers * GROUP * TEXT_POSITIONS * shape.d_model
-    encoder = 2 * 4 * ENCODER_POSITIONS * shape.d_model
+    encoder = 2 * 4 * AUDIO_POSITIONS * shape.d_model
     search = (text + encoder) * bytes_per_value + 4 * 4 * GROUP * shape.vocabulary
     return cross * bytes_per_value + max(search, 3 * 4 * ALIGNED_POSITIONS * shape.vocabulary)
 

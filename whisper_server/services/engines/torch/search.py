@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from whisper_server.services.engines.base import IsWanted, Sampling
-from whisper_server.services.engines.torch.network import MAX_POSITIONS, Cache, Network
+from whisper_server.services.engines.model_shape import PROMPT_POSITIONS, TEXT_POSITIONS
+from whisper_server.services.engines.torch.network import Cache, Network
 from whisper_server.services.engines.torch.token_rules import TokenRules
 
-MAX_NEW_TOKENS = MAX_POSITIONS // 2
+MAX_NEW_TOKENS = TEXT_POSITIONS - PROMPT_POSITIONS
 
 Tensor = Any  # torch.Tensor; the type checker runs without PyTorch
 
@@ -36,7 +37,7 @@ class Prompts:
 
     def room(self, window: int) -> int:
         """Return how many tokens may be written after a prompt."""
-        return min(MAX_NEW_TOKENS, MAX_POSITIONS - len(self.tokens[window]) + 1)
+        return min(MAX_NEW_TOKENS, TEXT_POSITIONS - len(self.tokens[window]) + 1)
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Found:
 
 
 class Steps(Protocol):
-    """How the decoder takes one step; see `torch_steps`."""
+    """How the decoder takes one step; see `decoder_step`."""
 
     def fit(self, n_windows: int, group: int) -> int:
         """Return how many windows a batch must have to hold so many."""

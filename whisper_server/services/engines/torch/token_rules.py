@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-MAX_INITIAL_TIMESTAMP = 50  # steps of 0.02 s: the first phrase starts within the first second
+from whisper_server.core.types import SECONDS_PER_TIMESTAMP
+
+MAX_INITIAL_TIMESTAMP = round(1.0 / SECONDS_PER_TIMESTAMP)  # 50: the first phrase starts within a second
 
 Tensor = Any  # torch.Tensor; the type checker runs without PyTorch
 _NEVER = float("-inf")
