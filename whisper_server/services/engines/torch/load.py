@@ -54,7 +54,7 @@ def facts_of(device: str) -> DeviceFacts:
         return DeviceFacts(device, max(0, int(free_bytes)), packages=packages)
     has_compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
     packages = packages if has_compiler else packages - {"triton"}
-    return DeviceFacts(device, packages=packages, has_int8_matmul=_has_int8_matmul())
+    return DeviceFacts(device, packages=packages)
 
 
 def load_modules(folder: Path, plan: Plan) -> Any:
@@ -70,7 +70,7 @@ def load_modules(folder: Path, plan: Plan) -> Any:
 
     their_logging.disable_progress_bar()
     options: dict[str, Any] = {}
-    if plan.is_int8 and plan.device.startswith("cuda"):
+    if plan.is_int8:
         from transformers import BitsAndBytesConfig  # noqa: PLC0415
 
         options = {
@@ -88,8 +88,6 @@ def load_modules(folder: Path, plan: Plan) -> Any:
             **options,
         )
         if not options:
-            if plan.is_int8:
-                _quantise(model)
             model.to(plan.device)
     except (RuntimeError, ValueError, OSError, ImportError, KeyError) as error:
         raise ModelUnavailable(
@@ -119,47 +117,3 @@ def free_cached(device: str) -> None:
             torch.cuda.empty_cache()
     elif device == "mps":
         torch.mps.empty_cache()
-
-
-class Int8Linear(torch.nn.Module):  # type: ignore[misc]
-    """A linear layer in int8 for CPUs: a scale per output channel, and one per row of the input.
-
-    Rows are scaled alone, so that a window's neighbours in the batch cannot change it ("dynamic
-    quantisation" of torch.ao has one scale for all of them). Symmetric, -127 to 127.
-    """
-
-    def __init__(self, linear: Any) -> None:
-        """Take the weights [out, in] of a linear layer."""
-        super().__init__()
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
-        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8).t())  # [in, out]
-        self.register_buffer("scale", scale)
-        self.bias = linear.bias
-
-    def forward(self, x: Any) -> Any:
-        """Map float32 [..., in] to [..., out]."""
-        rows = x.reshape(-1, x.shape[-1])
-        scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
-        product = torch._int_mm((rows / scale).round().to(torch.int8), self.weight)
-        out = product.float() * scale * self.scale
-        if self.bias is not None:
-            out = out + self.bias
-        return out.reshape(*x.shape[:-1], -1)
-
-
-def _quantise(model: Any) -> None:
-    """Replace the linear layers, all but the projection to the vocabulary: it is the embedding too."""
-    for module in list(model.model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is torch.nn.Linear:
-                setattr(module, name, Int8Linear(child))
-
-
-def _has_int8_matmul() -> bool:
-    """Tell whether int8 matrices can be multiplied here, and come out right."""
-    ones = torch.ones(1, 32, dtype=torch.int8)
-    try:
-        return bool((torch._int_mm(ones, torch.ones(32, 32, dtype=torch.int8).t()) == 32).all())
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return False

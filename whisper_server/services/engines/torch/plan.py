@@ -32,7 +32,6 @@ class DeviceFacts:
     has_bfloat16: bool = False  # in hardware
     compute_capability: tuple[int, int] = (0, 0)  # of an NVIDIA GPU
     packages: frozenset[str] = frozenset()  # installed, of those that `plan` asks for
-    has_int8_matmul: bool = False  # of the CPU, as `torch._int_mm` has it
 
     @property
     def kind(self) -> str:
@@ -46,7 +45,7 @@ class Plan:
 
     device: str
     dtype: str  # of the activations: a name in the torch module
-    is_int8: bool  # weights of the linear layers
+    is_int8: bool  # weights of the linear layers, by bitsandbytes
     attention: str  # transformers' name for it
     compiles: bool
     notes: tuple[str, ...]  # each optimisation: on, or off and why
@@ -99,9 +98,7 @@ def _int8(facts: DeviceFacts, compute_type: str) -> tuple[bool, str]:
     if facts.kind == "mps":
         return False, "int8 weights: off, Metal has no kernels for them"
     if facts.kind == "cpu":
-        if facts.has_int8_matmul:
-            return True, "int8 weights: on, with activations in int8 row by row"
-        return False, "int8 weights: off, this PyTorch cannot multiply int8 matrices on this CPU"
+        return False, "int8 weights: off, hardly faster on a CPU; the engine ctranslate2 has them"
     missing = [name for name in ("bitsandbytes", "accelerate") if name not in facts.packages]
     if missing:
         return False, f"int8 weights: off, not installed: {', '.join(missing)}"
