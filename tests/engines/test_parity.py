@@ -24,7 +24,7 @@ from whisper_server.services.container import open_services
 from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine, EngineSpec, Sampling
 from whisper_server.services.engines.registry import load_engine
-from whisper_server.services.engines.replicas import SpreadEngine
+from whisper_server.services.engines.replicas import ReplicatedEngine
 from whisper_server.services.speech import log_mel
 
 needs_torch = [
@@ -150,7 +150,7 @@ def test_sampling_keeps_the_rules(load: LoadEngine, name: str) -> None:
 
 @pytest.mark.parametrize("beam_size", [1, 5])
 @pytest.mark.parametrize("name", [pytest.param("torch", marks=needs_torch)])
-def test_what_nobody_waits_for_is_given_up(load: LoadEngine, name: str, beam_size: int) -> None:
+def test_cancelled_rows_are_given_up(load: LoadEngine, name: str, beam_size: int) -> None:
     engine = load(name)
     encoded = engine.encode(np.stack([one.window.mel for one in JOBS[:3]]))
     prompts = [engine.tokenizer.start_sequence("en", "transcribe")] * 3
@@ -216,10 +216,10 @@ def test_compiled_steps_are_compiled_before_any_request(load: LoadEngine, name: 
 
 @pytest.mark.parametrize("name", [pytest.param("torch", marks=needs_torch)])
 def test_two_devices_share_the_windows(load: LoadEngine, name: str) -> None:
-    spread = SpreadEngine([load(name), load(name)])
+    replicas = ReplicatedEngine([load(name), load(name)])
     results: dict[int, list[Decoded]] = {}
     threads = [
-        threading.Thread(target=lambda i=i: results.update({i: decode(spread, JOBS[i : i + 2], GREEDY, 2)}))
+        threading.Thread(target=lambda i=i: results.update({i: decode(replicas, JOBS[i : i + 2], GREEDY, 2)}))
         for i in (0, 2)
     ]
     for thread in threads:

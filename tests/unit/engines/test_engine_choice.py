@@ -1,4 +1,4 @@
-"""Which engine auto means, how the torch engine runs on a device, and batches spread over devices."""
+"""Which engine auto means, how the torch engine runs on a device, and one model replicated over devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from whisper_server.services.engines.base import EngineSpec, Sampling
 from whisper_server.services.engines.fake import FakeEngine
 from whisper_server.services.engines.model_shape import ModelShape
 from whisper_server.services.engines.registry import choice_of, load_engine
-from whisper_server.services.engines.replicas import SpreadEngine
+from whisper_server.services.engines.replicas import ReplicatedEngine
 from whisper_server.services.engines.torch.plan import DeviceFacts, buckets, max_batch, plan
 
 ALL = {"ctranslate2", "torch", "transformers"}
@@ -174,17 +174,17 @@ class CountingEngine(FakeEngine):
 
 def test_every_worker_has_a_device_of_its_own() -> None:
     members = [CountingEngine(), CountingEngine()]
-    spread = SpreadEngine(members)
-    assert (spread.info.device, spread.info.workers, spread.info.max_batch) == ("cpu,cpu", 2, 4)
+    replicas = ReplicatedEngine(members)
+    assert (replicas.info.device, replicas.info.workers, replicas.info.max_batch) == ("cpu,cpu", 2, 4)
     both_are_in = threading.Barrier(2)
 
     def work() -> None:
         for _ in range(3):
-            encoded = spread.encode(np.zeros((2, 80, 3000), np.float32))
+            encoded = replicas.encode(np.zeros((2, 80, 3000), np.float32))
             both_are_in.wait(30)
-            assert len(spread.detect_language(encoded.select([1]))) == 1
-            assert len(spread.generate(encoded, [[1], [1]], Sampling(1, 0.0))) == 2
-            assert len(spread.align(encoded, [[1]], [[1, 2]], [100])) == 1
+            assert len(replicas.detect_language(encoded.select([1]))) == 1
+            assert len(replicas.generate(encoded, [[1], [1]], Sampling(1, 0.0))) == 2
+            assert len(replicas.align(encoded, [[1]], [[1, 2]], [100])) == 1
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -192,5 +192,5 @@ def test_every_worker_has_a_device_of_its_own() -> None:
     for thread in threads:
         thread.join()
     assert [member.asked for member in members] == [["encode", "generate"] * 3] * 2
-    spread.close()
+    replicas.close()
     assert all(member.closed for member in members)

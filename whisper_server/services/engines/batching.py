@@ -1,4 +1,4 @@
-"""Which rows of a batch go into one call of CTranslate2; pure."""
+"""Which rows of a batch go into one call of a library; pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""One engine over several devices: a whole model on each, and every worker has a device of its own.
+"""One model replicated over several devices behind one Engine: every worker has a device of its own.
 
-The scheduler stays as it is: it sees one engine that gains from as many calls at once as all devices
-together. A worker is a thread, so the thread tells which device a batch goes to, and what `encode` gives
-remembers it.
+The scheduler sees one engine that gains from as many calls at once as all devices together. A worker is a
+thread, so the thread decides which device a batch goes to, and the encoder output remembers it.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ class _Placed:
         return _Placed(self.engine, self.encoded.select(rows))
 
 
-class SpreadEngine:
+class ReplicatedEngine:
     """Several engines of the same model behind the Engine protocol."""
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         """Own the engines, one per device."""
-        assert engines, "no engines to spread over"
+        assert engines, "no engines to run on"
         self._engines = tuple(engines)
         first = engines[0]
         infos = [engine.info for engine in engines]
@@ -56,18 +55,18 @@ class SpreadEngine:
             memory_bytes=sum(info.memory_bytes for info in infos),
             working_bytes=sum(info.working_bytes for info in infos),
         )
-        # A device that gains from two calls at once is dealt two threads.
-        deal = [engine for engine in engines for _ in range(engine.info.workers)]
-        self._turns = itertools.cycle(deal)
+        # A device that gains from two calls at once gets two threads.
+        in_turn = [engine for engine in engines for _ in range(engine.info.workers)]
+        self._next_engines = itertools.cycle(in_turn)
         self._lock = threading.Lock()
-        self._mine = threading.local()
+        self._local = threading.local()
 
     def _engine_of_this_thread(self) -> Engine:
-        engine: Engine | None = getattr(self._mine, "engine", None)
+        engine: Engine | None = getattr(self._local, "engine", None)
         if engine is None:
             with self._lock:
-                engine = next(self._turns)
-            self._mine.engine = engine
+                engine = next(self._next_engines)
+            self._local.engine = engine
         return engine
 
     def encode(self, mels: NDArray[np.float32]) -> Encoded:

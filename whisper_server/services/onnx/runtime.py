@@ -1,4 +1,4 @@
-"""onnxruntime, told to send nothing to its maker; everybody imports it from here.
+"""onnxruntime, told to send nothing to its maker; all modules import it from here.
 
 From 1.29 on its wheels report every session, with the names and hashes of models, unless this variable says
 otherwise before they are loaded (onnxruntime's telemetry_1ds.cc). They do so from native code, where nothing

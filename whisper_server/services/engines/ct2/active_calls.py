@@ -1,4 +1,4 @@
-"""How many calls into a library work on the cores now."""
+"""How many calls into a library run on the cores now."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 
-class Calls:
+class ActiveCalls:
     """Counts the calls of one engine; thread-safe."""
 
     def __init__(self) -> None:
@@ -15,8 +15,8 @@ class Calls:
         self._n = 0
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[bool]:
-        """Count a call while it runs; tell whether it began as the only one."""
+    def call(self) -> Iterator[bool]:
+        """Count a call while it runs; yield whether it began as the only one."""
         with self._lock:
             is_alone = self._n == 0
             self._n += 1

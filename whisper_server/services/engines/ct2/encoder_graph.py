@@ -2,7 +2,7 @@
 
 Owns the operators and how weights become 8-bit. Activations are scaled row by row (one row is one
 position of the audio) before they are rounded to 8 bits: published Whisper weights make a few channels
-and positions many times larger than the rest, and one scale for all would leave the rest no bits.
+and positions many times larger than the rest, and one scale for all would leave the others no bits.
 bench/experiments/encoders.py has the figures of this choice and of the others.
 """
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     ReadTensor = Callable[[str], NDArray[Any]]  # by its name in the encoder, "conv1.weight"
 
-# Positions meet in the attention only. The rest of a layer takes them in so many pieces, one after the other:
-# what one operator leaves for the next is still in the processor's cache, and memory holds one piece of it.
-# It divides 1500.
+# Positions meet in the attention only. The other operators of a layer take them in so many pieces, one after
+# the other: what one operator leaves for the next is still in the processor's cache, and memory holds one
+# piece of it.
+# It divides 1,500, the number of positions.
 PIECES = 3
 EPSILON = 1e-5  # of every layer normalisation, as in torch
 LOWEST_GELU = 0.17  # GELU goes no further below zero than 0.16998

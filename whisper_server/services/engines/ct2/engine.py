@@ -21,7 +21,7 @@ from whisper_server.services.engines.base import (
     everything,
 )
 from whisper_server.services.engines.batching import rows_by, rows_within
-from whisper_server.services.engines.ct2.active_calls import Calls
+from whisper_server.services.engines.ct2.active_calls import ActiveCalls
 from whisper_server.services.engines.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class CTranslate2Engine:
         """Take the parts; without `encoder` the model's own is used."""
         self._model = model
         self._encoder = encoder
-        self._calls = Calls()
+        self._calls = ActiveCalls()
         self.tokenizer = tokenizer
         self.info = EngineInfo(
             engine="ctranslate2",
@@ -110,14 +110,14 @@ class CTranslate2Engine:
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
         """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
         if self._encoder is not None:
-            with self._calls.one() as is_alone:
+            with self._calls.call() as is_alone:
                 return _HostBatch(self._encoder.encode(mels, is_alone=is_alone))
         view = ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, dtype=np.float32))
         return _EncodedBatch(_translated(lambda: self._model.encode(view)))
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
         """Return, per row, language code -> probability."""
-        with self._calls.one():
+        with self._calls.call():
             rows = _translated(lambda: self._model.detect_language(_view(encoded)))
         return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
 
@@ -140,7 +140,7 @@ class CTranslate2Engine:
         for alike in rows_by(len(prompt) for prompt in prompts):
             for rows in rows_within(limit, alike, [1] * len(prompts)):
                 batch = encoded.select(rows)
-                with self._calls.one():
+                with self._calls.call():
                     decoded = self._generate([prompts[row] for row in rows], batch, sampling)
                 for row, hypothesis in zip(rows, decoded, strict=True):
                     results[row] = hypothesis
@@ -185,7 +185,7 @@ class CTranslate2Engine:
             for rows in rows_within(ALIGNED_POSITIONS, alike, lengths):
                 batch = encoded.select(rows)
                 tokens, frames = [list(text_tokens[row]) for row in rows], [n_frames[row] for row in rows]
-                with self._calls.one():
+                with self._calls.call():
                     aligned = _translated(
                         lambda b=batch, t=tokens, f=frames, s=start: self._model.align(  # type: ignore[misc]
                             _view(b), s, t, f

@@ -35,7 +35,7 @@ class OnnxEncoder:
     """
 
     def __init__(self, folder: Path, kind: str, threads: int, workers: int = 1) -> None:
-        """Load `folder`'s encoder, which is of this kind, for `workers` who share `threads` threads.
+        """Load `folder`'s encoder, which is of this kind, for `workers` callers that share `threads` threads.
 
         Raises:
             ModelUnavailable: onnxruntime cannot read or run the files.
@@ -53,7 +53,7 @@ class OnnxEncoder:
     def encode(self, mels: NDArray[np.float32], *, is_alone: bool = True) -> NDArray[np.float32]:
         """Return the encoder output [batch, 1500, d_model] of mels [batch, n_mels, 3000].
 
-        `is_alone`: nobody else works on these cores now; the numbers are the same either way.
+        `is_alone`: no other call runs on these cores now; the numbers are the same either way.
 
         Raises:
             EngineFailure: onnxruntime failed.
@@ -69,8 +69,8 @@ class OnnxEncoder:
     def _for_sharing(self) -> Any:
         """Return the session for callers that share the cores, made for the first of them.
 
-        That takes a small part of what one window takes. Who is alone all the time, as a desktop app is, has
-        the matrices once.
+        That takes a small part of what one window takes. With one caller at a time, as of a desktop app, the
+        matrices are in memory once.
         """
         with self._lock:
             if self._shared is None:

@@ -30,15 +30,15 @@ def alignment_heads(generation: Mapping[str, Any], layers: int, heads: int) -> d
     return watched
 
 
-def alignment_within(scores: Floats, chances: Floats, n_positions: int, first: int) -> Alignment:
+def alignment_within(scores: Floats, probabilities: Floats, n_positions: int, first: int) -> Alignment:
     """Align the text of a whole sequence, which stands between the token at `first` and the last one.
 
-    `scores` [heads, tokens, >= n_positions] are those before the softmax, `chances` [tokens] how probable the
-    token after each was.
+    `scores` [heads, tokens, >= n_positions] are those before the softmax, `probabilities` [tokens] those
+    of the token after each.
     """
-    last = len(chances) - 2  # before the end token
+    last = len(probabilities) - 2  # before the end token
     matrix = token_matrix(scores, n_positions)
-    return alignment_of(matrix[first : last + 1], chances[first:last])
+    return alignment_of(matrix[first : last + 1], probabilities[first:last])
 
 
 def alignment_of(matrix: NDArray[np.float32], probabilities: NDArray[np.float32]) -> Alignment:

@@ -33,7 +33,7 @@ from whisper_server.services.engines.base import (
 from whisper_server.services.engines.batching import rows_within
 from whisper_server.services.engines.checkpoint import load_tokenizer, read_config, read_json
 from whisper_server.services.engines.model_shape import FRAMES_PER_POSITION, ModelShape
-from whisper_server.services.engines.replicas import SpreadEngine
+from whisper_server.services.engines.replicas import ReplicatedEngine
 from whisper_server.services.engines.tokenizer import Tokenizer
 from whisper_server.services.engines.torch.align import alignment_heads, alignment_within
 from whisper_server.services.engines.torch.decoder_step import choose_steps
@@ -75,7 +75,7 @@ def load(folder: Path, spec: EngineSpec, _cache_dir: Path) -> Engine:
         for engine in engines:
             engine.close()
         raise
-    return engines[0] if len(engines) == 1 else SpreadEngine(engines)
+    return engines[0] if len(engines) == 1 else ReplicatedEngine(engines)
 
 
 def _load_on(device: str, folder: Path, spec: EngineSpec) -> TorchEngine:
@@ -210,12 +210,12 @@ class TorchEngine:
             states = _states(encoded.select(rows))
             with self._device():
                 part = [sequences[row] for row in rows]
-                scores, chances = self._network.follow(states, part, self._watched, self.tokenizer.end)
+                scores, probabilities = self._network.follow(states, part, self._watched, self.tokenizer.end)
             for index, row in enumerate(rows):
                 seen = slice(lengths[row])  # and not what fills up shorter sequences
                 n_positions = n_frames[row] // FRAMES_PER_POSITION
                 results[row] = alignment_within(
-                    scores[index, :, seen], chances[index, seen], n_positions, firsts[row]
+                    scores[index, :, seen], probabilities[index, seen], n_positions, firsts[row]
                 )
         return [results[row] for row in range(len(sequences))]
 

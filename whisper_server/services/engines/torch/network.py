@@ -116,7 +116,7 @@ class Network:
             hidden = hidden + attention.out_proj(self._join(mixed))
             if watched and index in watched:
                 scores.append(self._scores(layer, hidden, cache, index, watched[index]))
-            hidden = self._hear_and_think(layer, hidden, cache.cross[index], cache.group)
+            hidden = self._cross_and_mlp(layer, hidden, cache.cross[index], cache.group)
         return self._decoder.layer_norm(hidden), scores
 
     def follow(
@@ -134,8 +134,8 @@ class Network:
         hidden, scores = self.read(tokens, self.open_cache(encoded, 1), watched=watched, keeps=False)
         following = tokens.roll(-1, dims=1).clamp_max(end - 1)
         logits = self.logits(hidden)[..., :end]
-        chances = logits.softmax(dim=-1).gather(2, following[..., None])[..., 0]
-        return torch.cat(scores, dim=1).cpu().numpy(), chances.cpu().numpy()
+        probabilities = logits.softmax(dim=-1).gather(2, following[..., None])[..., 0]
+        return torch.cat(scores, dim=1).cpu().numpy(), probabilities.cpu().numpy()
 
     def step(self, tokens: Tensor, positions: Tensor, cache: Cache, used: int) -> Tensor:
         """Read a token per row at positions [R], all below `used`; return scores float32 [R, vocabulary]."""
@@ -164,7 +164,7 @@ class Network:
                 query, keys[index, :, :, :used], values[index, :, :, :used], attn_mask=seen
             )
             hidden = hidden + attention.out_proj(self._join(mixed))
-            hidden = self._hear_and_think(layer, hidden, cross[index], group)
+            hidden = self._cross_and_mlp(layer, hidden, cross[index], group)
         return self.logits(self._decoder.layer_norm(hidden)[:, 0])
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -173,8 +173,8 @@ class Network:
 
     def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         scale = self.config.d_model**0.5 if self.config.scale_embedding else 1.0
-        words = self._decoder.embed_tokens(tokens) * scale
-        return words + self._decoder.embed_positions.weight[positions]
+        embedded = self._decoder.embed_tokens(tokens) * scale
+        return embedded + self._decoder.embed_positions.weight[positions]
 
     def _project(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return (
@@ -183,8 +183,8 @@ class Network:
             self._split(attention.v_proj(hidden)),
         )
 
-    def _hear_and_think(self, layer: Any, hidden: Tensor, cross: tuple[Tensor, Tensor], group: int) -> Tensor:
-        """Attend to the audio, then feed forward; hidden [R, T, d_model]."""
+    def _cross_and_mlp(self, layer: Any, hidden: Tensor, cross: tuple[Tensor, Tensor], group: int) -> Tensor:
+        """Run the second half of a layer, cross-attention and MLP; hidden [R, T, d_model]."""
         attention = layer.encoder_attn
         query = self._split(attention.q_proj(layer.encoder_attn_layer_norm(hidden)))  # [R, heads, T, dim]
         rows, heads, length, dim = query.shape

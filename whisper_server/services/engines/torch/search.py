@@ -64,14 +64,14 @@ class Steps(Protocol):
         ...
 
 
-GHOST = -1  # a place in a batch that only fills it up
+PADDING = -1  # in place of a window: rows that only fill a batch up to a compiled size
 
 
 @dataclass(slots=True)
 class _Batch:
     """The windows that are not done; W of them, G rows each."""
 
-    alive: list[int]  # their numbers in the call, or GHOST
+    alive: list[int]  # their numbers in the call, or PADDING
     written: NDArray[np.int64]  # [W * G, step]: tokens so far
     scores: NDArray[np.float32]  # [W, G]: sums of log-probabilities
     lengths: NDArray[np.int64]  # [W * G]: of the prompts
@@ -166,7 +166,7 @@ class Search:
         chosen = np.arange(width)
         is_end = tokens == self._prompts.end
         is_last = batch.written.shape[1] + 1 == self._prompts.room(window)
-        if window == GHOST or not (is_last or is_end[:width].any()):
+        if window == PADDING or not (is_last or is_end[:width].any()):
             return chosen
         spare = iter([j for j in range(width, 2 * width) if not is_end[j]])
         for beam in range(width):
@@ -180,7 +180,7 @@ class Search:
         return chosen
 
     def _sample(self, log_probs: Tensor, batch: _Batch) -> NDArray[np.int64]:
-        """Choose each row's next token alone: the best, or one by chance; return the rows as they are."""
+        """Choose each row's next token alone: the best, or one sampled; return the rows as they are."""
         n_windows = len(batch.alive)
         if log_probs.shape[0] == n_windows:
             log_probs = log_probs.repeat_interleave(self.group, dim=0)
@@ -196,7 +196,7 @@ class Search:
         _write(batch, origins, tokens)
         is_end = tokens == self._prompts.end
         for place, window in enumerate(batch.alive):
-            if window == GHOST:
+            if window == PADDING:
                 continue
             is_last = before.shape[1] + 1 == self._prompts.room(window)
             for row in np.flatnonzero(~batch.finished[place] & (is_end[place] | is_last)):
@@ -206,10 +206,10 @@ class Search:
         return origins
 
     def _still_searching(self, batch: _Batch, is_wanted: IsWanted) -> list[int]:
-        """Return the places in the batch that go on; who is given up leaves with what there is."""
+        """Return the places in the batch that go on; a cancelled window ends with what there is."""
         kept = []
         for place, window in enumerate(batch.alive):
-            if window == GHOST or batch.finished[place].all():
+            if window == PADDING or batch.finished[place].all():
                 continue
             if is_wanted(window):
                 kept.append(place)
@@ -221,8 +221,8 @@ class Search:
     def _move(self, batch: _Batch, cache: Cache, origins: NDArray[np.int64], kept: list[int]) -> None:
         """Let the cache's rows follow the beams, and leave behind the windows that are done."""
         n_windows = len(batch.alive)
-        n_ghosts = self._steps.fit(len(kept), self.group) - len(kept)
-        places = [*kept, *kept[:1] * n_ghosts]
+        n_padding = self._steps.fit(len(kept), self.group) - len(kept)
+        places = [*kept, *kept[:1] * n_padding]
         rows = origins[places].reshape(-1)
         if not np.array_equal(rows, np.arange(n_windows * self.group)):
             cache.take_rows(torch.from_numpy(rows).to(self._network.device))
@@ -230,7 +230,7 @@ class Search:
             return
         cache.take_windows(torch.tensor(places, device=self._network.device))
         in_place = (np.array(places)[:, None] * self.group + np.arange(self.group)).reshape(-1)
-        batch.alive = [batch.alive[place] for place in kept] + [GHOST] * n_ghosts
+        batch.alive = [batch.alive[place] for place in kept] + [PADDING] * n_padding
         batch.written, batch.lengths = batch.written[in_place], batch.lengths[in_place]
         batch.scores, batch.finished = batch.scores[places], batch.finished[places]
 

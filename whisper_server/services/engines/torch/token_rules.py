@@ -63,9 +63,9 @@ class TokenRules:
         closing = torch.from_numpy(closes).to(device)[:, None]
         logits[:, : self._end].masked_fill_(closing, _NEVER)
         # Where timestamps together are likelier than any other token, a timestamp comes.
-        rest = logits[:, : self._first_timestamp]
-        is_time = torch.logsumexp(times, dim=-1) > rest.amax(dim=-1)
-        rest.masked_fill_(is_time[:, None], _NEVER)
+        others = logits[:, : self._first_timestamp]
+        is_time = torch.logsumexp(times, dim=-1) > others.amax(dim=-1)
+        others.masked_fill_(is_time[:, None], _NEVER)
         return torch.log_softmax(logits, dim=-1)
 
     def _timestamps(self, written: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
