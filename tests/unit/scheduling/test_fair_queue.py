@@ -1,4 +1,4 @@
-"""Who goes next, as tables: arrivals and departures in, batches out; no thread, no clock, no device."""
+"""Which job is next, as tables: arrivals and departures in, batches out; no thread, no clock, no device."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_clip_behind_a_long_file_is_in_the_next_batch() -> None:
     assert flows["long"].has_begun
 
 
-def test_who_was_away_is_owed_nothing() -> None:
+def test_a_flow_that_was_away_has_no_claim_on_the_past() -> None:
     queue, flows = queue_of(a=1, b=100)
     queue.take(2)
     for _ in range(40):
@@ -65,7 +65,7 @@ def test_who_was_away_is_owed_nothing() -> None:
     assert abs(taken["a"] - taken["b"]) <= 2
 
 
-def test_weights_are_shares_and_nobody_starves() -> None:
+def test_weights_are_shares_and_no_flow_starves() -> None:
     queue: FairQueue[str] = FairQueue()
     flows = {"interactive": Flow[str](16), "normal": Flow[str](4), "background": Flow[str](1)}
     for name, flow in flows.items():
@@ -84,7 +84,7 @@ def test_only_one_kind_in_a_batch_and_the_other_kind_has_its_turn() -> None:
     assert drained(queue, 2) == [["c0", "c1"], ["w0", "w1"], ["c2"], ["w2"]]
 
 
-def test_what_nobody_waits_for_is_gone() -> None:
+def test_what_is_not_wanted_is_removed() -> None:
     queue, flows = queue_of(a=2, b=1)
     assert queue.remove(flows["a"], "a0")
     assert not queue.remove(flows["a"], "a0")

@@ -25,7 +25,7 @@ from whisper_server.services.scheduling.scheduler import Scheduler
 
 PLAIN, WARM = DecodeOptions(), DecodeOptions(temperatures=(0.7,))
 MEL = np.zeros((80, 3000), np.float32)
-PATIENCE_S = 30  # only ever reached where the code under test hangs
+TIMEOUT_S = 30  # only ever reached where the code under test hangs
 
 
 def job(name: str) -> WindowJob:
@@ -57,7 +57,7 @@ class Device:
         names = [job.prompt for job in jobs]
         self.batches.append(names)
         self.entered.release()
-        assert self.gate.wait(PATIENCE_S)
+        assert self.gate.wait(TIMEOUT_S)
         if len(jobs) > self.most:
             raise DeviceOutOfMemory("too many")
         self.unwanted += [name for row, name in enumerate(names) if not is_wanted(row)]
@@ -106,7 +106,7 @@ def start() -> Iterator[Callable[..., Scheduler]]:
         scheduler.close()
     for thread in threading.enumerate():
         if thread.name.endswith("-tested"):  # one that hung is not waited for by `close`
-            thread.join(PATIENCE_S)
+            thread.join(TIMEOUT_S)
             assert not thread.is_alive()
 
 
@@ -116,14 +116,14 @@ def submit(scheduler: Scheduler, name: str, options: DecodeOptions = PLAIN) -> F
 
 
 def said(future: Future[Decoded]) -> str:
-    return future.result(PATIENCE_S).language
+    return future.result(TIMEOUT_S).language
 
 
 def hold(scheduler: Scheduler, device: Device, name: str = "held") -> Future[Decoded]:
     """Occupy the device with one job, so that what comes next has to wait."""
     device.gate.clear()
     future = submit(scheduler, name)
-    assert device.entered.acquire(timeout=PATIENCE_S)
+    assert device.entered.acquire(timeout=TIMEOUT_S)
     return future
 
 
@@ -156,7 +156,7 @@ def test_one_bad_window_harms_one_client(start: Callable[..., Scheduler]) -> Non
     device.gate.set()
     assert [said(futures[name]) for name in "abd"] == ["a", "b", "d"]
     with pytest.raises(EngineFailure, match="failed on this audio") as caught:
-        futures["c"].result(PATIENCE_S)
+        futures["c"].result(TIMEOUT_S)
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert said(submit(scheduler, "next")) == "next"
 
@@ -178,7 +178,7 @@ def test_a_host_without_memory_is_no_fault_of_the_audio(start: Callable[..., Sch
     device.gate.set()
     assert [said(futures[name]) for name in "abd"] == ["a", "b", "d"]
     with pytest.raises(DeviceOutOfMemory) as caught:
-        futures["c"].result(PATIENCE_S)
+        futures["c"].result(TIMEOUT_S)
     assert caught.value.retry_helps
 
 
@@ -186,7 +186,7 @@ def test_our_own_errors_pass_unchanged(start: Callable[..., Scheduler]) -> None:
     refusal = InvalidRequest("no such language", param="language")
     scheduler = start(Device({"a": refusal}))
     with pytest.raises(InvalidRequest) as caught:
-        submit(scheduler, "a").result(PATIENCE_S)
+        submit(scheduler, "a").result(TIMEOUT_S)
     assert caught.value is refusal
 
 
@@ -194,7 +194,7 @@ def test_our_own_errors_pass_unchanged(start: Callable[..., Scheduler]) -> None:
 def test_a_wrong_number_of_results_is_an_error_and_no_hang(results: list[Decoded]) -> None:
     scheduler = Scheduler(lambda _jobs, _options, _is_wanted: results, max_batch=4)
     with pytest.raises(EngineFailure):
-        submit(scheduler, "a").result(PATIENCE_S)
+        submit(scheduler, "a").result(TIMEOUT_S)
     scheduler.close()
 
 
@@ -230,12 +230,12 @@ def test_close_finishes_what_runs_and_refuses_what_waits() -> None:
     closer = threading.Thread(target=scheduler.close)
     closer.start()
     with pytest.raises(ShuttingDown):
-        waiting.result(PATIENCE_S)
+        waiting.result(TIMEOUT_S)
     device.gate.set()
-    closer.join(PATIENCE_S)
+    closer.join(TIMEOUT_S)
     assert said(held) == "held"
     with pytest.raises(CancelledError):
-        cancelled.result(PATIENCE_S)
+        cancelled.result(TIMEOUT_S)
     with pytest.raises(ShuttingDown):
         submit(scheduler, "late")
     scheduler.close()
@@ -246,20 +246,20 @@ def test_two_workers_share_what_waits_and_run_at_once(start: Callable[..., Sched
     scheduler = start(device, workers=2)
     first = hold(scheduler, device, "a")
     second = submit(scheduler, "b")
-    assert device.entered.acquire(timeout=PATIENCE_S)  # while the first is held
+    assert device.entered.acquire(timeout=TIMEOUT_S)  # while the first is held
     waiting = [submit(scheduler, name) for name in "cdef"]
     device.gate.set()
     assert [said(future) for future in (first, second, *waiting)] == list("abcdef")
     assert all(len(batch) <= 4 for batch in device.batches)
 
 
-def test_a_lane_that_closes_frees_its_place_and_its_rows(start: Callable[..., Scheduler]) -> None:
+def test_a_stream_that_closes_cancels_its_windows(start: Callable[..., Scheduler]) -> None:
     device, events = Device(), Counted()
     scheduler = start(device, events=events, max_batch=1)
     device.gate.clear()
     with scheduler.open_stream() as stream:
         futures = [stream.submit(job(name), PLAIN) for name in ("runs", "waits")]
-        assert device.entered.acquire(timeout=PATIENCE_S)
+        assert device.entered.acquire(timeout=TIMEOUT_S)
     assert futures[1].cancelled()
     device.gate.set()
     assert said(submit(scheduler, "next")) == "next"
@@ -268,7 +268,7 @@ def test_a_lane_that_closes_frees_its_place_and_its_rows(start: Callable[..., Sc
     assert events.counts["cancelled"] == 2
 
 
-def test_windows_ahead_are_shared_among_the_lanes(start: Callable[..., Scheduler]) -> None:
+def test_windows_ahead_are_shared_among_the_streams(start: Callable[..., Scheduler]) -> None:
     scheduler = start(Device(), max_batch=4, workers=2)
     assert scheduler.ahead == 16
     streams = [scheduler.open_stream() for _ in range(5)]
@@ -290,13 +290,13 @@ def test_out_of_memory_makes_the_next_batches_smaller(start: Callable[..., Sched
     assert [len(batch) for batch in device.batches] == [1, 4, 2, 2, 2, 2]
 
 
-def test_draining_refuses_what_has_not_begun_and_finishes_the_rest(start: Callable[..., Scheduler]) -> None:
+def test_draining_refuses_what_has_not_begun_and_finishes_what_has(start: Callable[..., Scheduler]) -> None:
     device = Device()
     scheduler = start(device)
     device.gate.clear()
     begun = scheduler.open_stream()
     first = begun.submit(job("first"), PLAIN)
-    assert device.entered.acquire(timeout=PATIENCE_S)
+    assert device.entered.acquire(timeout=TIMEOUT_S)
     second, waiting = begun.submit(job("second"), PLAIN), submit(scheduler, "waits")
     idle = scheduler.open_stream()
     scheduler.drain()
@@ -306,29 +306,29 @@ def test_draining_refuses_what_has_not_begun_and_finishes_the_rest(start: Callab
         lambda _: idle.submit(job("late"), PLAIN),
     ):
         with pytest.raises(ShuttingDown):
-            refused(PATIENCE_S)
+            refused(TIMEOUT_S)
     third = begun.submit(job("third"), PLAIN)
     device.gate.set()
     assert [said(future) for future in (first, second, third)] == ["first", "second", "third"]
 
 
-def test_a_dead_worker_is_replaced_and_the_rest_goes_on(start: Callable[..., Scheduler]) -> None:
+def test_a_dead_worker_is_replaced_and_what_waits_goes_on(start: Callable[..., Scheduler]) -> None:
     broken, fresh, events = Device({"kills": SystemExit("died")}), Device(), Counted()
     held = threading.Event()
     fresh_asked = threading.Event()
 
-    def revive() -> DecodeBatch:
+    def reload() -> DecodeBatch:
         fresh_asked.set()
-        assert held.wait(PATIENCE_S)
+        assert held.wait(TIMEOUT_S)
         return fresh.decode
 
-    scheduler = start(broken, revive=revive, events=events, max_batch=1)
+    scheduler = start(broken, reload=reload, events=events, max_batch=1)
     hold(scheduler, broken)
     killed, waiting = submit(scheduler, "kills"), submit(scheduler, "waits")
     broken.gate.set()
     with pytest.raises(EngineFailure):
-        killed.result(PATIENCE_S)
-    assert fresh_asked.wait(PATIENCE_S)
+        killed.result(TIMEOUT_S)
+    assert fresh_asked.wait(TIMEOUT_S)
     assert scheduler.is_degraded
     held.set()
     assert said(waiting) == "waits"
@@ -340,10 +340,10 @@ def test_a_dead_worker_is_replaced_and_the_rest_goes_on(start: Callable[..., Sch
 def test_a_hanging_worker_is_replaced_and_its_late_answer_dropped(start: Callable[..., Scheduler]) -> None:
     hanging, fresh = Device(), Device()
     hanging.gate.clear()
-    scheduler = start(hanging, revive=lambda: fresh.decode, patience_s=3.0)
+    scheduler = start(hanging, reload=lambda: fresh.decode, batch_timeout_s=3.0)
     late = submit(scheduler, "hangs")
     with pytest.raises(EngineFailure):
-        late.result(PATIENCE_S)
+        late.result(TIMEOUT_S)
     assert said(submit(scheduler, "next")) == "next"
     assert fresh.batches == [["next"]]
     hanging.gate.set()
@@ -352,21 +352,21 @@ def test_a_hanging_worker_is_replaced_and_its_late_answer_dropped(start: Callabl
 
 
 @pytest.mark.parametrize("error", [ModelUnavailable("files gone"), ValueError("bug"), SystemExit()])
-def test_an_engine_that_is_gone_for_good_answers_everybody(
+def test_an_engine_that_is_lost_for_good_answers_every_job(
     start: Callable[..., Scheduler], error: BaseException
 ) -> None:
-    def revive() -> DecodeBatch:
+    def reload() -> DecodeBatch:
         raise error
 
     device = Device({"kills": SystemExit()})
-    scheduler = start(device, revive=revive, max_batch=1)
+    scheduler = start(device, reload=reload, max_batch=1)
     hold(scheduler, device)
     futures = [submit(scheduler, name) for name in ("kills", "waits")]
     device.gate.set()
     with pytest.raises(EngineFailure):
-        futures[0].result(PATIENCE_S)
+        futures[0].result(TIMEOUT_S)
     with pytest.raises(ModelUnavailable):
-        futures[1].result(PATIENCE_S)
+        futures[1].result(TIMEOUT_S)
     assert scheduler.is_broken
     assert not scheduler.is_degraded
     with pytest.raises(ModelUnavailable):

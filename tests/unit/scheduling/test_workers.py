@@ -1,4 +1,4 @@
-"""Workers that are lost for good: nobody waits for ever, neither for an answer nor for the end."""
+"""Workers that are lost for good: every wait ends, for an answer and for the end."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.scheduling.test_scheduler import PATIENCE_S, PLAIN, Counted, Device, hold, job, said, submit
+from tests.unit.scheduling.test_scheduler import PLAIN, TIMEOUT_S, Counted, Device, hold, job, said, submit
 from whisper_server.core.errors import EngineFailure, ModelUnavailable
 from whisper_server.core.types import Decoded, DecodeOptions
 from whisper_server.services.scheduling.batch import DecodeBatch
 from whisper_server.services.scheduling.scheduler import Scheduler
 
-HANGS_S = 0.05  # of patience, where the engine hangs; it never is a race with one that works
+HANGS_S = 0.05  # the timeout of a batch, where the engine hangs; it never is a race with one that works
 
 
 def close(scheduler: Scheduler) -> None:
     """Close it, or fail: the suite must not hang with the code under test."""
     closing = threading.Thread(target=scheduler.close, daemon=True)
     closing.start()
-    closing.join(PATIENCE_S)
+    closing.join(TIMEOUT_S)
     assert not closing.is_alive()
 
 
 def hanging(reloads: Callable[[], DecodeBatch] | None = None) -> tuple[Scheduler, Device]:
-    """Return a scheduler whose device answers nobody, and the device."""
+    """Return a scheduler whose device does not answer, and the device."""
     device = Device()
     device.gate.clear()
-    return Scheduler(device.decode, max_batch=4, patience_s=HANGS_S, revive=reloads, name="tested"), device
+    return Scheduler(
+        device.decode, max_batch=4, batch_timeout_s=HANGS_S, reload=reloads, name="tested"
+    ), device
 
 
 def test_a_hang_that_its_client_has_left_does_not_hold_up_the_end() -> None:
-    """A model that nobody holds any more is closed, and whoever loads the next one waits for that."""
+    """A model without leases is closed, and the load of the next one waits for that."""
     fresh = Device()
     scheduler, device = hanging(lambda: fresh.decode)
     with scheduler.open_stream() as stream:
         late = stream.submit(job("hangs"), PLAIN)
-        assert device.entered.acquire(timeout=PATIENCE_S)
+        assert device.entered.acquire(timeout=TIMEOUT_S)
     close(scheduler)
-    assert isinstance(late.exception(PATIENCE_S), EngineFailure)
+    assert isinstance(late.exception(TIMEOUT_S), EngineFailure)
     assert fresh.batches == []
     device.gate.set()
 
@@ -48,17 +50,17 @@ def test_a_reload_that_hangs_is_given_up_too() -> None:
     loads, fresh = threading.Event(), Device()
 
     def reload() -> DecodeBatch:
-        assert loads.wait(PATIENCE_S)
+        assert loads.wait(TIMEOUT_S)
         return fresh.decode
 
     scheduler, device = hanging(reload)
     futures = [submit(scheduler, "hangs")]
-    assert device.entered.acquire(timeout=PATIENCE_S)
+    assert device.entered.acquire(timeout=TIMEOUT_S)
     futures.append(submit(scheduler, "waits"))
     with pytest.raises(EngineFailure):
-        futures[0].result(PATIENCE_S)
+        futures[0].result(TIMEOUT_S)
     with pytest.raises(ModelUnavailable):
-        futures[1].result(PATIENCE_S)
+        futures[1].result(TIMEOUT_S)
     assert scheduler.is_broken
     loads.set()  # it comes too late
     close(scheduler)
@@ -68,7 +70,7 @@ def test_a_reload_that_hangs_is_given_up_too() -> None:
     assert fresh.batches == []
 
 
-def test_where_no_thread_can_be_started_everybody_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_thread_can_be_started_every_job_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     device, events = Device({"kills": SystemExit("died")}), Counted()
     scheduler = Scheduler(device.decode, max_batch=1, events=events, name="tested")
     hold(scheduler, device)
@@ -81,9 +83,9 @@ def test_where_no_thread_can_be_started_everybody_is_answered(monkeypatch: pytes
         patch.setattr(threading.Thread, "start", refuse)
         device.gate.set()
         with pytest.raises(EngineFailure):
-            killed.result(PATIENCE_S)
+            killed.result(TIMEOUT_S)
         with pytest.raises(ModelUnavailable):
-            waiting.result(PATIENCE_S)
+            waiting.result(TIMEOUT_S)
     close(scheduler)
     assert scheduler.is_broken
     assert not scheduler.is_degraded
@@ -104,7 +106,7 @@ def test_a_window_fails_once_however_often_it_is_failed() -> None:
     assert said(futures["a"]) == "a"
     for name in "bcd":
         with pytest.raises(EngineFailure):
-            futures[name].result(PATIENCE_S)
+            futures[name].result(TIMEOUT_S)
     assert said(submit(scheduler, "next")) == "next"
     close(scheduler)
     assert (events.counts["failed"], events.counts["replaced"]) == (3, 1)
@@ -115,23 +117,23 @@ def test_a_late_failure_is_not_counted_again() -> None:
 
     def hangs_and_raises(*_: object) -> list[Decoded]:
         begun.set()
-        assert ends.wait(PATIENCE_S)
+        assert ends.wait(TIMEOUT_S)
         raise RuntimeError("late")
 
     fresh = Device()
     scheduler = Scheduler(
         hangs_and_raises,
         max_batch=1,
-        patience_s=HANGS_S,
-        revive=lambda: fresh.decode,
+        batch_timeout_s=HANGS_S,
+        reload=lambda: fresh.decode,
         events=events,
         name="tested",
     )
     (hangs,) = [thread for thread in threading.enumerate() if thread.name.endswith("-tested")][:1]
     with pytest.raises(EngineFailure):
-        submit(scheduler, "hangs", DecodeOptions()).result(PATIENCE_S)
+        submit(scheduler, "hangs", DecodeOptions()).result(TIMEOUT_S)
     assert begun.is_set()
     ends.set()
-    hangs.join(PATIENCE_S)
+    hangs.join(TIMEOUT_S)
     close(scheduler)
     assert events.counts["failed"] == 1

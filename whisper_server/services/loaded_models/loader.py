@@ -44,8 +44,8 @@ class WhisperModel:
             WindowDecoder(self.engine).decode,
             max_batch=info.max_batch,
             workers=info.workers,
-            revive=self._revive,
-            patience_s=patience_s,
+            reload=self._revive,
+            batch_timeout_s=patience_s,
             name=name,
             events=events,
         )

@@ -20,7 +20,7 @@ from whisper_server.services.scheduling.fair_queue import BatchLimit, Flow
 
 log = logging.getLogger(__name__)
 
-IsWanted = Callable[[int], bool]  # whether somebody still waits for this row of the batch
+IsWanted = Callable[[int], bool]  # whether the result of this row of the batch is still wanted
 
 
 class DecodeBatch(Protocol):
@@ -35,21 +35,21 @@ class DecodeBatch(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A window, the promise of its answer, and the request it belongs to."""
+    """A window, the future of its answer, and the request that it belongs to."""
 
     window: WindowJob
     options: DecodeOptions
     flow: Flow[Job]
     submitted_s: float  # on the scheduler's clock
     future: Future[Decoded] = field(default_factory=Future)
-    is_abandoned: bool = False  # running, but nobody waits for it any more
+    is_abandoned: bool = False  # running, but its stream has closed
 
     def start(self) -> bool:
-        """Take it off the market; return whether anybody still waits for it."""
+        """Mark it as running; return whether it is still wanted."""
         return self.future.set_running_or_notify_cancel()
 
     def succeed(self, result: Decoded) -> None:
-        """Answer; a second answer is dropped (a worker given up for lost may come back)."""
+        """Answer; a second answer is dropped (a hanging worker that was given up may return)."""
         with suppress(InvalidStateError):
             self.future.set_result(result)
 
@@ -70,7 +70,7 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, event
     wanted = [job for job in jobs if not job.is_abandoned]
     for job in jobs:
         if job.is_abandoned:
-            job.fail(EngineFailure("Nobody waited for this window any more."))
+            job.fail(EngineFailure("This window is not wanted any more."))
     if not wanted:
         return
     try:
@@ -79,7 +79,7 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, event
         )
         if len(results) != len(wanted):
             raise EngineFailure(f"{len(results)} results for {len(wanted)} windows")  # noqa: TRY301
-    except Exception as error:  # noqa: BLE001  whatever it is, somebody waits for an answer
+    except Exception as error:  # noqa: BLE001  whatever it is, the jobs must be answered
         if isinstance(error, (DeviceOutOfMemory, MemoryError)):
             limit.failed(len(wanted))
         if len(wanted) == 1:
@@ -95,7 +95,7 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, event
 
 
 def as_ours(error: BaseException) -> Exception:
-    """Pass our own errors on; log and wrap what nobody foresaw."""
+    """Return our own errors as they are; log and wrap all others."""
     if isinstance(error, MemoryError):  # of the host, between two calls to the engine
         cause, error = error, DeviceOutOfMemory("There is no memory for this audio now; try again later.")
         error.__cause__ = cause

@@ -3,11 +3,11 @@
 Theory of operation: stride scheduling (Waldspurger and Weihl, 1995). Every request is a flow with a
 pass; the flow with the smallest pass gives the next window, and each window moves its pass on by one
 over the flow's weight. A flow that comes, or comes back, starts at the pass the queue has reached: it
-is owed nothing for the past and waits for nobody's backlog. So requests are interleaved by window, a
-short clip behind a long file is in one of the next batches, and a flow of weight 4 gets four windows
-for every one of its neighbours' while nobody starves.
+has no claim on the past and does not wait for the backlog of others. So requests are interleaved by window,
+a short clip behind a long file is in one of the next batches, and a flow of weight 4 gets four windows for
+every one of its neighbours' while no flow starves.
 
-Not thread-safe: whoever owns a queue guards it.
+Not thread-safe: the owner of a queue guards it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ J = TypeVar("J", bound=Hashable)
 
 
 class Flow(Generic[J]):
-    """The place of one request: its windows in file order, each with what its batch must share."""
+    """One request: its windows in file order, each with what its batch must share."""
 
     __slots__ = ("has_begun", "pass_", "waiting", "weight")
 
@@ -71,7 +71,7 @@ class FairQueue(Generic[J]):
         return batch
 
     def remove(self, flow: Flow[J], job: J) -> bool:
-        """Forget a job that nobody waits for; return whether it was here."""
+        """Remove a job that is no longer wanted; return whether it was here."""
         for waiting in flow.waiting:
             if waiting[0] == job:
                 flow.waiting.remove(waiting)
@@ -80,7 +80,7 @@ class FairQueue(Generic[J]):
         return False
 
     def clear(self, *, begun: bool = True) -> list[J]:
-        """Forget everything, or only flows that have not begun; return the jobs."""
+        """Remove everything, or only flows that have not begun; return the jobs."""
         flows = [flow for flow in self._flows if begun or not flow.has_begun]
         jobs = [job for flow in flows for job, _ in flow.waiting]
         for flow in flows:

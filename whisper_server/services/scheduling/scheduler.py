@@ -1,18 +1,19 @@
 """One per loaded model: takes windows of all requests and hands them to the workers in fair batches.
 
-Owns the queue and who may still join it. Who goes next is `fair_queue`'s decision, how a batch is
+Owns the queue, its lock, and whether it is open. The order is `fair_queue`'s decision, how a batch is
 answered `batch`'s, on which thread `workers`'. Knows nothing of audio, files or HTTP.
 
 Theory of operation. A request opens a stream and submits its windows there. A job is in one of three
-places: waiting (in the queue; gone at once when its stream closes), running (in a worker's batch; when
-its stream closes it is given up at the next step) or answered (its future is resolved and nobody here
-holds it). A worker that is free takes what waits and never waits for company; company gathers while
-all workers are busy. `close` answers what waits with `ShuttingDown`, so no future is left behind.
+states: waiting (in the queue; cancelled at once when its stream closes), running (in a worker's batch; when
+its stream closes it is given up at the next step) or answered (its future is resolved and no reference to it
+is left here). An idle worker takes what waits at once and does not delay a batch to fill it; batches grow
+while all workers are busy. `close` answers what waits with `ShuttingDown`, so no future is left behind.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -23,14 +24,14 @@ from whisper_server.core.events import Events
 from whisper_server.core.types import Decoded, DecodeOptions, Priority, WindowJob
 from whisper_server.services.scheduling.batch import DecodeBatch, Job
 from whisper_server.services.scheduling.fair_queue import BatchLimit, FairQueue, Flow, share
-from whisper_server.services.scheduling.workers import Crew, Revive
+from whisper_server.services.scheduling.workers import Reload, WorkerPool
 
 WEIGHTS: dict[Priority, int] = {"interactive": 16, "normal": 4, "background": 1}
 _REFUSED = "The server is shutting down; try again later."
 
 
 class WindowStream:
-    """The place of one request in the queue; a context manager."""
+    """The windows of one request; a context manager."""
 
     def __init__(self, scheduler: Scheduler, flow: Flow[Job]) -> None:
         self._scheduler = scheduler
@@ -47,7 +48,7 @@ class WindowStream:
 
         Raises:
             ShuttingDown: no new work is taken.
-            ModelUnavailable: the engine is gone and could not be made anew.
+            ModelUnavailable: the engine was lost and could not be reloaded.
         """
         job = self._scheduler.add(self._flow, window, options)
         self._jobs[job.future] = job
@@ -56,7 +57,7 @@ class WindowStream:
         return job.future
 
     def close(self) -> None:
-        """Let everything go that is not answered yet."""
+        """Cancel every window that is not answered yet."""
         self._scheduler.leave(self._flow, tuple(self._jobs.values()))
 
     def __enter__(self) -> WindowStream:
@@ -77,16 +78,17 @@ class Scheduler:
         *,
         max_batch: int,
         workers: int = 1,
-        revive: Revive | None = None,
-        patience_s: float = math.inf,
+        reload: Reload | None = None,
+        batch_timeout_s: float = math.inf,
         name: str = "model",
         events: Events | None = None,
     ) -> None:
-        """Take `decode`, called by `workers` threads at once, and `revive`, which makes another one.
+        """Take `decode`, called by `workers` threads at once, and `reload`, which loads another one.
 
-        A batch that takes longer than `patience_s` fails, and its worker is replaced.
+        A batch that takes longer than `batch_timeout_s` fails, and its worker is replaced.
         """
         self._events = events or Events()
+        self._lock = threading.Lock()  # never held while the pool is called, which holds its own here
         self._limit = BatchLimit(max_batch)
         self._budget = 2 * max_batch * workers
         self._queue: FairQueue[Job] = FairQueue()
@@ -94,18 +96,17 @@ class Scheduler:
         self._is_draining = False
         self._is_closing = False
         self._failure: WhisperServerError | None = None
-        self._crew = Crew(
+        self._pool = WorkerPool(
             decode,
             self._take,
             self._break,
-            revive=revive,
-            patience_s=patience_s,
+            reload=reload,
+            batch_timeout_s=batch_timeout_s,
             limit=self._limit,
             events=self._events,
             name=name,
         )
-        self._lock = self._crew.lock
-        self._crew.start(workers)
+        self._pool.start(workers)
 
     @property
     def ahead(self) -> int:
@@ -115,19 +116,19 @@ class Scheduler:
     @property
     def is_degraded(self) -> bool:
         """Whether a lost worker is being replaced."""
-        return self._crew.is_degraded
+        return self._pool.is_degraded
 
     @property
     def is_broken(self) -> bool:
-        """Whether the engine was lost and could not be made anew; nothing is decoded here any more."""
+        """Whether the engine was lost and could not be reloaded; nothing is decoded here any more."""
         return self._failure is not None
 
     def open_stream(self, priority: Priority = "normal") -> WindowStream:
-        """Open a place for one request; close it when its windows are no longer wanted.
+        """Open a stream for one request; close it when its windows are no longer wanted.
 
         Raises:
             ShuttingDown: no new work is taken.
-            ModelUnavailable: the engine is gone and could not be made anew.
+            ModelUnavailable: the engine was lost and could not be reloaded.
         """
         flow: Flow[Job] = Flow(WEIGHTS[priority])
         with self._lock:
@@ -141,23 +142,25 @@ class Scheduler:
         with self._lock:
             self._check_open(flow)
             self._queue.add(flow, job, options)
-            self._crew.wake()
+        self._pool.wake()
         return job
 
     def leave(self, flow: Flow[Job], jobs: Iterable[Job]) -> None:
-        """Close a stream: what waits is gone, what runs is given up at the next step."""
-        n_given_up = 0
+        """Close a stream: what waits is cancelled, what runs is given up at the next step."""
+        waiting: list[Job] = []
+        n_running = 0
         with self._lock:
             self._streams.discard(flow)
             for job in jobs:
                 if self._queue.remove(flow, job):
-                    job.future.cancel()
-                    n_given_up += 1
+                    waiting.append(job)
                 elif not job.future.done():
                     job.is_abandoned = True
-                    n_given_up += 1
-        if n_given_up:
-            self._events.windows_cancelled(n_given_up)
+                    n_running += 1
+        for job in waiting:
+            job.future.cancel()
+        if waiting or n_running:
+            self._events.windows_cancelled(len(waiting) + n_running)
 
     def drain(self) -> None:
         """Refuse every request that has not begun; what has begun goes on to its end."""
@@ -172,7 +175,7 @@ class Scheduler:
             self._is_closing = True
             refused = self._queue.clear()
         _fail(refused, ShuttingDown(_REFUSED))
-        self._crew.close()
+        self._pool.close()
 
     def _check_open(self, flow: Flow[Job]) -> None:
         if self._failure is not None:
@@ -181,15 +184,16 @@ class Scheduler:
             raise ShuttingDown(_REFUSED)
 
     def _take(self, n_idle: int) -> list[Job]:
-        """Return a batch for one of `n_idle` workers; called with the lock held."""
-        while len(self._queue):
-            taken = self._queue.take(share(len(self._queue), n_idle, self._limit.value))
-            if batch := [job for job in taken if job.start()]:
-                return batch
+        """Return a batch for one of `n_idle` workers; [] where nothing waits."""
+        with self._lock:
+            while len(self._queue):
+                taken = self._queue.take(share(len(self._queue), n_idle, self._limit.value))
+                if batch := [job for job in taken if job.start()]:
+                    return batch
         return []
 
     def _break(self, error: WhisperServerError) -> None:
-        """Answer everybody once the engine is gone for good."""
+        """Answer all that wait once the engine is lost for good."""
         with self._lock:
             self._failure = error
             waiting = self._queue.clear()
