@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import NANO, ROOT, SAMPLES, Sample, StartServer, server_environment
 from tests.support.stand_in_hub import SOURCE, Hub
-from whisper_server.services.model_files.hub import fetch
+from whisper_server.services.model_files.hub.fetch import download_repository
 
 LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 HOOK = """
@@ -112,7 +112,7 @@ def test_a_server_without_a_network(
     request: pytest.FixtureRequest,
 ) -> None:
     cache = tmp_path / "cache"
-    fetch.fetch(SOURCE, cache)
+    download_repository(SOURCE, cache)
     asked = len(stand_in.seen)
     canary = request.getfixturevalue("canary")  # from now on the hub is there
     server = start_server(**variables(seen, WHISPER_CACHE_DIR=str(cache), WHISPER_OFFLINE="true"))

@@ -14,8 +14,8 @@ import pytest
 from tests.conftest import NANO, MakeSettings, Sample, StartServer, client_of
 from tests.support.http_requests import URL, error_of, form
 from tests.support.stand_in_hub import SOURCE, Hub
-from whisper_server.services.model_files.hub import fetch
-from whisper_server.services.model_files.hub.files import recorded
+from whisper_server.services.model_files.hub.cache import marker_of, recorded
+from whisper_server.services.model_files.hub.fetch import download_repository
 
 FIELDS: dict[str, Any] = {
     "engine": "ctranslate2",
@@ -117,7 +117,7 @@ async def test_who_leaves_leaves_the_download_running(
         stand_in.pace.release(1000)
         assert (await joined).status_code == 200
     assert stand_in.fetched().count("model.safetensors") == 1
-    assert recorded(fetch.marker_of(SOURCE, tmp_path / "cache")) is not None
+    assert recorded(marker_of(SOURCE, tmp_path / "cache")) is not None
 
 
 @pytest.mark.parametrize("path", ["/v1/models/theirs", "/v1/models/theirs?stream=true", URL])
@@ -146,5 +146,5 @@ def test_the_end_of_the_server_does_not_wait_for_the_hub(
     assert replies
     assert not [line for line in server.lines if "Traceback" in line or "HTTP Request" in line]
     stand_in.pace.release(1000)
-    fetch.fetch(SOURCE, tmp_path / "cache")
+    download_repository(SOURCE, tmp_path / "cache")
     assert stand_in.ranges  # what had arrived is gone on from

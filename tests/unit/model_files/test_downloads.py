@@ -11,7 +11,7 @@ import pytest
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown
 from whisper_server.services.model_files.catalog import ModelSource
 from whisper_server.services.model_files.downloads import Downloads, Pull
-from whisper_server.services.model_files.hub.hub_progress import OnProgress
+from whisper_server.services.model_files.hub.fetch import OnProgress
 
 LIMIT_S = 30.0
 A, B = ModelSource("a", repo="x/a"), ModelSource("b", repo="x/b")

@@ -49,6 +49,20 @@ def working_bytes(folder: Path, spec: EngineSpec) -> int:
     return count(folder, spec) if count else 0
 
 
+def conversions_of(folder: Path, cache_dir: Path) -> tuple[Path, ...]:
+    """Return what was converted from `folder`, in any number format, also from files that it had before."""
+    from whisper_server.services.engines.ct2 import convert  # noqa: PLC0415  (only CTranslate2 converts)
+
+    return convert.conversions_of(folder, cache_dir)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return what the converted weights in `folder` take in memory, by their files."""
+    from whisper_server.services.engines.ct2 import working_memory  # noqa: PLC0415  (as above)
+
+    return working_memory.weight_bytes(folder)
+
+
 def load_engine(folder: Path, spec: EngineSpec, cache_dir: Path) -> Engine:
     """Import the engine's module and load the model in `folder`; blocks. `spec` names an engine, not auto.
 

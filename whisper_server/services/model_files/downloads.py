@@ -21,7 +21,7 @@ from whisper_server.services.model_files.failures import as_ours
 
 if TYPE_CHECKING:
     from whisper_server.services.model_files.catalog import ModelSource
-    from whisper_server.services.model_files.hub.hub_progress import OnProgress
+    from whisper_server.services.model_files.hub.fetch import OnProgress
 
 log = logging.getLogger(__name__)
 
