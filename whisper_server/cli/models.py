@@ -104,11 +104,11 @@ def _as_json(one: Holding) -> dict[str, Any]:
 
 
 def _pull(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
-    from whisper_server.services.model_files.prepare import pull  # noqa: PLC0415  (--help stays quick)
+    from whisper_server.services.model_files.prepare import prepare_model  # noqa: PLC0415  (--help stays quick)
 
     source = catalog.resolve(arguments.name)
     with closing(ByteBar(source.name)) as bar:
-        folder = pull(source, settings, bar.show)
+        folder = prepare_model(source, settings, bar.show)
     print(folder)
     return 0
 

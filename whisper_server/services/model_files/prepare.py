@@ -46,7 +46,7 @@ def local_folder(source: ModelSource, settings: Settings, on_progress: OnProgres
     return download_repository(source, settings.cache_dir, offline=settings.offline, on_progress=on_progress)
 
 
-def pull(source: ModelSource, settings: Settings, on_progress: OnProgress | None = None) -> Path:
+def prepare_model(source: ModelSource, settings: Settings, on_progress: OnProgress | None = None) -> Path:
     """Do all that a first use does before it loads the model; return the folder with its files; blocks.
 
     Afterwards the model loads without a network.
@@ -63,7 +63,7 @@ def pull(source: ModelSource, settings: Settings, on_progress: OnProgress | None
 def expected_bytes(source: ModelSource, settings: Settings) -> int:
     """Return what the model will take in memory, by what lies on the disk; 0 where nothing does.
 
-    Weights count with the least that they may take, calls with the most. Raises as `pull`, where
+    Weights count with the least that they may take, calls with the most. Raises as `prepare_model`, where
     the files are no model.
     """
     one = holding_of(source, settings.cache_dir)
