@@ -61,7 +61,7 @@ def all_samples() -> list[Sample]:
 
 
 def forget_settings(patch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
+    """Keep the settings of the environment that runs the tests out of them."""
     for field_info in Settings.model_fields.values():
         patch.delenv(field_info.alias or "", raising=False)
 
@@ -212,7 +212,7 @@ def servers(folder: Path) -> Iterator[StartServer]:
                     server.url = line.split()[-1]
                     break
             assert server.url, server.lines
-            # Lines that nobody reads are dropped, and tests look at them.
+            # Lines that are not read are dropped, and tests look at them.
             reader = threading.Thread(target=lambda: server.lines.extend(process.stderr or ()))
             reader.start()
             stack.callback(reader.join)

@@ -60,7 +60,7 @@ def test_first_use_downloads_what_is_needed(
     assert {path.name for path in folder.iterdir() if path.is_file()} == NEEDED
     for name in NEEDED:
         assert (folder / name).read_bytes() == stand_in.files[name]
-    assert sorted(stand_in.fetched()) == sorted(NEEDED)
+    assert sorted(stand_in.downloaded()) == sorted(NEEDED)
     total = sum(len(stand_in.files[name]) for name in NEEDED)
     assert progress[-1] == (total, total)
     assert progress == sorted(progress)
@@ -85,14 +85,14 @@ def test_second_use_opens_no_socket(stand_in: Hub, tmp_path: Path, monkeypatch: 
     assert len(stand_in.seen) == asked
 
 
-def test_lost_file_is_noticed_and_only_that_is_fetched_again(stand_in: Hub, tmp_path: Path) -> None:
+def test_lost_file_is_noticed_and_only_that_is_downloaded_again(stand_in: Hub, tmp_path: Path) -> None:
     folder = download_repository(SOURCE, tmp_path)
     (folder / "config.json").unlink()
     stand_in.seen.clear()
     with pytest.raises(ModelUnavailable, match="WHISPER_OFFLINE"):
         download_repository(SOURCE, tmp_path, offline=True)
     assert download_repository(SOURCE, tmp_path) == folder
-    assert stand_in.fetched() == ["config.json"]
+    assert stand_in.downloaded() == ["config.json"]
 
 
 def test_revision_is_asked_for_and_kept_apart(stand_in: Hub, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_later_attempt_goes_on_where_an_earlier_one_ended(stand_in: Hub, tmp_p
     folder = download_repository(SOURCE, tmp_path, on_progress=lambda done, _: progress.append(done))
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
     assert stand_in.ranges == ["bytes=1000000-"]
-    assert "config.json" not in stand_in.fetched()  # what was whole is not fetched again
+    assert "config.json" not in stand_in.downloaded()  # what was whole is not downloaded again
     assert all(done > 1_000_000 for done in progress if done > sum_of_side_files(stand_in))
     assert not list(folder.glob("*.part"))
 
@@ -163,13 +163,13 @@ def test_hub_without_ranges_starts_over(stand_in: Hub, tmp_path: Path) -> None:
 def test_part_that_is_too_long_or_whole(stand_in: Hub, tmp_path: Path) -> None:
     folder = download_repository(SOURCE, tmp_path)
     whole = stand_in.files[WEIGHTS]
-    for content, fetched in ((whole + b"x", [WEIGHTS]), (whole, [])):
+    for content, downloaded in ((whole + b"x", [WEIGHTS]), (whole, [])):
         (folder / WEIGHTS).unlink()
         transfer.part_of(folder / WEIGHTS).write_bytes(content)
         stand_in.seen.clear()
         assert download_repository(SOURCE, tmp_path) == folder
         assert (folder / WEIGHTS).read_bytes() == whole
-        assert stand_in.fetched() == fetched
+        assert stand_in.downloaded() == downloaded
 
 
 def test_part_with_wrong_bytes_is_thrown_away(stand_in: Hub, tmp_path: Path) -> None:
@@ -184,14 +184,14 @@ def test_part_with_wrong_bytes_is_thrown_away(stand_in: Hub, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("blocks", "stall_s"), [(0, 0.05), (3, 0.5)])
 def test_hub_that_hangs_after_the_listing(stand_in: Hub, tmp_path: Path, blocks: int, stall_s: float) -> None:
-    stand_in.pace = threading.Semaphore(blocks)
+    stand_in.gate = threading.Semaphore(blocks)
     with pytest.raises(ModelUnavailable, match=r"'nano'.*does not answer.*Timeout"):
         download_repository(SOURCE, tmp_path, stall_s=stall_s)
     assert nothing_looks_whole(tmp_path)
     # On a busy machine the client may have given up before it had all that was sent.
     arrived = sum(part.stat().st_size for part in tmp_path.rglob(transfer.part_of(Path(WEIGHTS)).name))
     assert arrived <= blocks * BLOCK_BYTES
-    stand_in.pace.release(1000)
+    stand_in.gate.release(1000)
     download_repository(SOURCE, tmp_path)
     assert stand_in.ranges == ([f"bytes={arrived}-"] if arrived else [])
 
@@ -206,14 +206,14 @@ def test_hub_that_trickles_counts_as_hanging(
 
 
 def test_slow_hub_is_waited_for(stand_in: Hub, tmp_path: Path) -> None:
-    stand_in.pace = threading.Semaphore(0)
+    stand_in.gate = threading.Semaphore(0)
     progress: list[int] = []
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(
             download_repository, SOURCE, tmp_path, on_progress=lambda done, _: progress.append(done)
         )
         while not coming.done():  # one block at a time
-            stand_in.pace.release()
+            stand_in.gate.release()
             stand_in.sent.acquire(timeout=0.1)
     assert (coming.result() / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
     # Told of as it arrives, and not when a file is whole.
@@ -234,7 +234,7 @@ def start_download(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def test_process_that_is_killed_is_gone_on_from(stand_in: Hub, tmp_path: Path) -> None:
-    stand_in.pace = threading.Semaphore(5)
+    stand_in.gate = threading.Semaphore(5)
     with start_download(tmp_path) as process:
         for _ in range(5):
             assert stand_in.sent.acquire(timeout=60)
@@ -244,21 +244,21 @@ def test_process_that_is_killed_is_gone_on_from(stand_in: Hub, tmp_path: Path) -
             threading.Event().wait(0.001)
         process.send_signal(signal.SIGKILL)
     assert nothing_looks_whole(tmp_path)
-    stand_in.pace.release(1000)
+    stand_in.gate.release(1000)
     folder = download_repository(SOURCE, tmp_path)  # nor does its lock stay
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
     assert len(stand_in.ranges) == 1
 
 
 def test_two_processes_at_once_are_one_download(stand_in: Hub, tmp_path: Path) -> None:
-    stand_in.pace = threading.Semaphore(1)
+    stand_in.gate = threading.Semaphore(1)
     with start_download(tmp_path) as first, start_download(tmp_path) as second:
         assert stand_in.sent.acquire(timeout=60)  # one of them has begun
-        stand_in.pace.release(1000)
+        stand_in.gate.release(1000)
         outputs = {process.communicate(timeout=120)[0] for process in (first, second)}
         assert (first.returncode, second.returncode) == (0, 0)
     assert len(outputs) == 1
-    assert sorted(stand_in.fetched()) == sorted(NEEDED)
+    assert sorted(stand_in.downloaded()) == sorted(NEEDED)
 
 
 def test_another_process_is_waited_for_as_long_as_it_gets_further(
@@ -292,7 +292,7 @@ def test_another_process_that_hangs_is_not_waited_for_for_ever(
     stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "POLL_S", 0.01)
-    stand_in.pace = threading.Semaphore(5)
+    stand_in.gate = threading.Semaphore(5)
     with start_download(tmp_path) as process:
         for _ in range(5):
             assert stand_in.sent.acquire(timeout=60)
@@ -303,7 +303,7 @@ def test_another_process_that_hangs_is_not_waited_for_for_ever(
             download_repository(SOURCE, tmp_path, hangs_s=0.05)
         assert (caught.value.status, caught.value.retry_helps) == (503, True)
         process.kill()
-    stand_in.pace.release(1000)
+    stand_in.gate.release(1000)
     assert (download_repository(SOURCE, tmp_path) / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
 
 
@@ -347,7 +347,7 @@ def test_repository_with_pickles_only(stand_in: Hub, tmp_path: Path) -> None:
     del stand_in.files["model.safetensors"]
     with pytest.raises(ModelUnavailable, match="pickled ones are never loaded"):
         download_repository(SOURCE, tmp_path)
-    assert stand_in.fetched() == []
+    assert stand_in.downloaded() == []
 
 
 def test_cache_that_cannot_be_written(stand_in: Hub, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_disk_without_room(stand_in: Hub, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(stand_in, "listing", lambda: listing)
     with pytest.raises(ModelUnavailable, match="MB in WHISPER_CACHE_DIR"):
         download_repository(SOURCE, tmp_path)
-    assert stand_in.fetched() == []
+    assert stand_in.downloaded() == []
 
 
 def test_progress_may_end_the_download(stand_in: Hub, tmp_path: Path) -> None:

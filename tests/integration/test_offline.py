@@ -65,7 +65,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """Where the model hub would be; nobody comes."""
+    """Where the model hub would be; no connection comes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")

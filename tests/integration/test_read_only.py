@@ -43,7 +43,7 @@ def read_only() -> Iterator[ExitStack]:
 
 
 def lock(stack: ExitStack, folder: Path) -> Path:
-    """Let nobody write in the folder and what is below it."""
+    """Make the folder and what is below it read-only."""
     for path in (folder, *folder.rglob("*")):
         mode = path.stat().st_mode
         path.chmod(mode & ~0o222)

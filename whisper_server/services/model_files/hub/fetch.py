@@ -90,7 +90,7 @@ class _Timeouts:
 
 
 class _RepositoryDownload:
-    """One attempt to bring a repository into the cache."""
+    """One attempt to download a repository into the cache."""
 
     def __init__(
         self,
