@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from tests.conftest import OpenClient, all_samples
-from tests.integration.test_overload import inside, until
 from tests.support.asgi_client import events_of
+from tests.support.held_requests import inside, until
 from tests.support.http_requests import PARTS_OF_AN_ERROR, URL, form
 from whisper_server.core.errors import DeviceOutOfMemory
 from whisper_server.services.engines import fake

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from tests.conftest import OpenClient, Sample, client_of
-from tests.integration.test_overload import inside, until
 from tests.support.asgi_client import StreamingClient, events_of
+from tests.support.held_requests import inside, until
 from tests.support.http_requests import URL, form
 from tests.support.long_audio import speak_for
 from whisper_server.core.config import Settings
