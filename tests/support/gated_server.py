@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import threading
 
+from tests.conftest import Server
 from whisper_server.api.server.run import run
 from whisper_server.services.engines import fake
+
+LIMIT_S = 60.0  # no test waits for it; it only ends a hang
 
 
 class Gate(threading.Event):
@@ -29,6 +32,22 @@ class Gate(threading.Event):
             self._passes.release()
         self.set()
         self._passes.release()
+
+
+def wait_for_batch(server: Server) -> None:
+    assert server.process.stdout is not None
+    assert server.process.stdout.readline() == "batch\n"
+
+
+def let_through(server: Server, batches: int) -> None:
+    assert server.process.stdin is not None
+    server.process.stdin.write("." * batches)
+    server.process.stdin.flush()
+
+
+def open_gate(server: Server) -> None:
+    assert server.process.stdin is not None
+    server.process.stdin.close()
 
 
 if __name__ == "__main__":
