@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.support.held_device import (
+    LIMIT_S,
+    PLAIN,
+    WARM,
+    Counted,
+    Device,
+    answer,
+    hold,
+    job,
+    said,
+    submit,
+)
 from whisper_server.core.errors import (
     DeviceOutOfMemory,
     EngineFailure,
@@ -18,77 +28,9 @@ from whisper_server.core.errors import (
     ModelUnavailable,
     ShuttingDown,
 )
-from whisper_server.core.events import Events
-from whisper_server.core.types import Decoded, DecodeOptions, Placed, Window, WindowJob
+from whisper_server.core.types import Decoded
 from whisper_server.services.scheduling.batch import DecodeBatch
 from whisper_server.services.scheduling.scheduler import Scheduler
-
-PLAIN, WARM = DecodeOptions(), DecodeOptions(temperatures=(0.7,))
-MEL = np.zeros((80, 3000), np.float32)
-PATIENCE_S = 30  # only ever reached where the code under test hangs
-
-
-def job(name: str) -> WindowJob:
-    return WindowJob(Window(MEL, 1.0, (Placed(0.0, 0.0, 1.0),)), "en", prompt=name)
-
-
-def answer(name: str) -> Decoded:
-    return Decoded((len(name),), name, 1.0, 0.0, 0.0, 1.0, 0.0, is_silence=False)
-
-
-class Device:
-    """Answers with the name of the job; may be held shut, and fails on names it is told to."""
-
-    def __init__(self, fails: dict[str, BaseException] | None = None, *, most: int = 99) -> None:
-        self.batches: list[list[str]] = []
-        self.fails = fails or {}
-        self.most = most
-        self.unwanted: list[str] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Semaphore(0)
-
-    def decode(
-        self,
-        jobs: Sequence[WindowJob],
-        options: DecodeOptions,
-        is_wanted: Callable[[int], bool] = lambda _row: True,
-    ) -> list[Decoded]:
-        names = [job.prompt for job in jobs]
-        self.batches.append(names)
-        self.entered.release()
-        assert self.gate.wait(PATIENCE_S)
-        if len(jobs) > self.most:
-            raise DeviceOutOfMemory("too many")
-        self.unwanted += [name for row, name in enumerate(names) if not is_wanted(row)]
-        for name in names:
-            if name in self.fails:
-                raise self.fails[name]
-        return [answer(name) for name in names]
-
-
-class Counted(Events):
-    """Counts what it is told."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def window_waited(self, wait_s: float) -> None:
-        assert wait_s >= 0
-        self.counts["waited"] += 1
-
-    def batch_done(self, n_windows: int, audio_s: float, wall_s: float) -> None:
-        assert (audio_s, wall_s >= 0) == (n_windows * 1.0, True)
-        self.counts["batches"] += 1
-
-    def windows_cancelled(self, n: int) -> None:
-        self.counts["cancelled"] += n
-
-    def windows_failed(self, n: int) -> None:
-        self.counts["failed"] += n
-
-    def worker_replaced(self) -> None:
-        self.counts["replaced"] += 1
 
 
 @pytest.fixture
@@ -106,25 +48,8 @@ def start() -> Iterator[Callable[..., Scheduler]]:
         scheduler.close()
     for thread in threading.enumerate():
         if thread.name.endswith("-tested"):  # one that hung is not waited for by `close`
-            thread.join(PATIENCE_S)
+            thread.join(LIMIT_S)
             assert not thread.is_alive()
-
-
-def submit(scheduler: Scheduler, name: str, options: DecodeOptions = PLAIN) -> Future[Decoded]:
-    """Queue a window of a request of its own."""
-    return scheduler.open_stream().submit(job(name), options)
-
-
-def said(future: Future[Decoded]) -> str:
-    return future.result(PATIENCE_S).language
-
-
-def hold(scheduler: Scheduler, device: Device, name: str = "held") -> Future[Decoded]:
-    """Occupy the device with one job, so that what comes next has to wait."""
-    device.gate.clear()
-    future = submit(scheduler, name)
-    assert device.entered.acquire(timeout=PATIENCE_S)
-    return future
 
 
 def test_results_belong_to_their_jobs_and_batches_are_shared(start: Callable[..., Scheduler]) -> None:
@@ -156,7 +81,7 @@ def test_one_bad_window_harms_one_client(start: Callable[..., Scheduler]) -> Non
     device.gate.set()
     assert [said(futures[name]) for name in "abd"] == ["a", "b", "d"]
     with pytest.raises(EngineFailure, match="failed on this audio") as caught:
-        futures["c"].result(PATIENCE_S)
+        futures["c"].result(LIMIT_S)
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert said(submit(scheduler, "next")) == "next"
 
@@ -178,7 +103,7 @@ def test_a_host_without_memory_is_no_fault_of_the_audio(start: Callable[..., Sch
     device.gate.set()
     assert [said(futures[name]) for name in "abd"] == ["a", "b", "d"]
     with pytest.raises(DeviceOutOfMemory) as caught:
-        futures["c"].result(PATIENCE_S)
+        futures["c"].result(LIMIT_S)
     assert caught.value.retry_helps
 
 
@@ -186,7 +111,7 @@ def test_our_own_errors_pass_unchanged(start: Callable[..., Scheduler]) -> None:
     refusal = InvalidRequest("no such language", param="language")
     scheduler = start(Device({"a": refusal}))
     with pytest.raises(InvalidRequest) as caught:
-        submit(scheduler, "a").result(PATIENCE_S)
+        submit(scheduler, "a").result(LIMIT_S)
     assert caught.value is refusal
 
 
@@ -194,7 +119,7 @@ def test_our_own_errors_pass_unchanged(start: Callable[..., Scheduler]) -> None:
 def test_a_wrong_number_of_results_is_an_error_and_no_hang(results: list[Decoded]) -> None:
     scheduler = Scheduler(lambda _jobs, _options, _is_wanted: results, max_batch=4)
     with pytest.raises(EngineFailure):
-        submit(scheduler, "a").result(PATIENCE_S)
+        submit(scheduler, "a").result(LIMIT_S)
     scheduler.close()
 
 
@@ -230,12 +155,12 @@ def test_close_finishes_what_runs_and_refuses_what_waits() -> None:
     closer = threading.Thread(target=scheduler.close)
     closer.start()
     with pytest.raises(ShuttingDown):
-        waiting.result(PATIENCE_S)
+        waiting.result(LIMIT_S)
     device.gate.set()
-    closer.join(PATIENCE_S)
+    closer.join(LIMIT_S)
     assert said(held) == "held"
     with pytest.raises(CancelledError):
-        cancelled.result(PATIENCE_S)
+        cancelled.result(LIMIT_S)
     with pytest.raises(ShuttingDown):
         submit(scheduler, "late")
     scheduler.close()
@@ -246,7 +171,7 @@ def test_two_workers_share_what_waits_and_run_at_once(start: Callable[..., Sched
     scheduler = start(device, workers=2)
     first = hold(scheduler, device, "a")
     second = submit(scheduler, "b")
-    assert device.entered.acquire(timeout=PATIENCE_S)  # while the first is held
+    assert device.entered.acquire(timeout=LIMIT_S)  # while the first is held
     waiting = [submit(scheduler, name) for name in "cdef"]
     device.gate.set()
     assert [said(future) for future in (first, second, *waiting)] == list("abcdef")
@@ -259,7 +184,7 @@ def test_a_lane_that_closes_frees_its_place_and_its_rows(start: Callable[..., Sc
     device.gate.clear()
     with scheduler.open_stream() as stream:
         futures = [stream.submit(job(name), PLAIN) for name in ("runs", "waits")]
-        assert device.entered.acquire(timeout=PATIENCE_S)
+        assert device.entered.acquire(timeout=LIMIT_S)
     assert futures[1].cancelled()
     device.gate.set()
     assert said(submit(scheduler, "next")) == "next"
@@ -296,7 +221,7 @@ def test_draining_refuses_what_has_not_begun_and_finishes_the_rest(start: Callab
     device.gate.clear()
     begun = scheduler.open_stream()
     first = begun.submit(job("first"), PLAIN)
-    assert device.entered.acquire(timeout=PATIENCE_S)
+    assert device.entered.acquire(timeout=LIMIT_S)
     second, waiting = begun.submit(job("second"), PLAIN), submit(scheduler, "waits")
     idle = scheduler.open_stream()
     scheduler.drain()
@@ -306,7 +231,7 @@ def test_draining_refuses_what_has_not_begun_and_finishes_the_rest(start: Callab
         lambda _: idle.submit(job("late"), PLAIN),
     ):
         with pytest.raises(ShuttingDown):
-            refused(PATIENCE_S)
+            refused(LIMIT_S)
     third = begun.submit(job("third"), PLAIN)
     device.gate.set()
     assert [said(future) for future in (first, second, third)] == ["first", "second", "third"]
@@ -319,7 +244,7 @@ def test_a_dead_worker_is_replaced_and_the_rest_goes_on(start: Callable[..., Sch
 
     def revive() -> DecodeBatch:
         fresh_asked.set()
-        assert held.wait(PATIENCE_S)
+        assert held.wait(LIMIT_S)
         return fresh.decode
 
     scheduler = start(broken, revive=revive, events=events, max_batch=1)
@@ -327,8 +252,8 @@ def test_a_dead_worker_is_replaced_and_the_rest_goes_on(start: Callable[..., Sch
     killed, waiting = submit(scheduler, "kills"), submit(scheduler, "waits")
     broken.gate.set()
     with pytest.raises(EngineFailure):
-        killed.result(PATIENCE_S)
-    assert fresh_asked.wait(PATIENCE_S)
+        killed.result(LIMIT_S)
+    assert fresh_asked.wait(LIMIT_S)
     assert scheduler.is_degraded
     held.set()
     assert said(waiting) == "waits"
@@ -343,7 +268,7 @@ def test_a_hanging_worker_is_replaced_and_its_late_answer_dropped(start: Callabl
     scheduler = start(hanging, revive=lambda: fresh.decode, patience_s=3.0)
     late = submit(scheduler, "hangs")
     with pytest.raises(EngineFailure):
-        late.result(PATIENCE_S)
+        late.result(LIMIT_S)
     assert said(submit(scheduler, "next")) == "next"
     assert fresh.batches == [["next"]]
     hanging.gate.set()
@@ -364,9 +289,9 @@ def test_an_engine_that_is_gone_for_good_answers_everybody(
     futures = [submit(scheduler, name) for name in ("kills", "waits")]
     device.gate.set()
     with pytest.raises(EngineFailure):
-        futures[0].result(PATIENCE_S)
+        futures[0].result(LIMIT_S)
     with pytest.raises(ModelUnavailable):
-        futures[1].result(PATIENCE_S)
+        futures[1].result(LIMIT_S)
     assert scheduler.is_broken
     assert not scheduler.is_degraded
     with pytest.raises(ModelUnavailable):

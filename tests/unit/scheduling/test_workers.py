@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.scheduling.test_scheduler import PATIENCE_S, PLAIN, Counted, Device, hold, job, said, submit
+from tests.support.held_device import LIMIT_S, PLAIN, Counted, Device, hold, job, said, submit
 from whisper_server.core.errors import EngineFailure, ModelUnavailable
 from whisper_server.core.types import Decoded, DecodeOptions
 from whisper_server.services.scheduling.batch import DecodeBatch
@@ -20,7 +20,7 @@ def close(scheduler: Scheduler) -> None:
     """Close it, or fail: the suite must not hang with the code under test."""
     closing = threading.Thread(target=scheduler.close, daemon=True)
     closing.start()
-    closing.join(PATIENCE_S)
+    closing.join(LIMIT_S)
     assert not closing.is_alive()
 
 
@@ -37,9 +37,9 @@ def test_a_hang_that_its_client_has_left_does_not_hold_up_the_end() -> None:
     scheduler, device = hanging(lambda: fresh.decode)
     with scheduler.open_stream() as stream:
         late = stream.submit(job("hangs"), PLAIN)
-        assert device.entered.acquire(timeout=PATIENCE_S)
+        assert device.entered.acquire(timeout=LIMIT_S)
     close(scheduler)
-    assert isinstance(late.exception(PATIENCE_S), EngineFailure)
+    assert isinstance(late.exception(LIMIT_S), EngineFailure)
     assert fresh.batches == []
     device.gate.set()
 
@@ -48,17 +48,17 @@ def test_a_reload_that_hangs_is_given_up_too() -> None:
     loads, fresh = threading.Event(), Device()
 
     def reload() -> DecodeBatch:
-        assert loads.wait(PATIENCE_S)
+        assert loads.wait(LIMIT_S)
         return fresh.decode
 
     scheduler, device = hanging(reload)
     futures = [submit(scheduler, "hangs")]
-    assert device.entered.acquire(timeout=PATIENCE_S)
+    assert device.entered.acquire(timeout=LIMIT_S)
     futures.append(submit(scheduler, "waits"))
     with pytest.raises(EngineFailure):
-        futures[0].result(PATIENCE_S)
+        futures[0].result(LIMIT_S)
     with pytest.raises(ModelUnavailable):
-        futures[1].result(PATIENCE_S)
+        futures[1].result(LIMIT_S)
     assert scheduler.is_broken
     loads.set()  # it comes too late
     close(scheduler)
@@ -81,9 +81,9 @@ def test_where_no_thread_can_be_started_everybody_is_answered(monkeypatch: pytes
         patch.setattr(threading.Thread, "start", refuse)
         device.gate.set()
         with pytest.raises(EngineFailure):
-            killed.result(PATIENCE_S)
+            killed.result(LIMIT_S)
         with pytest.raises(ModelUnavailable):
-            waiting.result(PATIENCE_S)
+            waiting.result(LIMIT_S)
     close(scheduler)
     assert scheduler.is_broken
     assert not scheduler.is_degraded
@@ -104,7 +104,7 @@ def test_a_window_fails_once_however_often_it_is_failed() -> None:
     assert said(futures["a"]) == "a"
     for name in "bcd":
         with pytest.raises(EngineFailure):
-            futures[name].result(PATIENCE_S)
+            futures[name].result(LIMIT_S)
     assert said(submit(scheduler, "next")) == "next"
     close(scheduler)
     assert (events.counts["failed"], events.counts["replaced"]) == (3, 1)
@@ -115,7 +115,7 @@ def test_a_late_failure_is_not_counted_again() -> None:
 
     def hangs_and_raises(*_: object) -> list[Decoded]:
         begun.set()
-        assert ends.wait(PATIENCE_S)
+        assert ends.wait(LIMIT_S)
         raise RuntimeError("late")
 
     fresh = Device()
@@ -129,9 +129,9 @@ def test_a_late_failure_is_not_counted_again() -> None:
     )
     (hangs,) = [thread for thread in threading.enumerate() if thread.name.endswith("-tested")][:1]
     with pytest.raises(EngineFailure):
-        submit(scheduler, "hangs", DecodeOptions()).result(PATIENCE_S)
+        submit(scheduler, "hangs", DecodeOptions()).result(LIMIT_S)
     assert begun.is_set()
     ends.set()
-    hangs.join(PATIENCE_S)
+    hangs.join(LIMIT_S)
     close(scheduler)
     assert events.counts["failed"] == 1
