@@ -1,4 +1,4 @@
-"""The clips of the nano model as samples, those that it understands whatever is done to them, and its errors."""
+"""The clips of the nano model as samples, those that it hears right in any format, and its errors in words."""
 
 from __future__ import annotations
 
