@@ -1,4 +1,4 @@
-"""The clips of the nano model as samples, those that it hears right in any format, and its errors in words."""
+"""The clips of the nano model as samples, those that it hears right in any format, and a count of errors."""
 
 from __future__ import annotations
 
