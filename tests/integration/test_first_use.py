@@ -5,7 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.conftest import MakeSettings, Sample, client_of
+from tests.conftest import Sample
+from tests.support.in_process import MakeSettings, client_of
 from tests.support.stand_in_hub import Hub
 
 

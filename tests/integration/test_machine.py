@@ -14,8 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import NANO, ROOT, MakeSettings, Sample, client_of, servers
+from tests.conftest import NANO, ROOT, Sample, servers
 from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import MakeSettings, client_of
 from tests.support.stand_in_hub import SOURCE, Hub
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.core.settings.folders import default_cache_dir

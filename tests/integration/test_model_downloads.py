@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import NANO, MakeSettings, Sample, StartServer, client_of
+from tests.conftest import NANO, Sample, StartServer
 from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import MakeSettings, client_of
 from tests.support.stand_in_hub import SOURCE, Hub
 from whisper_server.services.model_files.hub.cache import marker_of, recorded
 from whisper_server.services.model_files.hub.fetch import download_repository

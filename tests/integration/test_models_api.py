@@ -8,8 +8,9 @@ import httpx
 import pytest
 from huggingface_hub.utils import WeakFileLock
 
-from tests.conftest import NANO, OpenClient, Sample, client_of
+from tests.conftest import NANO, Sample
 from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import OpenClient, client_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import Unavailable
 from whisper_server.services.model_files.catalog import ModelSource

@@ -11,11 +11,12 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
+from tests.conftest import Sample, Server, StartServer
 from tests.support.asgi_client import StreamingClient, Uploading
 from tests.support.audio_files import wav_bytes
 from tests.support.held_requests import held, inside, until
 from tests.support.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
+from tests.support.in_process import OpenClient
 from tests.support.long_audio import speak_for
 from whisper_server.core.types import TranscribeParams
 from whisper_server.services.engines import fake

@@ -14,9 +14,10 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
+from tests.conftest import Sample, Server, StartServer
 from tests.support.asgi_client import Uploading
 from tests.support.http_requests import HEARD, URL, error_in, form, upload_begun
+from tests.support.in_process import OpenClient
 from tests.support.long_audio import speak_for
 from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.min_rate import Patience
