@@ -19,7 +19,7 @@ SETTINGS = ((700.0, 300.0), (1000.0, 600.0), (2000.0, 400.0), (2000.0, 600.0), (
 
 async def count(data: bytes, said: str, silence_ms: float, pad_ms: float, cache: str) -> int:
     from tests.conftest import NANO
-    from tests.integration.test_transcriber import word_errors
+    from tests.support.nano_clips import word_errors
     from whisper_server.core.config import load_settings
     from whisper_server.core.types import TranscribeParams, VadOptions
     from whisper_server.services.container import open_services
@@ -31,8 +31,8 @@ async def count(data: bytes, said: str, silence_ms: float, pad_ms: float, cache:
 
 
 def main() -> None:
-    from tests.integration.test_transcriber import ROBUST, pcm
     from tests.support.audio_files import encode
+    from tests.support.nano_clips import ROBUST, pcm
 
     pieces: list[np.ndarray] = []
     clips = [clip for clip in ROBUST if clip.language == "en" and clip.kind == "plain"] * 3

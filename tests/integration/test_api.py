@@ -14,9 +14,10 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import NANO, OpenClient, Sample, all_samples
+from tests.conftest import NANO, Sample, all_samples
 from tests.support.audio_files import encode, samples_of, tone, wav_bytes
 from tests.support.http_requests import HEARD, URL, b64, error_of, form
+from tests.support.in_process import OpenClient
 from whisper_server import __version__
 from whisper_server.core.system.process import THREAD_PREFIX
 from whisper_server.services.engines import fake

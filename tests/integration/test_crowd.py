@@ -11,7 +11,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, Sample, all_samples
+from tests.conftest import Sample, all_samples
+from tests.support.in_process import OpenClient
 from tests.support.long_audio import speak_for
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import DeviceOutOfMemory

@@ -11,10 +11,11 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
+from tests.conftest import Sample, Server, StartServer
 from tests.support.audio_files import encode, tone
 from tests.support.crashing_decoder import plant
 from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import OpenClient
 
 POISON = encode(tone(1.0), container="caf")
 pytestmark = pytest.mark.skipif(

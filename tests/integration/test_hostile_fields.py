@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import OpenClient, Sample
+from tests.conftest import Sample
 from tests.support.audio_files import encode, tone
 from tests.support.http_requests import HEARD, PARTS_OF_AN_ERROR, URL, b64, form
+from tests.support.in_process import OpenClient
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.validators import decode_base64
 

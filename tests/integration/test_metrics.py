@@ -13,10 +13,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import ROOT, SAMPLES, OpenClient, Sample, server_environment
-from tests.integration.test_overload import Uploading, held, until
-from tests.support.asgi_client import StreamingClient
+from tests.conftest import ROOT, SAMPLES, Sample, server_environment
+from tests.support.asgi_client import StreamingClient, Uploading
+from tests.support.held_requests import held, until
 from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import OpenClient
 from tests.support.long_audio import speak_for
 from whisper_server.core import errors
 from whisper_server.core.events import Events

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
+from tests.conftest import Sample, Server, StartServer
 from tests.support.http_requests import HEARD, URL, exchange, head
+from tests.support.in_process import OpenClient
 from whisper_server.api.middleware.auth import AuthMiddleware
 from whisper_server.api.middleware.host_check import AccessMiddleware
 

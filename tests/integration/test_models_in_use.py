@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, Sample, client_of
-from tests.integration.test_overload import inside, until
+from tests.conftest import Sample
 from tests.support.asgi_client import StreamingClient, events_of
+from tests.support.held_requests import inside, until
 from tests.support.http_requests import URL, form
+from tests.support.in_process import OpenClient, client_of
 from tests.support.long_audio import speak_for
 from whisper_server.core.config import Settings
 from whisper_server.services.engines import fake

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
+from tests.conftest import Sample, Server, StartServer
 from tests.support.asgi_client import StreamingClient, Uploading
 from tests.support.audio_files import wav_bytes
+from tests.support.held_requests import held, inside, until
 from tests.support.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
+from tests.support.in_process import OpenClient
 from tests.support.long_audio import speak_for
 from whisper_server.core.types import TranscribeParams
 from whisper_server.services.engines import fake
@@ -32,36 +33,6 @@ def _device_runs() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def talk() -> bytes:
     return speak_for(70)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let everything else run until it is so."""
-
-    async def turns() -> None:
-        while not condition():  # noqa: ASYNC110  (nobody announces it)
-            await asyncio.sleep(0)
-
-    await asyncio.wait_for(turns(), 60)
-
-
-def inside(client: httpx.AsyncClient) -> tuple[int, float, int]:
-    state = client.app.state.services.admission.state()
-    return state.requests, state.audio_s, state.upload_bytes
-
-
-@asynccontextmanager
-async def held(client: httpx.AsyncClient, *requests: dict[str, Any]) -> AsyncIterator[list[Any]]:
-    """Send requests and stop the device as soon as all are at work; with the end of the block it goes on."""
-    fake.GATE.clear()
-    tasks: list[Any] = []
-    for n, arguments in enumerate(requests, 1):
-        tasks.append(asyncio.create_task(client.post(URL, **arguments)))
-        await until(lambda n=n: inside(client)[0] == n and inside(client)[1] > 0)  # type: ignore[misc]
-    try:
-        yield tasks
-    finally:
-        fake.GATE.set()
-        await asyncio.gather(*tasks)
 
 
 def overload_of(response: httpx.Response) -> str:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, Server, StartServer
-from tests.integration.test_shutdown import LIMIT_S, let_through, open_gate, wait_for_batch
+from tests.support.gated_server import LIMIT_S, let_through, open_gate, wait_for_batch
 from tests.support.http_requests import URL, error_of, form
 from tests.support.long_audio import speak_for
 

@@ -17,10 +17,9 @@ import httpx
 import pytest
 
 from tests.conftest import NANO, Sample, Server, StartServer
+from tests.support.gated_server import LIMIT_S, let_through, open_gate, wait_for_batch
 from tests.support.http_requests import PARTS_OF_AN_ERROR, URL, b64, error_in, form, upload_begun
 from tests.support.long_audio import speak_for
-
-LIMIT_S = 60.0  # no test waits for it; it only ends a hang
 
 StartGated = Callable[..., Server]
 
@@ -35,22 +34,6 @@ def start_gated(start_server: StartServer) -> StartGated:
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as executor:
         yield executor
-
-
-def wait_for_batch(server: Server) -> None:
-    assert server.process.stdout is not None
-    assert server.process.stdout.readline() == "batch\n"
-
-
-def let_through(server: Server, batches: int) -> None:
-    assert server.process.stdin is not None
-    server.process.stdin.write("." * batches)
-    server.process.stdin.flush()
-
-
-def open_gate(server: Server) -> None:
-    assert server.process.stdin is not None
-    server.process.stdin.close()
 
 
 def post(server: Server, data: bytes) -> httpx.Response:

@@ -14,15 +14,16 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
+from tests.conftest import Sample, Server, StartServer
 from tests.support.asgi_client import Uploading
 from tests.support.http_requests import HEARD, URL, error_in, form, upload_begun
+from tests.support.in_process import OpenClient
 from tests.support.long_audio import speak_for
 from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.min_rate import Patience
 from whisper_server.api.replies.sse import EventStream
 from whisper_server.api.server.protocol import Limits, PatientProtocol
-from whisper_server.services.model_files.downloads import Pull
+from whisper_server.services.model_files.downloads import Download
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -55,10 +56,10 @@ async def test_a_body_that_nobody_reads_has_a_deadline_too(
     monkeypatch.setattr("whisper_server.api.middleware.errors._LINGER_S", 0.05)
     async with open_client(stall_timeout_s=0.05) as client:
         services = client.app.state.services
-        pull = Pull(services.catalog.resolve("whisper-1"))
-        monkeypatch.setattr(services.downloads, "start", lambda _: pull)
+        download = Download(services.catalog.resolve("whisper-1"))
+        monkeypatch.setattr(services.downloads, "start", lambda _: download)
         if has_begun:
-            pull.arrived(1, 2)
+            download.arrived(1, 2)
         silent = Uploading(client.build_request("POST", f"/v1/models/whisper-1{query}", content=b"x"))
         await silent.run(client.app)
         assert silent.status == (200 if has_begun else 408)

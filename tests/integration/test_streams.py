@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, Sample, all_samples
+from tests.conftest import Sample, all_samples
 from tests.support.asgi_client import StreamingClient, events_of
 from tests.support.audio_files import wav_bytes
 from tests.support.http_requests import URL, b64, error_of, form
+from tests.support.in_process import OpenClient
 from tests.support.long_audio import speak_for
 from whisper_server.services.engines import fake
 

@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 
 from tests.conftest import SAMPLES, Sample, all_samples
-from tests.support.audio_files import encode, noises, samples_of
+from tests.support.audio_files import encode, noises
+from tests.support.nano_clips import RATE, ROBUST, pcm, word_errors
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound
 from whisper_server.core.types import Segment, TranscribeParams, Transcript
 from whisper_server.services.container import Services, open_services
 from whisper_server.services.transcriber import Transcription
 
-RATE = 16_000
 BY_NAME = {sample.name: sample for sample in all_samples()}
-ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind != "translate"]
 AUTO = TranscribeParams("nano-whisper")
 FORMATS = {
     "wav": ("wav", "pcm_s16le"),
@@ -44,10 +43,6 @@ async def services(nano_settings: Settings) -> AsyncIterator[Services]:
         yield opened
 
 
-def pcm(name: str) -> np.ndarray:
-    return samples_of((SAMPLES / name).read_bytes())
-
-
 def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     """Change the rate by cutting or padding the spectrum: no aliases, and no code under test."""
     size = round(len(samples) * rate / RATE)
@@ -56,16 +51,6 @@ def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     kept = min(len(bins), len(spectrum))
     bins[:kept] = spectrum[:kept]
     return (np.fft.irfft(bins, size) * rate / RATE).astype(np.float32)
-
-
-def word_errors(expected: str, heard: str) -> int:
-    """Levenshtein distance in words."""
-    row = list(range(len(heard.split()) + 1))
-    for i, word in enumerate(expected.split(), 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(heard.split(), 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
-    return row[-1]
 
 
 async def heard(services: Services, data: bytes, params: TranscribeParams = AUTO) -> Transcript:

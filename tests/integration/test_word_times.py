@@ -12,8 +12,8 @@ import pytest
 
 from bench.experiments.word_times import Clip, measure, quantiles
 from tests.conftest import SAMPLES, all_samples
-from tests.integration.test_transcriber import RATE, pcm
 from tests.support.audio_files import encode
+from tests.support.nano_clips import RATE, pcm
 from whisper_server.core.config import Settings
 from whisper_server.core.types import Span, TranscribeParams, Transcript
 from whisper_server.services.audio_processor import AudioProcessor

@@ -1,4 +1,4 @@
-"""Decoder processes with a fault that a file sets off: here a CAF file, as nobody else sends one."""
+"""Decoder processes with a fault that a file sets off: here a CAF file, as no other test sends one."""
 
 from __future__ import annotations
 

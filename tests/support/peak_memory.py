@@ -1,4 +1,4 @@
-"""How much memory was in use at most, where the system can be asked to measure anew."""
+"""How much memory was in use at most, where the system can be asked to start the measurement again."""
 
 from __future__ import annotations
 

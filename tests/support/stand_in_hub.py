@@ -49,14 +49,14 @@ class Hub(http.server.ThreadingHTTPServer):
         self.damage = False
         self.knows_ranges = True
         self.ranges: list[str] = []  # asked for
-        self.pace: threading.Semaphore | None = None  # each block of the weights waits for one
-        self.sent = threading.Semaphore(0)  # blocks of the weights that went out while there is a pace
+        self.gate: threading.Semaphore | None = None  # each block of the weights waits for one
+        self.sent = threading.Semaphore(0)  # blocks of the weights that went out while there is a gate
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def fetched(self) -> list[str]:
+    def downloaded(self) -> list[str]:
         return [name for method, name in self.seen if method == "GET" and name != "listing"]
 
     def listing(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             data = data[:-1] + bytes([data[-1] ^ 1])
         body, cut = data[start:], self.server.break_after
         if cut is None or not is_weights or self.command == "HEAD":
-            self.answer(206 if start else 200, body, headers, pace=self.server.pace if is_weights else None)
+            self.answer(206 if start else 200, body, headers, gate=self.server.gate if is_weights else None)
             return
         self.server.break_after = None
         if self.server.refuse_files_after_break:
@@ -121,7 +121,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body: bytes,
         headers: dict[str, str],
         send: bytes | None = None,
-        pace: threading.Semaphore | None = None,
+        gate: threading.Semaphore | None = None,
     ) -> None:
         self.send_response(status)
         for key, value in headers.items():
@@ -131,12 +131,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         data = body if send is None else send
-        if pace is None:
+        if gate is None:
             self.wfile.write(data)
             return
         with contextlib.suppress(OSError):  # the client has left
             for start in range(0, len(data), BLOCK_BYTES):
-                pace.acquire()
+                gate.acquire()
                 self.wfile.write(data[start : start + BLOCK_BYTES])
                 self.server.sent.release()
 
@@ -152,8 +152,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         thread.start()
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
-        if server.pace is not None:
-            server.pace.release(1000)  # whoever still waits in there
+        if server.gate is not None:
+            server.gate.release(1000)  # requests that still wait for it
         server.shutdown()
         thread.join()
 

@@ -27,7 +27,7 @@ from whisper_server.core.errors import Unavailable
 from whisper_server.services.admission import QueueState
 from whisper_server.services.container import Services
 from whisper_server.services.model_files.catalog import ModelSource
-from whisper_server.services.model_files.removal import remove_download
+from whisper_server.services.model_files.disk import remove_download
 
 router = APIRouter()
 

@@ -21,7 +21,7 @@ from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound, WhisperServerError
 from whisper_server.core.system.process import ensure_streams, leave
 from whisper_server.services.model_files.catalog import Catalog
-from whisper_server.services.model_files.disk import Holding, holding_of, holdings
+from whisper_server.services.model_files.disk import Holding, holding_of, holdings, remove_download
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return 0, 1 where it failed, 2 for wrong usage or an unknown name."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    # A bar says the same better, but only to somebody who looks at it.
+    # At a terminal the bar shows the progress, and the lines about it would only disturb it.
     shown = logging.WARNING if sys.stderr.isatty() else logging.INFO
     logging.getLogger("whisper_server.services").setLevel(shown)
     try:
@@ -104,11 +104,11 @@ def _as_json(one: Holding) -> dict[str, Any]:
 
 
 def _pull(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
-    from whisper_server.services.model_files.prepare import pull  # noqa: PLC0415  (--help stays quick)
+    from whisper_server.services.model_files.prepare import prepare_model  # noqa: PLC0415  (--help stays quick)
 
     source = catalog.resolve(arguments.name)
     with closing(ByteBar(source.name)) as bar:
-        folder = pull(source, settings, bar.show)
+        folder = prepare_model(source, settings, bar.show)
     print(folder)
     return 0
 
@@ -118,8 +118,6 @@ def _remove(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
     if source.repo is None:
         _say(f"error: {source.name} is your own folder, {source.folder}; delete it yourself if you want to")
         return FAILED
-    from whisper_server.services.model_files.removal import remove_download  # noqa: PLC0415  (as above)
-
     before_bytes = holding_of(source, settings.cache_dir).size_bytes
     if not remove_download(source, settings.cache_dir):
         _say(f"{source.name} is not downloaded")

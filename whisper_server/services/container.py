@@ -18,7 +18,7 @@ from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_files.downloads import Downloads
-from whisper_server.services.model_files.prepare import expected_bytes, pull
+from whisper_server.services.model_files.prepare import expected_bytes, prepare_model
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.transcriber import Transcriber
 from whisper_server.services.work_pool import WorkPool
@@ -77,7 +77,7 @@ async def open_services(settings: Settings, metrics: Events | None = None) -> As
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
     _watch(metrics, admission, models)
-    downloads = Downloads(lambda source, on_progress: pull(source, settings, on_progress))
+    downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress))
     try:
         yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics, downloads)
     finally:

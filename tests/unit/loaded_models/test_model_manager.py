@@ -8,87 +8,20 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_server.core.config import Settings
+from tests.support.stand_in_models import LIMIT_S, NAMES, Loader, Model, make_catalog, states
 from whisper_server.core.errors import ModelNotFound, ModelUnavailable, ShuttingDown, Unavailable
-from whisper_server.services.model_files.catalog import Catalog, ModelSource
+from whisper_server.services.model_files.catalog import ModelSource
 from whisper_server.services.model_manager import Lease, ModelManager, ModelState
-
-LIMIT_S = 30.0  # no test waits for it; it only ends a hang
-NAMES = "abcde"
-
-
-class Model:
-    """A model that knows whether it is closed, and complains where that happens twice."""
-
-    memory_bytes = 7
-    engine_notes: ClassVar[dict[str, Any]] = {"engine": "none"}
-    is_degraded = False
-    is_broken = False
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.closed = threading.Event()
-        self.drains = 0
-
-    def drain(self) -> None:
-        self.drains += 1
-
-    def close(self) -> None:
-        assert not self.closed.is_set()
-        self.closed.set()
-
-
-class Loader:
-    """Counts loads; `gate` holds them up, `error` makes them fail."""
-
-    def __init__(self) -> None:
-        self.made: list[Model] = []
-        self.calls: list[str] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.begun = threading.Semaphore(0)
-        self.error: BaseException | None = None
-        self._lock = threading.Lock()
-
-    def __call__(self, source: ModelSource) -> Model:
-        with self._lock:
-            self.calls.append(source.name)
-        self.begun.release()
-        assert self.gate.wait(LIMIT_S)
-        if self.error is not None:
-            raise self.error
-        model = Model(source.name)
-        with self._lock:
-            self.made.append(model)
-        return model
-
-    def wait_begun(self) -> None:
-        assert self.begun.acquire(timeout=LIMIT_S)
-
-    @property
-    def alive(self) -> list[str]:
-        with self._lock:
-            return [model.name for model in self.made if not model.closed.is_set()]
-
-
-def make_catalog() -> Catalog:
-    models = ",".join(f"{name}=someone/{name}" for name in NAMES) + ",alias=someone/a"
-    return Catalog(Settings(_env_file=None, model="whisper-1", models=models))
 
 
 def make(loader: Callable[[ModelSource], Model], max_models: int = 2) -> ModelManager[Model]:
     # These models hold no memory; to collect the garbage of the whole process after each would take minutes.
     return ModelManager(make_catalog(), loader, max_models, tidy=lambda: None)
-
-
-def states(manager: ModelManager[Model]) -> dict[str, tuple[str, int]]:
-    return {one.name: (one.state, one.leases) for one in manager.loaded()}
 
 
 @pytest.fixture

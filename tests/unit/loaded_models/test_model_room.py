@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.unit.loaded_models.test_model_manager import LIMIT_S, NAMES, Loader, Model, make_catalog, states
+from tests.support.stand_in_models import LIMIT_S, NAMES, Loader, Model, make_catalog, states
 from whisper_server.core.errors import ModelTooLarge, Unavailable
 from whisper_server.core.system.process import THREAD_PREFIX
 from whisper_server.services.model_files.catalog import ModelSource

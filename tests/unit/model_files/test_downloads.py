@@ -10,8 +10,8 @@ import pytest
 
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown
 from whisper_server.services.model_files.catalog import ModelSource
-from whisper_server.services.model_files.downloads import Downloads, Pull
-from whisper_server.services.model_files.hub.hub_progress import OnProgress
+from whisper_server.services.model_files.downloads import Download, Downloads
+from whisper_server.services.model_files.hub.fetch import OnProgress
 
 LIMIT_S = 30.0
 A, B = ModelSource("a", repo="x/a"), ModelSource("b", repo="x/b")
@@ -46,20 +46,20 @@ def hub() -> Hub:
     return Hub()
 
 
-async def seen_by(pull: Pull, then: Callable[[tuple[int, int]], None]) -> list[tuple[int, int]]:
+async def seen_by(download: Download, then: Callable[[tuple[int, int]], None]) -> list[tuple[int, int]]:
     seen = []
-    async for state in pull.progress():
+    async for state in download.progress():
         seen.append(state)
         then(state)
     return seen
 
 
 async def test_everybody_sees_it_come(hub: Hub) -> None:
-    pulls = Downloads(hub)
-    pull = pulls.start(A)
-    assert pulls.start(A) is pull
-    both = [asyncio.create_task(seen_by(pull, lambda _: None)) for _ in range(2)]
-    own = asyncio.create_task(seen_by(pull, lambda _: hub.steps["a"].release()))
+    downloads = Downloads(hub)
+    download = downloads.start(A)
+    assert downloads.start(A) is download
+    both = [asyncio.create_task(seen_by(download, lambda _: None)) for _ in range(2)]
+    own = asyncio.create_task(seen_by(download, lambda _: hub.steps["a"].release()))
     hub.steps["a"].release()
     seen = await asyncio.wait_for(own, LIMIT_S)
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -67,13 +67,13 @@ async def test_everybody_sees_it_come(hub: Hub) -> None:
         assert others == sorted(set(others))
     assert hub.calls == ["a"]
     hub.steps["a"].release(3)
-    pulls.start(A).outcome.result(LIMIT_S)  # a later one is a new one
+    downloads.start(A).outcome.result(LIMIT_S)  # a later one is a new one
     assert hub.calls == ["a", "a"]
 
 
 async def test_models_come_side_by_side(hub: Hub) -> None:
-    pulls = Downloads(hub)
-    first, second = pulls.start(A), pulls.start(B)
+    downloads = Downloads(hub)
+    first, second = downloads.start(A), downloads.start(B)
     hub.steps["b"].release(3)
     second.outcome.result(LIMIT_S)
     assert not first.outcome.done()
@@ -83,31 +83,31 @@ async def test_models_come_side_by_side(hub: Hub) -> None:
 
 @pytest.mark.parametrize("error", [ModelUnavailable("Away."), RuntimeError("secret"), SystemExit(1)])
 async def test_failure_reaches_everybody_and_the_next_one_tries_again(hub: Hub, error: BaseException) -> None:
-    pulls = Downloads(hub)
+    downloads = Downloads(hub)
     hub.error = error
     hub.steps["a"].release(3)
-    pull = pulls.start(A)
-    caught = pull.outcome.exception(LIMIT_S)
+    download = downloads.start(A)
+    caught = download.outcome.exception(LIMIT_S)
     assert isinstance(caught, ModelUnavailable)
     assert "secret" not in caught.message
     with pytest.raises(ModelUnavailable):
-        await seen_by(pull, lambda _: None)
+        await seen_by(download, lambda _: None)
     hub.error = None
     hub.steps["a"].release(3)
-    pulls.start(A).outcome.result(LIMIT_S)
+    downloads.start(A).outcome.result(LIMIT_S)
 
 
 async def test_a_shutdown_answers_at_once_and_ends_the_download(hub: Hub) -> None:
-    pulls = Downloads(hub)
-    pull = pulls.start(A)
-    watching = asyncio.create_task(seen_by(pull, lambda _: None))
+    downloads = Downloads(hub)
+    download = downloads.start(A)
+    reading = asyncio.create_task(seen_by(download, lambda _: None))
     await asyncio.sleep(0)
-    pulls.drain()
-    pulls.drain()
+    downloads.drain()
+    downloads.drain()
     with pytest.raises(ShuttingDown):
-        await asyncio.wait_for(watching, LIMIT_S)
+        await asyncio.wait_for(reading, LIMIT_S)
     with pytest.raises(ShuttingDown):
-        pulls.start(B)
+        downloads.start(B)
     assert not hub.done.acquire(blocking=False)  # the hub had sent nothing meanwhile
     hub.steps["a"].release()
     assert hub.done.acquire(timeout=LIMIT_S)  # after one step of three
@@ -115,11 +115,11 @@ async def test_a_shutdown_answers_at_once_and_ends_the_download(hub: Hub) -> Non
 
 
 async def test_who_stops_looking_is_forgotten(hub: Hub) -> None:
-    pull = Downloads(hub).start(A)
+    download = Downloads(hub).start(A)
     hub.steps["a"].release()
-    watching = pull.progress()
-    assert await asyncio.wait_for(anext(watching), LIMIT_S) == (1, 3)
-    await watching.aclose()
-    assert not pull._wake
+    reading = download.progress()
+    assert await asyncio.wait_for(anext(reading), LIMIT_S) == (1, 3)
+    await reading.aclose()
+    assert download.listeners == 0
     hub.steps["a"].release(2)
-    pull.outcome.result(LIMIT_S)
+    download.outcome.result(LIMIT_S)

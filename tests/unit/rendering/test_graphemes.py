@@ -9,14 +9,8 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.odd_texts import FAMILY, HOSTILE, ODD, SCOTLAND
 from whisper_server.services.rendering.graphemes import clusters, width
-
-FAMILY = "👩\u200d👩\u200d👧\u200d👦"
-SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
-ODD = (
-    "a1é\u0301\u0600\u200d\u200c\ufe0f\u20e3\r\n \u1112\u1161\u11ab각カ\u3099กำเ\u0915\u094d\u093f\u093c"
-    "\u1000\u1039\u102c\u103a\u1780\u17d2🇩🇪👍👩🏽❤🏴\U000e0067\U000e007f、本"
-)
 
 # --- what belongs together ---------------------------------------------------------------------------
 
@@ -66,22 +60,6 @@ def test_clusters_are_those_of_unicode(text: str) -> None:
     assert found == regex.findall(r"\X", text)
     assert width(text) == sum(map(width, found))
     assert all(width(cluster) <= 2 for cluster in found)
-
-
-HOSTILE = {
-    "regional indicators": "🇩",
-    "flags with marks": "🇩🇪\u0301",
-    "joiners": "\u200d",
-    "marks": "\u0301",
-    "women who are joined": "👩\u200d",
-    "women with marks": "👩\u0301",
-    "skin tones": "🏽",
-    "prefixes": "\u0600",
-    "viramas": "क\u094d",
-    "linkers": "\u094d",
-    "jamo": "\u1112",
-    "keycaps": "1\ufe0f\u20e3",
-}
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from tests.unit.rendering.test_graphemes import HOSTILE, ODD
+from tests.support.odd_texts import HOSTILE, ODD
 from whisper_server.services.rendering import phrases
 from whisper_server.services.rendering.graphemes import clusters, width
 from whisper_server.services.rendering.line_breaks import INSIDE_PHRASE, INSIDE_WORD, TORN_PHRASE, pieces

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.scheduling.test_scheduler import PLAIN, TIMEOUT_S, Counted, Device, hold, job, said, submit
+from tests.support.held_device import PLAIN, TIMEOUT_S, Counted, Device, hold, job, said, submit
 from whisper_server.core.errors import EngineFailure, ModelUnavailable
 from whisper_server.core.types import Decoded, DecodeOptions
 from whisper_server.services.scheduling.batch import DecodeBatch

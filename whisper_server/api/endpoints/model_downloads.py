@@ -1,12 +1,11 @@
-"""POST /v1/models/{id}: bring a model onto the disk before anybody needs it.
+"""POST /v1/models/{id}: prepare a model on the disk before the first request that needs it.
 
-It asks for no permission of its own: a request for a transcription that names the model does as much and
-more. Only names of the catalog can be pulled, so no client chooses what the server downloads.
+It needs no permission of its own: a request for a transcription that names the model does as much and more.
+Only names of the catalog can be downloaded, so no client chooses what the server downloads.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from whisper_server.api.deps import ServicesDep
 from whisper_server.api.disconnect import until_disconnect
 from whisper_server.api.models import DownloadedModel
 from whisper_server.api.replies import sse
-from whisper_server.services.model_files.downloads import Pull
+from whisper_server.services.model_files.downloads import Download
 
 router = APIRouter()
 
@@ -46,25 +45,21 @@ async def pull_model(
     services: ServicesDep,
     stream: Annotated[bool, Query(description="Tell of the progress in Server-Sent Events.")] = False,
 ) -> Response:
-    """Download and convert a model without loading it; what is there already is not fetched again.
+    """Download and convert a model without loading it; what is there already is not downloaded again.
 
-    The download goes on when the client leaves; whoever asks again joins it.
+    The download goes on when the client disconnects; another request for the model joins it.
     """
-    pull = services.downloads.start(services.catalog.resolve(model))
+    download = services.downloads.start(services.catalog.resolve(model))
     if stream:
-        return sse.EventStream(_events(pull))
-    await until_disconnect(request.receive, _end_of(pull))
+        return sse.EventStream(_events(download))
+    await until_disconnect(request.receive, download.wait())
     return Response(DownloadedModel(id=model).model_dump_json(), media_type="application/json")
 
 
-async def _end_of(pull: Pull) -> None:
-    await asyncio.wrap_future(pull.outcome)
-
-
-async def _events(pull: Pull) -> AsyncGenerator[bytes, None]:
+async def _events(download: Download) -> AsyncGenerator[bytes, None]:
     """Frame the progress; the first frame waits for the first bytes, so that a failure before is a 503."""
     step = -1
-    async with contextlib.aclosing(pull.progress()) as progress:
+    async with contextlib.aclosing(download.progress()) as progress:
         async for done_bytes, total_bytes in progress:
             if done_bytes * _STEPS // total_bytes != step:
                 step = done_bytes * _STEPS // total_bytes

@@ -67,7 +67,7 @@ class Catalog:
         """Return what `name` means, by look-up only.
 
         Raises:
-            ModelNotFound: nobody configured it; the message lists the names there are.
+            ModelNotFound: the name is not configured; the message lists the names there are.
         """
         source = self._sources.get(name)
         if source is None:

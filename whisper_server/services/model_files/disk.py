@@ -1,20 +1,28 @@
-"""What of the catalog lies on this machine, and how much room it takes; opens no socket."""
+"""What of the catalog lies on this machine, how much room it takes, and how it is deleted; opens no socket.
+
+Only what the server downloaded or converted itself is deleted, never a folder of the operator's.
+"""
 
 from __future__ import annotations
 
+import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from whisper_server.core.errors import Unavailable
 from whisper_server.services.engines.registry import conversions_of, weight_bytes
-from whisper_server.services.model_files.hub.fetch import marker_of
-from whisper_server.services.model_files.hub.files import CTRANSLATE2_FILE, loose_folders, recorded
+from whisper_server.services.model_files.hub.cache import loose_folders, marker_of, recorded
+from whisper_server.services.model_files.hub.files import CTRANSLATE2_FILE
+from whisper_server.services.model_files.hub.lock import DownloadInProgress, removal_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from whisper_server.services.model_files.catalog import Catalog, ModelSource
 
+log = logging.getLogger(__name__)
 
 State = Literal["folder", "downloaded", "partial", "absent"]
 
@@ -70,6 +78,41 @@ def least_bytes(one: Holding) -> int:
     if (one.folder / CTRANSLATE2_FILE).is_file():
         return weight_bytes(one.folder)
     return sum(path.stat().st_size for path in one.folder.glob("*.safetensors")) // 4
+
+
+def remove_download(source: ModelSource, cache_dir: Path) -> bool:
+    """Delete what was downloaded for `source` and converted from it; return whether there was any; blocks.
+
+    A revision that shares the files with another one leaves them to it. Downloads of the same repository
+    that ended early go too.
+
+    Raises:
+        Unavailable: it is being downloaded now, or the files cannot be deleted.
+    """
+    marker = marker_of(source, cache_dir)
+    if not marker.is_file() and not loose_folders(marker.parent):
+        return False
+    try:
+        with removal_lock(marker.parent):
+            _remove(marker, cache_dir)
+    except DownloadInProgress as error:
+        raise Unavailable(f"The model {source.name!r} is being downloaded; delete it later.") from error
+    except OSError as error:
+        raise Unavailable(
+            f"The files of the model {source.name!r} cannot be deleted: {error.strerror or error}."
+        ) from error
+    return True
+
+
+def _remove(marker: Path, cache_dir: Path) -> None:
+    """Delete the record first: whatever fails then, nothing is taken for whole."""
+    marker.unlink(missing_ok=True)
+    for folder in loose_folders(marker.parent):  # and what an attempt that ended early has left
+        # Converted models are named after the folder that they were made from: here a commit.
+        for path in (folder, *(cache_dir / "converted").glob(f"{folder.name[:40]}-*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+        log.info("deleted the download %s, %s", marker.parent.name, folder.name)
 
 
 def _size_of(folders: Iterable[Path]) -> int:

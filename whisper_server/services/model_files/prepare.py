@@ -1,4 +1,7 @@
-"""Brings a model onto this machine: its files from the hub, and what the engine makes of them once."""
+"""Prepares a model for loading: downloads its files, and has the engine convert them, each once.
+
+`prepare` is all that is needed so that a model can be loaded; `download` is files from the hub to the disk.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from typing import TYPE_CHECKING
 from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.registry import choose_engine, prepare_engine, working_bytes
 from whisper_server.services.model_files.disk import holding_of, least_bytes
+from whisper_server.services.model_files.hub.fetch import download_repository
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
     from whisper_server.services.model_files.catalog import ModelSource
-    from whisper_server.services.model_files.hub.hub_progress import OnProgress
+    from whisper_server.services.model_files.hub.fetch import OnProgress
 
 
 def spec_of(settings: Settings) -> tuple[EngineSpec, str]:
@@ -32,19 +36,17 @@ def spec_of(settings: Settings) -> tuple[EngineSpec, str]:
 def local_folder(source: ModelSource, settings: Settings, on_progress: OnProgress | None = None) -> Path:
     """Return a local folder with the model's files, downloading them where needed; blocks.
 
-    The fake engine needs none. Raises as `fetch.fetch`.
+    The fake engine needs none. Raises as `download_repository`.
     """
     if settings.engine == "fake":
         return Path()
     if source.folder is not None:
         return source.folder
-    from whisper_server.services.model_files.hub import fetch  # noqa: PLC0415  (only when a model is downloaded)
-
-    return fetch.fetch(source, settings.cache_dir, offline=settings.offline, on_progress=on_progress)
+    return download_repository(source, settings.cache_dir, offline=settings.offline, on_progress=on_progress)
 
 
-def pull(source: ModelSource, settings: Settings, on_progress: OnProgress | None = None) -> Path:
-    """Do everything that a first use would do but load it; return the folder with its files; blocks.
+def prepare_model(source: ModelSource, settings: Settings, on_progress: OnProgress | None = None) -> Path:
+    """Do all that a first use does before it loads the model; return the folder with its files; blocks.
 
     Afterwards the model loads without a network.
 
@@ -60,7 +62,8 @@ def pull(source: ModelSource, settings: Settings, on_progress: OnProgress | None
 def expected_bytes(source: ModelSource, settings: Settings) -> int:
     """Return what the model will take in memory, by what lies on the disk; 0 where nothing does.
 
-    Weights count as little as they may take, calls as much. Raises as `pull`, where the files are no model.
+    Weights count with the least that they may take, calls with the most. Raises as `prepare_model`, where
+    the files are no model.
     """
     one = holding_of(source, settings.cache_dir)
     if one.folder is None:

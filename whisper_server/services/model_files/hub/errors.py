@@ -1,4 +1,4 @@
-"""What an error of huggingface_hub, of its HTTP library or of the disk means to the person who reads it."""
+"""What an error of huggingface_hub, of its HTTP library or of the disk means, and what to do about it."""
 
 from __future__ import annotations
 

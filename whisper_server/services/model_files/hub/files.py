@@ -1,20 +1,18 @@
-"""Which files of a repository a model needs, whether they arrived whole, and the record of that."""
+"""Which files of a repository a model needs, and whether a downloaded one is what the hub lists."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whisper_server.services.engines.checkpoint import INDEX_FILE, SINGLE_FILE
+
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 CTRANSLATE2_FILE = "model.bin"
 CTRANSLATE2_VOCABULARIES = frozenset({"vocabulary.json", "vocabulary.txt"})
 SIDE_FILES = frozenset(
@@ -32,7 +30,6 @@ SIDE_FILES = frozenset(
     }
 )
 
-COMMIT = re.compile(r"[0-9a-f]{7,64}")  # its hash, whole or shortened; the name of its folder
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors", re.ASCII)
 _READ_BYTES = 1 << 20
 
@@ -53,40 +50,6 @@ def choose(names: Iterable[str]) -> list[str]:
     else:
         return []
     return sorted(side | weights) if "config.json" in side else []
-
-
-def recorded(marker: Path) -> Path | None:
-    """Return the folder of a finished download, if its files are still there."""
-    try:
-        record = json.loads(marker.read_text(encoding="utf-8"))
-        folder: Path = marker.parent / record["commit"]
-        is_whole = all((folder / name).stat().st_size == size for name, size in record["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return folder if is_whole else None
-
-
-def commit_of(marker: Path) -> str | None:
-    """Return the commit that a marker names, which is the name of its folder; None where it is damaged."""
-    try:
-        commit = json.loads(marker.read_text(encoding="utf-8"))["commit"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else None
-
-
-def loose_folders(home: Path) -> tuple[Path, ...]:
-    """Return the folders of a repository that no record names: downloads that ended early."""
-    named = {commit_of(marker) for marker in home.glob("*.json")}
-    folders = (path for path in home.glob("*") if COMMIT.fullmatch(path.name) and path.is_dir())
-    return tuple(path for path in folders if path.name not in named)
-
-
-def record(marker: Path, commit: str, sizes: dict[str, int]) -> None:
-    """Record a finished download, atomically; the files lie in the folder `commit` beside the marker."""
-    temporary = marker.with_name(f".{uuid.uuid4().hex}.tmp")
-    temporary.write_text(json.dumps({"commit": commit, "files": sizes}), encoding="utf-8")
-    temporary.replace(marker)
 
 
 def is_intact(path: Path, file: RepoSibling) -> bool:

@@ -1,8 +1,8 @@
-"""Brings one file from the hub to the disk: goes on where an earlier attempt ended, and never waits for ever.
+"""Downloads one file over HTTP: resumes where an earlier attempt ended, and never waits for ever.
 
-The bytes are on their way in `<name>.part`; whoever calls checks them and gives them their name. The
-connection is huggingface_hub's (proxies, certificates, redirects, the token). Its own download is not used:
-it throws away what has arrived when the connection breaks, and tells of progress every 10 MB only.
+The bytes arrive in `<name>.part`; the caller checks them and gives the file its name. The connection is
+huggingface_hub's (proxies, certificates, redirects, the token). Its own download is not used: it throws away
+what has arrived when the connection breaks, and reports progress every 10 MB only.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def part_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def receive(
+def download_file(
     url: str, path: Path, size_bytes: int | None, stall_s: float, on_bytes: Callable[[int], None]
 ) -> Path:
-    """Fetch `url`, and return the part file with all its bytes; blocks.
+    """Download `url`, and return the part file with all its bytes; blocks.
 
     `on_bytes` gets the number of bytes that are there, whenever some arrive; what it raises ends the
-    transfer. A connection that breaks off is made anew as long as every one of them brings something.
+    transfer. A connection that breaks off is opened again, as long as each one transfers something.
 
     Raises:
-        OSError: the disk does, or the hub refuses (HfHubHTTPError).
+        OSError: the disk fails, or the hub refuses (HfHubHTTPError).
         TimeoutError: so little arrives that it would take for ever.
         Exception: the HTTP library's own, where the connection is lost. What has arrived stays.
     """
@@ -48,7 +48,7 @@ def receive(
             on_bytes(start)
             return part
         try:
-            _receive_from(url, part, start, stall_s, on_bytes)
+            _append_from(url, part, start, stall_s, on_bytes)
         except OSError:
             raise
         except Exception as error:
@@ -60,7 +60,7 @@ def receive(
 
 
 def _start_of(part: Path, size_bytes: int | None) -> int:
-    """Return how many bytes are there to go on from; throw away what cannot be a part of this file."""
+    """Return how many bytes are there to resume from; throw away what cannot be a part of this file."""
     try:
         there = part.stat().st_size
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def _start_of(part: Path, size_bytes: int | None) -> int:
     return there
 
 
-def _receive_from(url: str, part: Path, start: int, stall_s: float, on_bytes: Callable[[int], None]) -> None:
+def _append_from(url: str, part: Path, start: int, stall_s: float, on_bytes: Callable[[int], None]) -> None:
     """Append what lies behind the first `start` bytes; from the first on where the hub knows no ranges."""
     from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # noqa: PLC0415
 
@@ -88,7 +88,7 @@ def _receive_from(url: str, part: Path, start: int, stall_s: float, on_bytes: Ca
 def _open(url: str, start: int, stall_s: float) -> AbstractContextManager[Any]:
     from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # noqa: PLC0415
 
-    # Compressed, the bytes could neither be counted nor gone on from.
+    # Compressed, the bytes could neither be counted nor resumed from.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"

@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import NANO, MakeSettings, Sample, StartServer, client_of
+from tests.conftest import NANO, Sample, StartServer
 from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import MakeSettings, client_of
 from tests.support.stand_in_hub import SOURCE, Hub
-from whisper_server.services.model_files.hub import fetch
-from whisper_server.services.model_files.hub.files import recorded
+from whisper_server.services.model_files.hub.cache import marker_of, recorded
+from whisper_server.services.model_files.hub.fetch import download_repository
 
 FIELDS: dict[str, Any] = {
     "engine": "ctranslate2",
@@ -42,7 +43,7 @@ async def test_pulled_once_and_then_needs_no_hub(
                 {"id": "theirs", "object": "model", "pulled": True},
             )
         assert (await client.get("/health")).json()["models"] == []  # on the disk, not in memory
-    assert stand_in.fetched().count("model.safetensors") == 1
+    assert stand_in.downloaded().count("model.safetensors") == 1
     async with client_of(settings(**FIELDS, offline=True)) as client:
         reply = await client.post(URL, **form(speech.data, model="again"), timeout=60)
         assert reply.json()["text"] == speech.text
@@ -107,24 +108,24 @@ async def test_a_folder_of_the_operator_is_converted(settings: MakeSettings, tmp
 async def test_who_leaves_leaves_the_download_running(
     stand_in: Hub, settings: MakeSettings, tmp_path: Path
 ) -> None:
-    stand_in.pace = threading.Semaphore(3)
+    stand_in.gate = threading.Semaphore(3)
     async with client_of(settings(**FIELDS)) as client:
         gone = asyncio.create_task(client.post("/v1/models/theirs", timeout=60))
         assert await asyncio.to_thread(stand_in.sent.acquire, timeout=60)
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
         joined = asyncio.create_task(client.post("/v1/models/again", timeout=60))
-        stand_in.pace.release(1000)
+        stand_in.gate.release(1000)
         assert (await joined).status_code == 200
-    assert stand_in.fetched().count("model.safetensors") == 1
-    assert recorded(fetch.marker_of(SOURCE, tmp_path / "cache")) is not None
+    assert stand_in.downloaded().count("model.safetensors") == 1
+    assert recorded(marker_of(SOURCE, tmp_path / "cache")) is not None
 
 
 @pytest.mark.parametrize("path", ["/v1/models/theirs", "/v1/models/theirs?stream=true", URL])
 def test_the_end_of_the_server_does_not_wait_for_the_hub(
     stand_in: Hub, start_server: StartServer, speech: Sample, tmp_path: Path, path: str
 ) -> None:
-    stand_in.pace = threading.Semaphore(3)  # then it hangs
+    stand_in.gate = threading.Semaphore(3)  # then it hangs
     server = start_server(
         "--shutdown-grace-s", "0", "--models", "theirs=someone/nano", WHISPER_ENGINE="ctranslate2"
     )
@@ -145,6 +146,6 @@ def test_the_end_of_the_server_does_not_wait_for_the_hub(
     asking.join(60)
     assert replies
     assert not [line for line in server.lines if "Traceback" in line or "HTTP Request" in line]
-    stand_in.pace.release(1000)
-    fetch.fetch(SOURCE, tmp_path / "cache")
+    stand_in.gate.release(1000)
+    download_repository(SOURCE, tmp_path / "cache")
     assert stand_in.ranges  # what had arrived is gone on from
