@@ -1,7 +1,7 @@
 """Recordings with one speaker per channel: a line for each channel, merged by time.
 
-Owns what a channel is called, whether channels differ, and what one microphone picks up of another's
-speaker. Must not know how a channel becomes text: a `Transcription` per channel does that, as for any file.
+Owns what a channel is called; `audio.channel_survey` measures whether channels differ. Must not know how a
+channel becomes text: a `Transcription` per channel does that, as for any file.
 """
 
 from __future__ import annotations
@@ -13,78 +13,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from whisper_server.core.errors import InvalidAudio, InvalidRequest
-from whisper_server.core.types import SAMPLE_RATE, Segment, Transcript
+from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.types import Segment, Transcript
+from whisper_server.services.audio.channel_survey import Survey
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from whisper_server.core.types import Samples, TranscribeParams
+    from whisper_server.core.types import TranscribeParams
     from whisper_server.services.audio_processor import AudioStream
     from whisper_server.services.transcriber import Transcription
     from whisper_server.services.work_pool import WorkPool
 
 MAX_CHANNELS = 8  # lines that one request may keep open
-STEP_SAMPLES = SAMPLE_RATE // 10  # 100 ms: shorter than a word
-SAME_ENERGY = 1e-4  # -40 dB: what a lossy codec makes different of two equal channels
-BLEED_ENERGY = 0.0025  # -26 dB: further below the other channel than two people on one call are
 
 _NEEDS = f"diarized_json needs a recording with one speaker per channel, 2 to {MAX_CHANNELS} channels"
-
-
-class Survey:
-    """Measures the channels of a whole file: 100 ms at a time, and how far they differ."""
-
-    def __init__(self, n_channels: int) -> None:
-        self._rest: Samples = np.zeros((n_channels, 0), dtype=np.float32)
-        self._steps: list[NDArray[np.float32]] = []
-        self._energy = np.zeros(n_channels)
-        self._common = np.zeros(n_channels)  # product of each channel with the first
-
-    def add(self, planes: Samples) -> None:
-        """Take the next samples, float32 [n_channels, n].
-
-        Raises:
-            InvalidAudio: the number of channels is another one now.
-        """
-        if len(planes) != len(self._rest):
-            raise InvalidAudio("The number of channels changes within the recording.")
-        self._energy += np.square(planes, dtype=np.float64).sum(axis=1)
-        self._common += (planes * planes[0]).sum(axis=1, dtype=np.float64)
-        samples = np.concatenate([self._rest, planes], axis=1)
-        whole = samples.shape[1] // STEP_SAMPLES * STEP_SAMPLES
-        self._rest = samples[:, whole:].copy()
-        steps = samples[:, :whole].reshape(len(samples), -1, STEP_SAMPLES)
-        self._steps.append(np.square(steps).mean(axis=2))
-
-    def finish(self) -> None:
-        """Join what was measured; call it once, after the last samples."""
-        self._steps = [np.concatenate(self._steps, axis=1)] if self._steps else []
-
-    @property
-    def is_one_signal(self) -> bool:
-        """Whether all channels carry the same sound, louder or softer; silence carries none.
-
-        What is left of a channel when its share of the first is taken out has `rest` of its energy.
-        """
-        if not self._energy.all():
-            return False
-        rest = 1.0 - self._common**2 / (self._energy * self._energy[0])
-        return bool((rest <= SAME_ENERGY).all())
-
-    def is_bleed(self, channel: int, start_s: float, end_s: float) -> bool:
-        """Tell whether another channel is so much louder then that this one only picks it up."""
-        if not self._steps:
-            return False
-        first = int(start_s * SAMPLE_RATE / STEP_SAMPLES)
-        last = max(first + 1, round(end_s * SAMPLE_RATE / STEP_SAMPLES))
-        steps = self._steps[0][:, first:last]
-        if not steps.size:
-            return False
-        energies = steps.mean(axis=1)
-        return bool(energies[channel] < BLEED_ENERGY * energies.max())
 
 
 def check_channels(n_channels: int) -> None:
