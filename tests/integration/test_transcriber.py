@@ -18,7 +18,7 @@ from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound
 from whisper_server.core.types import Segment, TranscribeParams, Transcript
 from whisper_server.services.container import Services, open_services
-from whisper_server.services.transcriber import Transcription
+from whisper_server.services.transcription import Transcription
 
 RATE = 16_000
 BY_NAME = {sample.name: sample for sample in all_samples()}

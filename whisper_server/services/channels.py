@@ -20,7 +20,7 @@ from whisper_server.services.audio.channel_survey import Survey
 if TYPE_CHECKING:
     from whisper_server.core.types import TranscribeParams
     from whisper_server.services.audio_processor import AudioStream
-    from whisper_server.services.transcriber import Transcription
+    from whisper_server.services.transcription import Transcription
     from whisper_server.services.work_pool import WorkPool
 
 MAX_CHANNELS = 8  # lines that one request may keep open

@@ -17,7 +17,7 @@ from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.channels import Conversation
 from whisper_server.services.container import Services
 from whisper_server.services.rendering.deltas import Deltas
-from whisper_server.services.transcriber import Transcription
+from whisper_server.services.transcription import Transcription
 
 _AUDIO_PARAMS = frozenset({"file", "audio"})  # what the checks call the audio, which know of no request
 
