@@ -12,8 +12,8 @@ from tests.conftest import NANO, OpenClient, Sample, client_of
 from tests.support.http_requests import URL, error_of, form
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import Unavailable
+from whisper_server.core.types import ModelSource
 from whisper_server.services.model_files import removal
-from whisper_server.services.model_files.catalog import ModelSource
 from whisper_server.services.model_files.hub.files import record, recorded
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -24,9 +24,9 @@ from whisper_server.api.models import (
     RootReply,
 )
 from whisper_server.core.errors import Unavailable
+from whisper_server.core.types import ModelSource
 from whisper_server.services.admission import QueueState
 from whisper_server.services.container import Services
-from whisper_server.services.model_files.catalog import ModelSource
 from whisper_server.services.model_files.removal import remove_download
 
 router = APIRouter()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import TypeAlias
 
     import numpy as np
@@ -31,6 +32,16 @@ SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, one encoder position
 
 Task = Literal["transcribe", "translate"]
 Priority = Literal["interactive", "normal", "background"]  # shares of a busy device, not turns
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where one model comes from: a folder, or a repository; never both."""
+
+    name: str  # canonical: names of the same model share it, so that it is loaded once
+    folder: Path | None = None  # absolute
+    repo: str | None = None  # "owner/name"
+    revision: str | None = None  # branch, tag or commit; None: the repository's main branch
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from typing import Generic
 from whisper_server.core.errors import ShuttingDown, Unavailable, WhisperServerError
 from whisper_server.core.system.allocator import return_memory
 from whisper_server.core.system.process import start_thread
+from whisper_server.core.types import ModelSource
 from whisper_server.services.loaded_models.entry import Entry, Lease, LoadedModel, M, ModelState
 from whisper_server.services.loaded_models.eviction import Room
 from whisper_server.services.loaded_models.table import ModelTable
-from whisper_server.services.model_files.catalog import Catalog, ModelSource
+from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_files.failures import as_ours
 
 __all__ = ["Lease", "LoadedModel", "ModelManager", "ModelState"]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelNotFound, ModelUnavailable, ShuttingDown, Unavailable
-from whisper_server.services.model_files.catalog import Catalog, ModelSource
+from whisper_server.core.types import ModelSource
+from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_manager import Lease, ModelManager, ModelState
 
 LIMIT_S = 30.0  # no test waits for it; it only ends a hang

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.loaded_models.test_model_manager import LIMIT_S, NAMES, Loader, Model, make_catalog, states
 from whisper_server.core.errors import ModelTooLarge, Unavailable
 from whisper_server.core.system.process import THREAD_PREFIX
-from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.core.types import ModelSource
 from whisper_server.services.model_manager import ModelManager
 
 MB = 2**20

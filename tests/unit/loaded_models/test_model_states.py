@@ -16,10 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelNotFound, ModelUnavailable, ShuttingDown, Unavailable
+from whisper_server.core.types import ModelSource
 from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.registry import load_engine
 from whisper_server.services.loaded_models.loader import WhisperModel
-from whisper_server.services.model_files.catalog import Catalog, ModelSource
+from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_manager import Lease, ModelManager
 
 LIMIT_S = 60.0  # ends a hang; nobody waits for it

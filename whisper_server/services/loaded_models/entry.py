@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from whisper_server.core.errors import WhisperServerError
-from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.core.types import ModelSource
 
 
 class LoadedModel(Protocol):

@@ -19,7 +19,7 @@ from whisper_server.services.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
-    from whisper_server.services.model_files.catalog import ModelSource
+    from whisper_server.core.types import ModelSource
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from whisper_server.services.model_files.hub.files import CTRANSLATE2_FILE, loos
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from whisper_server.services.model_files.catalog import Catalog, ModelSource
+    from whisper_server.core.types import ModelSource
+    from whisper_server.services.model_files.catalog import Catalog
 
 
 State = Literal["folder", "downloaded", "partial", "absent"]

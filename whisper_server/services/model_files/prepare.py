@@ -12,7 +12,7 @@ from whisper_server.services.model_files.disk import holding_of, least_bytes
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
-    from whisper_server.services.model_files.catalog import ModelSource
+    from whisper_server.core.types import ModelSource
     from whisper_server.services.model_files.hub.hub_progress import OnProgress
 
 

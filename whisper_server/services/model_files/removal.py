@@ -15,7 +15,7 @@ from whisper_server.services.model_files.hub.fetch import marker_of
 from whisper_server.services.model_files.hub.files import loose_folders
 
 if TYPE_CHECKING:
-    from whisper_server.services.model_files.catalog import ModelSource
+    from whisper_server.core.types import ModelSource
 
 log = logging.getLogger(__name__)
 
