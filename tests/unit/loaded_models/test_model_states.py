@@ -7,6 +7,7 @@ so requests, unloads and the end also meet models that are on their way.
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,8 +35,8 @@ class Manager(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         names = "a=x/a,b=x/b,c=x/c,alias=x/a"
-        catalog = Catalog(Settings(_env_file=None, models=names))
-        self.manager = ModelManager(catalog, self.load, MAX_MODELS)
+        self.catalog = Catalog(Settings(_env_file=None, models=names))
+        self.manager = ModelManager(self.load, MAX_MODELS)
         self.callers = ThreadPoolExecutor(64)
         self.gate = threading.Event()
         self.gate.set()
@@ -67,7 +68,7 @@ class Manager(RuleBasedStateMachine):
     @rule(name=NAMES)
     def ask(self, name: str) -> None:
         """With the gate open the answer is there at once; else somebody waits for it."""
-        caller = self.callers.submit(self.manager.acquire, name)
+        caller = self.callers.submit(self.manager.acquire, self.catalog.resolve(name))
         self.waiting.append(caller)
         if self.gate.is_set():
             self.collect()
@@ -75,7 +76,7 @@ class Manager(RuleBasedStateMachine):
     @rule()
     def ask_for_what_nobody_has(self) -> None:
         try:
-            self.manager.acquire("../../etc/passwd")
+            self.manager.acquire(self.catalog.resolve("../../etc/passwd"))
         except ModelNotFound:
             return
         raise AssertionError
@@ -87,7 +88,7 @@ class Manager(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def unload(self, name: str) -> None:
-        self.manager.unload(name)
+        self.manager.unload(self.catalog.resolve(name))
 
     @rule(is_failing=st.booleans())
     def break_or_mend_the_disk(self, is_failing: bool) -> None:
@@ -135,8 +136,9 @@ class Manager(RuleBasedStateMachine):
             lease.release()
         self.manager.close(LIMIT_S)
         self.callers.shutdown()
-        with self.manager._changed:  # `close` does not wait for loads, which end by themselves
-            assert self.manager._changed.wait_for(lambda: not self.manager.loaded(), LIMIT_S)
+        deadline = time.monotonic() + LIMIT_S
+        while self.manager.loaded() and time.monotonic() < deadline:  # loads end by themselves, after `close`
+            threading.Event().wait(0)
         assert self.manager.loaded() == []
         assert sorted(map(id, self.closed)) == sorted(map(id, self.made))
 
