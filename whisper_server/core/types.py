@@ -70,7 +70,7 @@ class VadOptions:
 class TranscribeParams:
     """What a request asks for, checked."""
 
-    model: str
+    model: ModelSource
     task: Task = "transcribe"
     language: str | None = None  # a code; None: detect it once, on the first window
     languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all

@@ -1,23 +1,23 @@
-"""A model's name and a file in, one transcription out: the file's own, or one per channel.
+"""A file in, one transcription out: of the file as a whole, or one per channel.
 
-Owns the order of the checks before a model is loaded. Must not know how audio becomes text: `transcription`
-does that.
+Owns what happens before a model is loaded: the header is read, the audio admitted, its channels compared.
+Must not know how audio becomes text: `transcription` does that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisper_server.core.types import DecodeOptions, TranscribeParams, Transcript
-from whisper_server.services import channels
+from whisper_server.core.types import AudioInfo, DecodeOptions, TranscribeParams, Transcript
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.transcription import Transcription
+from whisper_server.services.channels import open_channels
+from whisper_server.services.transcription import SegmentSource, Transcription
 
 if TYPE_CHECKING:
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
     from whisper_server.services.loaded_models.loader import WhisperModel
-    from whisper_server.services.model_files.catalog import Catalog
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.work_pool import WorkPool
 
@@ -28,7 +28,6 @@ class Transcriber:
     def __init__(
         self,
         audio: AudioProcessor,
-        catalog: Catalog,
         models: ModelManager[WhisperModel],
         pool: WorkPool,
         *,
@@ -36,41 +35,57 @@ class Transcriber:
         use_vad: bool = True,
     ) -> None:
         self._audio = audio
-        self._catalog = catalog
         self._models = models
         self._pool = pool
         self._beam_size = beam_size
         self._use_vad = use_vad
 
     async def open(
-        self, source: AudioSource, params: TranscribeParams
-    ) -> Transcription | channels.Conversation:
-        """Check the model's name, then the audio; nothing is loaded, and only channels are compared.
+        self,
+        source: AudioSource,
+        params: TranscribeParams,
+        admit: Callable[[AudioInfo], None] = lambda _: None,
+    ) -> SegmentSource:
+        """Open the audio; nothing is loaded, and only channels are compared.
+
+        `admit` is called once, when the header is known and before anything is decoded; what it raises is
+        raised here, and the file is closed.
+
+        How often a file is read: once, and its samples as windows are pulled. By channels, a first time for
+        the survey, which must have measured all of it before a segment may be kept or the file refused, and
+        then once per channel, because channels are as far apart as their pauses make them.
 
         Raises:
             InvalidRequest: the channels are to be speakers, and the audio has no two that differ.
-            ModelNotFound: nobody configured that name.
             InvalidAudio: the source is no audio, or one we do not read.
             PayloadTooLarge: the source is larger than the limit.
         """
-        self._catalog.resolve(params.model)
+        stream = await self._open(source)
+        try:
+            admit(stream.info)
+            if params.speakers is None:
+                return self._transcription(stream, params)
+            assert not hasattr(source, "read"), "a file object cannot be read by several at once"
 
-        async def line(channel: int | None = None) -> Transcription:
-            # A caller that is cancelled meanwhile must not leave the opened stream behind.
-            stream = await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
-            options = self._options(params)
-            return Transcription(stream, params, self._models, self._pool, options, self._use_vad)
+            async def open_one(channel: int) -> Transcription:
+                return self._transcription(await self._open(source, channel), params)
 
-        if params.speakers is None:
-            return await line()
-        assert not hasattr(source, "read"), "a file object cannot be read by several at once"
-        return await channels.converse(await line(), params.speakers, self._pool, line)
+            return await open_channels(stream, params.speakers, self._pool, open_one)
+        except BaseException:
+            stream.close()
+            raise
 
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
         transcription = await self.open(source, params)
         return await transcription.collect()
 
-    def _options(self, params: TranscribeParams) -> DecodeOptions:
+    async def _open(self, source: AudioSource, channel: int | None = None) -> AudioStream:
+        # A caller that is cancelled meanwhile must not leave the opened stream behind.
+        return await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
+
+    def _transcription(self, stream: AudioStream, params: TranscribeParams) -> Transcription:
         options = DecodeOptions(beam_size=self._beam_size)
-        return replace(options, temperatures=(params.temperature,)) if params.temperature > 0 else options
+        if params.temperature > 0:
+            options = replace(options, temperatures=(params.temperature,))
+        return Transcription(stream, params, options, self._models, self._pool, self._use_vad)

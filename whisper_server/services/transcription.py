@@ -1,14 +1,15 @@
-"""The straight line from bytes to text; the only producer of segments.
+"""The pipeline from bytes to text: one file's way, and the only producer of segments.
 
-    bytes --AudioProcessor.open--> AudioStream   blocks of float32 [n_samples], 16 kHz, mono, -1..1
-          --vad.spans------------> [Span]        start_s, end_s in file time
-          --windows.pack---------> Window        mel [n_mels, 3000], places (iterator)
-          --stream.submit----------> Decoded       tokens, avg_logprob, no_speech_prob (await)
-          --segments.of----------> Segment       start_s, end_s, text, words (file time again)
-          --formats.render-------> str           in api and cli
+    bytes --AudioProcessor.open--> AudioStream  blocks of float32 [n_samples], 16 kHz, mono, -1..1
+          --vad.steps------------> [Span]       samples, start_s in file time
+          --windows.pack---------> Window       mel [n_mels, 3000], places (iterator)
+          --WindowStream.submit--> Decoded      tokens, avg_logprob, no_speech_prob (await)
+          --segments.of----------> Segment      start_s, end_s, text, words (file time again)
+          --formats.render-------> text         in api and cli
 
 Every step pulls from the one before it, so a file of any length passes through in a bounded amount
-of memory. Plain replies, streams and the command line all collect `Transcription.segments`.
+of memory. Plain replies, streams and the command line all take `Transcription.segments`. Must not know how
+audio is opened, or of requests.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from asyncio import wrap_future
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from whisper_server.core.types import (
+    AudioInfo,
     Decoded,
     DecodeOptions,
     Segment,
@@ -43,44 +45,78 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What one request works with: the model, and its own place in the model's queue."""
+    """What one request works with: the model, and the request's own stream of windows to it."""
 
     model: WhisperModel
     stream: WindowStream
 
 
+class SegmentSource(Protocol):
+    """An opened recording that becomes segments, of one file or of its channels; use it once."""
+
+    on_window: Callable[[float], None] | None  # is told, after each window, the file time decoded so far
+
+    @property
+    def info(self) -> AudioInfo:
+        """What the container says of itself."""
+        ...
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of the file read so far; all of it once the segments are exhausted."""
+        ...
+
+    @property
+    def windows_done(self) -> int:
+        """Windows decoded so far."""
+        ...
+
+    def segments(self) -> AsyncGenerator[Segment, None]:
+        """Produce segments in file order, each as soon as it is known. Run it under `contextlib.aclosing`."""
+        ...
+
+    def transcript(self, found: tuple[Segment, ...]) -> Transcript:
+        """Return the transcript made of the segments that `segments` has produced."""
+        ...
+
+    async def collect(self) -> Transcript:
+        """Return the whole transcript; raises what `segments` does."""
+        async with contextlib.aclosing(self.segments()) as produced:
+            found = tuple([segment async for segment in produced])
+        return self.transcript(found)
+
+
 @dataclass(slots=True)
-class Transcription:
-    """One file on its way through the line; use it once."""
+class Transcription(SegmentSource):
+    """One file on its way through the pipeline; use it once."""
 
     audio: AudioStream
     params: TranscribeParams
+    options: DecodeOptions
     _models: ModelManager[WhisperModel]
     _pool: WorkPool
-    _options: DecodeOptions
     _use_vad: bool
     _language: str | None = field(init=False)
-    _is_first: bool = field(default=True, init=False)  # no window was queued yet
+    _is_first: bool = field(default=True, init=False)  # no window was submitted yet
     windows_done: int = field(default=0, init=False)
-    on_window: Callable[[float], None] | None = field(default=None, init=False)  # hears file time decoded
+    on_window: Callable[[float], None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         only = self.params.languages[0] if len(self.params.languages) == 1 else None
         self._language = self.params.language or only
 
     @property
+    def info(self) -> AudioInfo:
+        """What the container says of itself."""
+        return self.audio.info
+
+    @property
     def duration_s(self) -> float:
         """Seconds of the file read so far; all of it once the segments are exhausted."""
         return self.audio.position_s
 
-    async def collect(self) -> Transcript:
-        """Return the whole transcript."""
-        async with contextlib.aclosing(self.segments()) as produced:
-            found = tuple([segment async for segment in produced])
-        return self.transcript(found)
-
     def transcript(self, found: tuple[Segment, ...]) -> Transcript:
-        """Return the transcript made of the segments that `segments` has produced."""
+        """Return the transcript made of these segments."""
         return Transcript(
             self.params.task,
             self._language or "",
@@ -106,7 +142,7 @@ class Transcription:
 
         Raises:
             AudioTooLong: the audio goes on for longer than the limit.
-            ModelUnavailable: the model cannot be had now.
+            ModelUnavailable: the model cannot be loaded now.
             Unavailable: no room to load the model, or the server is shutting down.
             EngineFailure: the engine failed on a window of this file.
         """
@@ -116,14 +152,14 @@ class Transcription:
                 contextlib.aclosing(self._decoded(lent)) as decoded,
             ):
                 tokenizer = lent.model.engine.tokenizer
-                if self._language is not None:  # refused now, and not only where somebody speaks
+                if self._language is not None:  # refused now, and not only where there is speech
                     tokenizer.start_sequence(self._language, self.params.task)
                 async for window, result in decoded:
                     found = await self._pool.run(segments.of, window, result, tokenizer)
                     for segment in found:
                         yield segment
         finally:
-            # Closed already where the windows were pulled; where no window was, it is not.
+            # Closed already where windows were pulled, but not where none was.
             self.audio.close()
 
     async def _decoded(self, lease: Lease) -> AsyncGenerator[tuple[Window, Decoded], None]:
@@ -150,10 +186,10 @@ class Transcription:
     def _submit(
         self, stream: WindowStream, ready: deque[Window], pending: deque[tuple[Window, AsyncFuture[Decoded]]]
     ) -> None:
-        """Queue what is ready; all but one window waits until the language is known."""
+        """Submit what is ready; all windows but one wait until the language is known."""
         while ready and (self._language is not None or not pending):
             window = ready.popleft()
-            pending.append((window, wrap_future(stream.submit(self._job(window), self._options))))
+            pending.append((window, wrap_future(stream.submit(self._job(window), self.options))))
 
     def _job(self, window: Window) -> WindowJob:
         params = self.params
