@@ -15,9 +15,13 @@ import pytest
 from tests.conftest import NANO_MODEL, SAMPLES, Sample, all_samples
 from tests.support.audio_files import encode, noises, samples_of
 from whisper_server.core.config import Settings
-from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound
-from whisper_server.core.types import Segment, TranscribeParams, Transcript
+from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound, Overloaded
+from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
+from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.decoder import LibavSound, Sound
+from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import Services, open_services
+from whisper_server.services.transcriber import Transcriber
 from whisper_server.services.transcription import Transcription
 
 RATE = 16_000
@@ -297,3 +301,57 @@ async def test_audio_over_the_length_limit_names_it(nano_settings: Settings) -> 
 async def test_a_language_that_the_model_lacks(services: Services) -> None:
     with pytest.raises(InvalidRequest, match="yue"):
         await heard(services, BY_NAME["en-plain-000.flac"].data, TranscribeParams(NANO_MODEL, language="yue"))
+
+
+class CountedOpens:
+    """Opens sounds in this process, and counts those that are open."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.closed: set[int] = set()
+
+    def __call__(self, file: BoundedFile, max_seconds: float) -> Sound:
+        sound, number = LibavSound(file, max_seconds), self.opened
+        self.opened += 1
+        close = sound.close
+
+        def closing() -> None:
+            self.closed.add(number)
+            close()
+
+        sound.close = closing  # type: ignore[method-assign]
+        return sound
+
+
+@pytest.mark.parametrize(("speakers", "n_opened"), [(None, 1), ((), 1 + 2)], ids=["mixed", "by channel"])
+async def test_a_file_is_admitted_once_and_not_opened_for_its_header_alone(
+    services: Services, speakers: tuple[str, ...] | None, n_opened: int
+) -> None:
+    opens = CountedOpens()
+    audio = AudioProcessor(1 << 30, 3600.0, opens)
+    transcriber = Transcriber(audio, services.models, services.pool)
+    left = pcm("en-plain-003.flac")
+    data, params = encode(np.stack([left, left[::-1]])), replace(AUTO, speakers=speakers)
+    admitted: list[AudioInfo] = []
+    transcription = await transcriber.open(data, params, admitted.append)
+    assert admitted == [transcription.info]
+    await transcription.collect()
+    assert len(admitted) == 1
+    assert opens.opened == n_opened  # by channel: the survey, which reads it all, and then each channel
+    assert opens.closed == set(range(n_opened))
+
+
+@pytest.mark.parametrize("speakers", [None, ()], ids=["mixed", "by channel"])
+async def test_what_is_not_admitted_is_closed_again(
+    services: Services, speakers: tuple[str, ...] | None
+) -> None:
+    opens = CountedOpens()
+    transcriber = Transcriber(AudioProcessor(1 << 30, 3600.0, opens), services.models, services.pool)
+
+    def refuse(_: AudioInfo) -> None:
+        raise Overloaded("too much")
+
+    with pytest.raises(Overloaded):
+        await transcriber.open(encode(pcm("en-plain-003.flac")), replace(AUTO, speakers=speakers), refuse)
+    assert (opens.opened, opens.closed) == (1, {0})
+    assert services.models.loaded() == []

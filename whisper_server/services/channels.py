@@ -56,7 +56,7 @@ def measured(stream: AudioStream, survey: Survey) -> Generator[None, None, None]
 
 
 def labels(names: Sequence[str], n_channels: int) -> tuple[str, ...]:
-    """Return what the channels are called: the names in order; A, B, ... by place where there is none.
+    """Return what the channels are called: the names in order; A, B, ... by position where there is none.
 
     Raises:
         InvalidRequest: there are more names than channels.
@@ -153,11 +153,11 @@ class ByChannel(SegmentSource):
                 await stack.enter_async_context(contextlib.aclosing(channel.segments(lease)))
                 for channel in self.channels
             ]
-            heads = {number: await self._next(number, each) for number, each in enumerate(produced)}
-            while waiting := {number: head for number, head in heads.items() if head is not None}:
+            upcoming = {number: await self._next(number, each) for number, each in enumerate(produced)}
+            while waiting := {number: segment for number, segment in upcoming.items() if segment is not None}:
                 number = min(waiting, key=lambda each: (waiting[each].start_s, each))
                 segment = waiting[number]
-                heads[number] = await self._next(number, produced[number])
+                upcoming[number] = await self._next(number, produced[number])
                 if not self.survey.is_bleed(number, segment.start_s, segment.end_s):
                     yield replace(segment, speaker=self.speakers[number])
 

@@ -1,4 +1,4 @@
-"""Everything that lives as long as the process, opened and closed in one place."""
+"""Everything that lives as long as the process: opened and closed here, and nowhere else."""
 
 from __future__ import annotations
 

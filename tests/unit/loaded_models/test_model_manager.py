@@ -471,7 +471,7 @@ async def test_cancelled_waiter_leaves_no_lease_and_the_load_goes_on(loader: Loa
     loader.gate.set()
     assert await asyncio.wait_for(stays, LIMIT_S) == "a"
     assert loader.calls == ["a"]
-    async with manager.lease(named("b")):  # evicts "a": nobody holds it
+    async with manager.lease(named("b")):  # evicts "a", which has no lease
         assert set(states(manager)) == {"b"}
 
 

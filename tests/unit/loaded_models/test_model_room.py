@@ -105,7 +105,7 @@ def test_one_that_turns_out_too_large_goes_and_is_not_loaded_again(loader: Sized
             manager.acquire(named("e"))
     assert loader.calls == ["a", "e"]
     assert loader.made[1].closed.wait(LIMIT_S)
-    assert loader.alive == ["a"]  # nobody went for it
+    assert loader.alive == ["a"]  # no model went for it
 
 
 def test_room_taken_by_models_in_use_is_a_503_for_now(loader: SizedLoader) -> None:

@@ -24,13 +24,13 @@ from whisper_server.services.loaded_models.loader import WhisperModel
 from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_manager import Lease, ModelManager
 
-LIMIT_S = 60.0  # ends a hang; nobody waits for it
+LIMIT_S = 60.0  # ends a hang; no test waits for it
 NAMES = st.sampled_from(["a", "b", "c", "alias"])
 MAX_MODELS = 2
 
 
 class Manager(RuleBasedStateMachine):
-    """Whoever asks gets an open model or one of our errors, and in the end nothing is left."""
+    """Every request gets an open model or one of our errors, and in the end nothing is left."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Manager(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def ask(self, name: str) -> None:
-        """With the gate open the answer is there at once; else somebody waits for it."""
+        """With the gate open the answer is there at once; else the caller waits for it."""
         caller = self.callers.submit(self.manager.acquire, self.catalog.resolve(name))
         self.waiting.append(caller)
         if self.gate.is_set():

@@ -94,16 +94,16 @@ async def create_chat_completion(admitted: AdmittedDep) -> Response:
 
 
 async def _chunks(work: Transcribing, wanted: _Wanted) -> AsyncGenerator[bytes, None]:
-    """Tell what each phrase adds to the text; the first frame also says who speaks."""
+    """Tell what each phrase adds to the text; the first frame also has the role."""
     options = wanted.fields.stream_options
-    head = _chunk(wanted, {"role": "assistant", "content": ""})
+    first = _chunk(wanted, {"role": "assistant", "content": ""})
     segments: list[Segment] = []
     async with contextlib.aclosing(work.phrases()) as found:
         async for delta, segment in found:
             segments.append(segment)
-            yield head + _chunk(wanted, {"content": delta})
-            head = b""
-    tail = head + _chunk(wanted, {}, "stop")
+            yield first + _chunk(wanted, {"content": delta})
+            first = b""
+    tail = first + _chunk(wanted, {}, "stop")
     if options.include_usage:
         tail += sse.event({**_frame(wanted), "choices": [], "usage": _usage(segments).model_dump()})
     yield tail + sse.DONE

@@ -1,4 +1,4 @@
-"""POST /v1/models/{id}: bring a model onto the disk before anybody needs it.
+"""POST /v1/models/{id}: download a model before a request needs it.
 
 It asks for no permission of its own: a request for a transcription that names the model does as much and
 more. Only names of the catalog can be pulled, so no client chooses what the server downloads.
@@ -48,7 +48,7 @@ async def pull_model(
 ) -> Response:
     """Download and convert a model without loading it; what is there already is not fetched again.
 
-    The download goes on when the client leaves; whoever asks again joins it.
+    The download goes on when the client leaves; a second request joins it.
     """
     pull = services.downloads.start(services.catalog.resolve(model))
     if stream:
