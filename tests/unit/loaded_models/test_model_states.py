@@ -138,7 +138,7 @@ class Manager(RuleBasedStateMachine):
         self.callers.shutdown()
         deadline = time.monotonic() + LIMIT_S
         while self.manager.loaded() and time.monotonic() < deadline:  # loads end by themselves, after `close`
-            threading.Event().wait(0)
+            threading.Event().wait(0.001)
         assert self.manager.loaded() == []
         assert sorted(map(id, self.closed)) == sorted(map(id, self.made))
 
