@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from whisper_server.core.config import Settings
+from whisper_server.core.types import ModelSource
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "models" / "nano-whisper"
 SAMPLES = NANO / "samples"
+NANO_MODEL = ModelSource("nano-whisper", folder=NANO)  # as the catalog of `nano_settings` has it
 
 
 @dataclass(frozen=True)

@@ -34,14 +34,14 @@ def rss_mb() -> float:
 
 
 async def transcribe(services: Services, name: str) -> None:
-    transcription = await services.transcriber.open(CLIP, TranscribeParams(model=name))
+    transcription = await services.transcriber.open(CLIP, TranscribeParams(services.catalog.resolve(name)))
     async for _ in transcription.segments():
         pass
 
 
 async def unloaded(services: Services, name: str) -> None:
-    services.models.unload(name)
-    while services.models.loaded():  # noqa: ASYNC110  (the manager tells nobody, and servers need not know)
+    services.models.unload(services.catalog.resolve(name))
+    while services.models.loaded():  # noqa: ASYNC110  (the manager has no event for it)
         await asyncio.sleep(0.01)
 
 

@@ -26,7 +26,7 @@ async def count(data: bytes, said: str, silence_ms: float, pad_ms: float, cache:
 
     options = VadOptions(min_silence_ms=silence_ms, speech_pad_ms=pad_ms)
     async with open_services(load_settings({"model": str(NANO), "cache_dir": cache})) as services:
-        params = TranscribeParams(services.catalog.default, vad=options)
+        params = TranscribeParams(services.catalog.resolve(services.catalog.default), vad=options)
         return word_errors(said, (await services.transcriber.transcribe(data, params)).text)
 
 

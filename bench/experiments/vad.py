@@ -185,12 +185,13 @@ async def heard(model: Path, recordings: Sequence[Recording], options: VadOption
     """Return the text of each recording, one after the other."""
     settings = Settings(_env_file=None, model=str(model), cache_dir=cache, offline=True)
     async with open_services(settings) as services:
+        source = services.catalog.resolve(model.name)
         return [
             (
                 await services.transcriber.transcribe(
                     one.path.read_bytes(),
                     TranscribeParams(
-                        model.name, language=one.language if one.is_one_language else None, vad=options
+                        source, language=one.language if one.is_one_language else None, vad=options
                     ),
                 )
             ).text

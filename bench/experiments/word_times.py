@@ -61,8 +61,8 @@ def measure(cache_dir: Path) -> list[Clip]:
 
 async def _transcripts(cache_dir: Path, names: Sequence[str]) -> list[Transcript]:
     settings = Settings(_env_file=None, model=str(NANO), cache_dir=cache_dir, offline=True, threads=1)
-    params = TranscribeParams(NANO.name, word_timestamps=True)
     async with open_services(settings) as services:
+        params = TranscribeParams(services.catalog.resolve(NANO.name), word_timestamps=True)
         return [
             await services.transcriber.transcribe((NANO / "samples" / name).read_bytes(), params)
             for name in names

@@ -28,11 +28,12 @@ async def main(folder, cache, clip, cycles):
     settings = Settings(_env_file=None, models=f"nano={folder}", cache_dir=cache, threads=2, offline=True)
     floor = []
     async with open_services(settings) as services:
+        model = services.catalog.resolve("nano")
         for _ in range(int(cycles)):
-            transcription = await services.transcriber.open(Path(clip), TranscribeParams(model="nano"))
+            transcription = await services.transcriber.open(Path(clip), TranscribeParams(model))
             async for _ in transcription.segments():
                 pass
-            services.models.unload("nano")
+            services.models.unload(model)
             while services.models.loaded():
                 await asyncio.sleep(0.001)
             floor.append(rss_mb())

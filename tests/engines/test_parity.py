@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import NANO, Sample, all_samples
+from tests.conftest import NANO, NANO_MODEL, Sample, all_samples
 from tests.support.audio_files import samples_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelUnavailable
@@ -239,7 +239,7 @@ async def test_a_server_with_the_engine(
         _env_file=None, engine=name, device="cpu", compute_type="float16", model=str(NANO), offline=True
     )
     async with open_services(settings) as services:
-        data, params = PLAIN[0].data, TranscribeParams("nano-whisper", word_timestamps=True)
+        data, params = PLAIN[0].data, TranscribeParams(NANO_MODEL, word_timestamps=True)
         transcript = await services.transcriber.transcribe(data, params)
         (state,) = services.models.loaded()
     assert transcript.text == PLAIN[0].text

@@ -25,7 +25,7 @@ from tests.support.stand_in_hub import (
     Hub,
 )
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown
-from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.core.types import ModelSource
 from whisper_server.services.model_files.hub import lock, transfer
 from whisper_server.services.model_files.hub.cache import marker_of
 from whisper_server.services.model_files.hub.fetch import download_repository
@@ -223,7 +223,7 @@ def test_slow_hub_is_waited_for(stand_in: Hub, tmp_path: Path) -> None:
 DOWNLOAD = (
     "import sys; from pathlib import Path;"
     "from whisper_server.services.model_files.hub.fetch import download_repository;"
-    "from whisper_server.services.model_files.catalog import ModelSource;"
+    "from whisper_server.core.types import ModelSource;"
     "print(download_repository(ModelSource('nano', repo='someone/nano'), Path(sys.argv[1])))"
 )
 

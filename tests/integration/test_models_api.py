@@ -13,7 +13,7 @@ from tests.support.http_requests import URL, error_of, form
 from tests.support.in_process import OpenClient, client_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import Unavailable
-from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.core.types import ModelSource
 from whisper_server.services.model_files.disk import remove_download
 from whisper_server.services.model_files.hub import lock
 from whisper_server.services.model_files.hub.cache import record, recorded

@@ -191,7 +191,7 @@ async def test_a_recording_of_two_speakers_is_as_far_as_its_slower_channel(
     both = np.stack([one, np.concatenate([np.zeros(35 * 16_000, "<i2"), one])[: len(one)]], axis=1)
     services = client.app.state.services
     told: list[float] = []
-    params = TranscribeParams("whisper-1", speakers=("Ann", "Bob"))
+    params = TranscribeParams(services.catalog.resolve("whisper-1"), speakers=("Ann", "Bob"))
     conversation = await services.transcriber.open(wav_bytes(both.tobytes(), channels=2), params)
     conversation.on_window = told.append
     transcript = await conversation.collect()

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.core.types import ModelSource
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "models" / "nano-whisper"

@@ -6,7 +6,8 @@ import threading
 from typing import Any, ClassVar
 
 from whisper_server.core.config import Settings
-from whisper_server.services.model_files.catalog import Catalog, ModelSource
+from whisper_server.core.types import ModelSource
+from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_manager import ModelManager
 
 LIMIT_S = 30.0  # no test waits for it; it only ends a hang
@@ -70,6 +71,19 @@ class Loader:
 def make_catalog() -> Catalog:
     models = ",".join(f"{name}=someone/{name}" for name in NAMES) + ",alias=someone/a"
     return Catalog(Settings(_env_file=None, model="whisper-1", models=models))
+
+
+CATALOG = make_catalog()
+
+
+def named(name: str) -> ModelSource:
+    """What a request's name becomes before it comes to the manager."""
+    return CATALOG.resolve(name)
+
+
+def use_each(manager: ModelManager[Model], names: str) -> None:
+    for name in names:
+        manager.acquire(named(name)).release()
 
 
 def states(manager: ModelManager[Model]) -> dict[str, tuple[str, int]]:

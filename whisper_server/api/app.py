@@ -114,5 +114,5 @@ async def _preload(services: Services, settings: Settings) -> None:
     """Load the models of WHISPER_PRELOAD; one that fails is tried again by its first request."""
     for name in settings.preload:
         with contextlib.suppress(WhisperServerError):  # the manager has logged it
-            async with services.models.lease(name):
+            async with services.models.lease(services.catalog.resolve(name)):
                 log.info("model %s is preloaded", name)

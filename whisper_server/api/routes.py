@@ -24,9 +24,9 @@ from whisper_server.api.models import (
     RootReply,
 )
 from whisper_server.core.errors import Unavailable
+from whisper_server.core.types import ModelSource
 from whisper_server.services.admission import QueueState
 from whisper_server.services.container import Services
-from whisper_server.services.model_files.catalog import ModelSource
 from whisper_server.services.model_files.disk import remove_download
 
 router = APIRouter()
@@ -103,7 +103,7 @@ async def delete_model(model: str, services: ServicesDep) -> DeletedModel:
     Its downloaded files go too where WHISPER_ALLOW_DELETE says so; a folder of the operator's never does.
     """
     source = services.catalog.resolve(model)
-    services.models.unload(model)
+    services.models.unload(source)
     if services.settings.allow_delete and source.repo is not None:
         await services.pool.run(remove_download, source, services.settings.cache_dir)
     return DeletedModel(id=model)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from whisper_server.core.types import TranscribeParams, Transcript
     from whisper_server.services.container import Services
 
-# The limits protect a server from strangers; a person's own files are only bounded by patience.
+# The limits protect a server from strangers; for a person's own files they would only be in the way.
 _OWN_FILES: dict[str, Any] = {
     "max_audio_file_size_mb": 1024 * 1024,
     "max_audio_seconds": 7 * 24 * 3600,
@@ -136,7 +136,7 @@ async def _transcribe_all(
     failed = False
     async with open_services(settings) as services:
         params = TranscribeParams(
-            model=services.catalog.default,
+            model=services.catalog.resolve(services.catalog.default),
             task=job.task,
             language=job.language,
             word_timestamps=job.word_timestamps,
@@ -167,7 +167,7 @@ async def _transcribe(
 ) -> Transcript:
     """Transcribe one input with a progress bar."""
     transcription = await services.transcriber.open(source, params)
-    with _progress_bar(each.name, transcription.audio.info.header_duration_s) as bar:
+    with _progress_bar(each.name, transcription.info.header_duration_s) as bar:
         found = []
         async with contextlib.aclosing(transcription.segments()) as segments:
             async for segment in segments:

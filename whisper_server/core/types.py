@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import TypeAlias
 
     import numpy as np
@@ -31,6 +32,16 @@ SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, one encoder position
 
 Task = Literal["transcribe", "translate"]
 Priority = Literal["interactive", "normal", "background"]  # shares of a busy device, not turns
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where one model comes from: a folder, or a repository; never both."""
+
+    name: str  # canonical: names of the same model share it, so that it is loaded once
+    folder: Path | None = None  # absolute
+    repo: str | None = None  # "owner/name"
+    revision: str | None = None  # branch, tag or commit; None: the repository's main branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class VadOptions:
 class TranscribeParams:
     """What a request asks for, checked."""
 
-    model: str
+    model: ModelSource
     task: Task = "transcribe"
     language: str | None = None  # a code; None: detect it once, on the first window
     languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all

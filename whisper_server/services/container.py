@@ -1,4 +1,4 @@
-"""Everything that lives as long as the process, opened and closed in one place."""
+"""Everything that lives as long as the process: opened and closed here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from whisper_server.core.config import Settings
 
 
-CLOSE_PATIENCE_S = 2.0  # for a call into a native library; what takes longer is left to `process.leave`
+CLOSE_TIMEOUT_S = 2.0  # for a call into a native library; what takes longer is left to `process.leave`
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,13 @@ async def open_services(settings: Settings, metrics: Events | None = None) -> As
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_sound)
     pool = WorkPool(settings.decode_workers)
     models: ModelManager[WhisperModel] = ModelManager(
-        catalog,
         ModelLoader(settings, metrics),
         max_models=settings.max_models,
         max_bytes=settings.max_model_memory_mb * 2**20,
         expect_bytes=lambda source: expected_bytes(source, settings),
         idle_unload_s=settings.idle_unload_s,
     )
-    transcriber = Transcriber(
-        audio, catalog, models, pool, beam_size=settings.beam_size, use_vad=settings.vad
-    )
+    transcriber = Transcriber(audio, models, pool, beam_size=settings.beam_size, use_vad=settings.vad)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
     _watch(metrics, admission, models)
@@ -86,7 +83,7 @@ async def open_services(settings: Settings, metrics: Events | None = None) -> As
 
 
 def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperModel]) -> None:
-    """Show what is inside and in memory, as it is at the moment somebody looks."""
+    """Show what is admitted and in memory, as it is at the moment of each look."""
     metrics.watch("whisper_queue_requests", lambda: admission.state().requests)
     metrics.watch("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
     metrics.watch("whisper_queue_upload_bytes", lambda: admission.state().upload_bytes)
@@ -99,8 +96,8 @@ def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperMo
 
 
 def _close(pool: WorkPool, decoders: DecodeProcesses, models: ModelManager[WhisperModel]) -> None:
-    """End what nobody waits for any more; who closes the services has given requests their time before."""
-    deadline = time.monotonic() + CLOSE_PATIENCE_S
-    pool.close(CLOSE_PATIENCE_S)
+    """End what is left; requests were given their time to end before the services close."""
+    deadline = time.monotonic() + CLOSE_TIMEOUT_S
+    pool.close(CLOSE_TIMEOUT_S)
     decoders.close()
     models.close(max(0.0, deadline - time.monotonic()))

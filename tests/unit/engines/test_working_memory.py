@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import NANO
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ModelUnavailable
+from whisper_server.core.types import ModelSource
 from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.folder import shape_of, weight_bytes
@@ -22,7 +23,6 @@ from whisper_server.services.engines.ct2.working_memory import working_bytes as 
 from whisper_server.services.engines.model_shape import ModelShape
 from whisper_server.services.engines.registry import load_engine, working_bytes
 from whisper_server.services.engines.torch.plan import busy_bytes
-from whisper_server.services.model_files.catalog import ModelSource
 from whisper_server.services.model_files.prepare import expected_bytes
 
 SMALL = ModelShape(768, 12, 51_865)

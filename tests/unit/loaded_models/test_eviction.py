@@ -54,6 +54,6 @@ def test_the_rules_hold_for_any_memory(
     may_go = [one.key for one in everybody if one.may_go]
     assert (going is not None) == fits_without(set(may_go))
     if going is not None:
-        assert going == may_go[: len(going)]  # in order, and nobody who is held
+        assert going == may_go[: len(going)]  # in order, and none that is held
         assert fits_without(set(going))
         assert not going or not fits_without(set(going[:-1]))  # no more than needed

@@ -13,15 +13,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.stand_in_models import LIMIT_S, NAMES, Loader, Model, make_catalog, states
+from tests.support.stand_in_models import (
+    LIMIT_S,
+    NAMES,
+    Loader,
+    Model,
+    named,
+    states,
+    use_each,
+)
 from whisper_server.core.errors import ModelNotFound, ModelUnavailable, ShuttingDown, Unavailable
-from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.core.types import ModelSource
 from whisper_server.services.model_manager import Lease, ModelManager, ModelState
 
 
 def make(loader: Callable[[ModelSource], Model], max_models: int = 2) -> ModelManager[Model]:
     # These models hold no memory; to collect the garbage of the whole process after each would take minutes.
-    return ModelManager(make_catalog(), loader, max_models, tidy=lambda: None)
+    return ModelManager(loader, max_models, tidy=lambda: None)
 
 
 @pytest.fixture
@@ -37,9 +45,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def test_second_use_does_not_load(loader: Loader) -> None:
     manager = make(loader)
-    with manager.acquire("a") as lease:
+    with manager.acquire(named("a")) as lease:
         first = lease.model
-    with manager.acquire("a") as lease:
+    with manager.acquire(named("a")) as lease:
         assert lease.model is first
     assert manager.loaded() == [ModelState("a", "ready", 0, 7, {"engine": "none"})]
     assert loader.calls == ["a"]
@@ -47,10 +55,10 @@ def test_second_use_does_not_load(loader: Loader) -> None:
 
 def test_names_of_one_model_share_it(loader: Loader) -> None:
     manager = make(loader)
-    with manager.acquire("a") as one, manager.acquire("alias") as other:
+    with manager.acquire(named("a")) as one, manager.acquire(named("alias")) as other:
         assert one.model is other.model
         assert states(manager) == {"a": ("ready", 2)}
-    assert manager.unload("alias")
+    assert manager.unload(named("alias"))
 
 
 def test_unknown_name_comes_before_everything(loader: Loader) -> None:
@@ -58,7 +66,7 @@ def test_unknown_name_comes_before_everything(loader: Loader) -> None:
     manager.close(0)
     for call in (manager.acquire, manager.unload):
         with pytest.raises(ModelNotFound):
-            call("../..")
+            call(named("../.."))
     assert loader.calls == []
 
 
@@ -69,7 +77,7 @@ def test_many_first_requests_are_one_load(loader: Loader, pool: ThreadPoolExecut
 
     def request() -> Model:
         meet.wait(LIMIT_S)
-        with manager.acquire("a") as lease:
+        with manager.acquire(named("a")) as lease:
             return lease.model
 
     waiting = [pool.submit(request) for _ in range(8)]
@@ -89,33 +97,33 @@ def test_loads_of_different_models_run_side_by_side() -> None:
 
     manager = make(load)
     with ThreadPoolExecutor(2) as two:
-        leases = list(two.map(manager.acquire, "ab"))
+        leases = list(two.map(manager.acquire, map(named, "ab")))
     assert [lease.model.name for lease in leases] == ["a", "b"]
 
 
 def test_least_recently_used_goes_first(loader: Loader) -> None:
     manager = make(loader, 3)
-    manager.preload("abc")
-    manager.acquire("a").release()
-    manager.acquire("d").release()
+    use_each(manager, "abc")
+    manager.acquire(named("a")).release()
+    manager.acquire(named("d")).release()
     assert set(loader.alive) == {"a", "c", "d"}
-    manager.acquire("e").release()
+    manager.acquire(named("e")).release()
     assert set(loader.alive) == {"a", "d", "e"}
 
 
 def test_end_of_use_counts_as_use(loader: Loader) -> None:
     manager = make(loader)
-    lease = manager.acquire("a")
-    manager.acquire("b").release()
+    lease = manager.acquire(named("a"))
+    manager.acquire(named("b")).release()
     lease.release()
-    manager.acquire("c").release()
+    manager.acquire(named("c")).release()
     assert set(loader.alive) == {"a", "c"}
 
 
 def test_what_is_held_is_not_evicted(loader: Loader) -> None:
     manager = make(loader)
-    with manager.acquire("a") as lease:
-        manager.preload("bcde")
+    with manager.acquire(named("a")) as lease:
+        use_each(manager, "bcde")
         assert not lease.model.closed.is_set()
         assert set(loader.alive) == {"a", "e"}
 
@@ -129,30 +137,30 @@ def test_evicted_model_is_closed_before_the_next_one_loads() -> None:
         made.append(Model(source.name))
         return made[-1]
 
-    make(load, 1).preload("abcab")
+    use_each(make(load, 1), "abcab")
     assert alive_at_load == [[]] * 5
 
 
 def test_full_table_in_use_is_a_503_that_says_so(loader: Loader) -> None:
     manager = make(loader, 2)
-    with manager.acquire("a"), manager.acquire("b"):
+    with manager.acquire(named("a")), manager.acquire(named("b")):
         with pytest.raises(Unavailable, match="WHISPER_MAX_MODELS") as caught:
-            manager.acquire("c")
+            manager.acquire(named("c"))
         assert caught.value.status == 503
         assert "'c'" in caught.value.message
         assert set(states(manager)) == {"a", "b"}
-    manager.acquire("c").release()
+    manager.acquire(named("c")).release()
     assert loader.calls == ["a", "b", "c"]
 
 
 def test_loading_models_take_up_places(loader: Loader, pool: ThreadPoolExecutor) -> None:
     manager = make(loader, 1)
     loader.gate.clear()
-    waiting = pool.submit(manager.acquire, "a")
+    waiting = pool.submit(manager.acquire, named("a"))
     loader.wait_begun()
     assert states(manager) == {"a": ("loading", 1)}
     with pytest.raises(Unavailable):
-        manager.acquire("b")
+        manager.acquire(named("b"))
     loader.gate.set()
     waiting.result(LIMIT_S).release()
 
@@ -160,7 +168,7 @@ def test_loading_models_take_up_places(loader: Loader, pool: ThreadPoolExecutor)
 def test_fifty_switches_leave_one_model(loader: Loader) -> None:
     manager = make(loader, 1)
     for turn in range(50):
-        with manager.acquire(NAMES[turn % 2]) as lease:
+        with manager.acquire(named(NAMES[turn % 2])) as lease:
             assert not lease.model.closed.is_set()
     assert len(loader.made) == 50
     assert len(loader.alive) == 1
@@ -173,7 +181,7 @@ def test_fifty_switches_leave_one_model(loader: Loader) -> None:
 
 def test_releasing_twice_is_harmless(loader: Loader) -> None:
     manager = make(loader)
-    first, second = manager.acquire("a"), manager.acquire("a")
+    first, second = manager.acquire(named("a")), manager.acquire(named("a"))
     first.release()
     first.release()
     assert states(manager) == {"a": ("ready", 1)}
@@ -182,11 +190,11 @@ def test_releasing_twice_is_harmless(loader: Loader) -> None:
 
 def test_unload_in_use_waits_for_the_last_lease(loader: Loader) -> None:
     manager = make(loader)
-    first, second = manager.acquire("a"), manager.acquire("a")
-    assert manager.unload("a")
-    assert not manager.unload("a")
+    first, second = manager.acquire(named("a")), manager.acquire(named("a"))
+    assert manager.unload(named("a"))
+    assert not manager.unload(named("a"))
     assert states(manager) == {"a": ("unloading", 2)}
-    with manager.acquire("a") as fresh:
+    with manager.acquire(named("a")) as fresh:
         assert fresh.model is not first.model
     first.release()
     assert not first.model.closed.is_set()
@@ -197,20 +205,20 @@ def test_unload_in_use_waits_for_the_last_lease(loader: Loader) -> None:
 
 def test_unloaded_but_held_model_takes_up_its_place(loader: Loader) -> None:
     manager = make(loader, 1)
-    lease = manager.acquire("a")
-    manager.unload("a")
+    lease = manager.acquire(named("a"))
+    manager.unload(named("a"))
     with pytest.raises(Unavailable):
-        manager.acquire("a")
+        manager.acquire(named("a"))
     lease.release()
-    manager.acquire("a").release()
+    manager.acquire(named("a")).release()
 
 
 def test_unload_while_loading_serves_those_who_wait(loader: Loader, pool: ThreadPoolExecutor) -> None:
     manager = make(loader)
     loader.gate.clear()
-    waiting = pool.submit(manager.acquire, "a")
+    waiting = pool.submit(manager.acquire, named("a"))
     loader.wait_begun()
-    assert manager.unload("a")
+    assert manager.unload(named("a"))
     loader.gate.set()
     lease = waiting.result(LIMIT_S)
     assert not lease.model.closed.is_set()
@@ -219,7 +227,7 @@ def test_unload_while_loading_serves_those_who_wait(loader: Loader, pool: Thread
 
 
 def test_unload_of_what_is_not_there(loader: Loader) -> None:
-    assert not make(loader).unload("a")
+    assert not make(loader).unload(named("a"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret /path"), MemoryError(), SystemExit(3)])
@@ -229,7 +237,7 @@ def test_failed_load_reaches_every_waiter_and_leaves_nothing(
     manager = make(loader, 1)
     loader.gate.clear()
     loader.error = error
-    waiting = [pool.submit(manager.acquire, "a") for _ in range(4)]
+    waiting = [pool.submit(manager.acquire, named("a")) for _ in range(4)]
     loader.wait_begun()
     loader.gate.set()
     for future in waiting:
@@ -241,7 +249,7 @@ def test_failed_load_reaches_every_waiter_and_leaves_nothing(
     assert manager.loaded() == []
     assert "loading model a failed" in caplog.text
     loader.error = None
-    with manager.acquire("b"):
+    with manager.acquire(named("b")):
         pass
 
 
@@ -249,10 +257,10 @@ def test_our_own_errors_pass_unchanged(loader: Loader) -> None:
     manager = make(loader)
     loader.error = ModelUnavailable("The hub is away.")
     with pytest.raises(ModelUnavailable) as caught:
-        manager.acquire("a")
+        manager.acquire(named("a"))
     assert caught.value is loader.error
     loader.error = None
-    manager.acquire("a").release()
+    manager.acquire(named("a")).release()
     assert loader.calls == ["a", "a"]
 
 
@@ -262,22 +270,22 @@ def test_model_whose_close_fails_is_gone_all_the_same(caplog: pytest.LogCaptureF
             raise RuntimeError("no")
 
     manager = make(lambda source: Stubborn(source.name), 1)
-    manager.preload("ab")
+    use_each(manager, "ab")
     assert set(states(manager)) == {"b"}
     assert "closing model a failed" in caplog.text
 
 
 def test_drain_lends_no_more_and_lets_leases_go_on(loader: Loader) -> None:
     manager = make(loader)
-    manager.preload("ab")
-    lease = manager.acquire("a")
-    manager.unload("a")  # in use, so it stays until released: drained all the same
+    use_each(manager, "ab")
+    lease = manager.acquire(named("a"))
+    manager.unload(named("a"))  # in use, so it stays until released: drained all the same
     manager.drain()
     manager.drain()
     assert manager.is_draining
     assert [model.drains for model in loader.made] == [2, 2]
     with pytest.raises(ShuttingDown):
-        manager.acquire("b")
+        manager.acquire(named("b"))
     assert states(manager) == {"a": ("unloading", 1), "b": ("ready", 0)}
     assert not lease.model.closed.is_set()
     lease.release()
@@ -287,7 +295,7 @@ def test_drain_lends_no_more_and_lets_leases_go_on(loader: Loader) -> None:
 def test_drain_answers_who_waits_for_a_load(loader: Loader, pool: ThreadPoolExecutor) -> None:
     manager = make(loader)
     loader.gate.clear()
-    waiting: Future[Lease[Model]] = pool.submit(manager.acquire, "a")
+    waiting: Future[Lease[Model]] = pool.submit(manager.acquire, named("a"))
     loader.wait_begun()
     manager.drain()
     assert isinstance(waiting.exception(LIMIT_S), ShuttingDown)
@@ -297,18 +305,18 @@ def test_drain_answers_who_waits_for_a_load(loader: Loader, pool: ThreadPoolExec
 
 def test_close_closes_what_is_idle_and_refuses_the_rest(loader: Loader) -> None:
     manager = make(loader)
-    manager.preload("ab")
+    use_each(manager, "ab")
     manager.close(LIMIT_S)
     assert loader.alive == []
     assert manager.loaded() == []
     with pytest.raises(ShuttingDown):
-        manager.acquire("a")
+        manager.acquire(named("a"))
     manager.close(LIMIT_S)
 
 
 def test_close_waits_for_those_in_use(loader: Loader, pool: ThreadPoolExecutor) -> None:
     manager = make(loader)
-    lease = manager.acquire("a")
+    lease = manager.acquire(named("a"))
     closing = pool.submit(manager.close, LIMIT_S)
     while states(manager) != {"a": ("unloading", 1)}:
         threading.Event().wait(0)
@@ -321,7 +329,7 @@ def test_close_waits_for_those_in_use(loader: Loader, pool: ThreadPoolExecutor) 
 
 def test_close_gives_up_on_a_lease_that_stays(loader: Loader, caplog: pytest.LogCaptureFixture) -> None:
     manager = make(loader)
-    lease = manager.acquire("a")
+    lease = manager.acquire(named("a"))
     manager.close(0)
     assert "models still in use at shutdown: a" in caplog.text
     assert not lease.model.closed.is_set()
@@ -332,7 +340,7 @@ def test_close_gives_up_on_a_lease_that_stays(loader: Loader, caplog: pytest.Log
 def test_close_answers_waiters_and_does_not_wait_for_loads(loader: Loader, pool: ThreadPoolExecutor) -> None:
     manager = make(loader)
     loader.gate.clear()
-    waiting: Future[Lease[Model]] = pool.submit(manager.acquire, "a")
+    waiting: Future[Lease[Model]] = pool.submit(manager.acquire, named("a"))
     loader.wait_begun()
     manager.close(LIMIT_S)
     assert isinstance(waiting.exception(LIMIT_S), ShuttingDown)
@@ -345,14 +353,14 @@ def test_close_answers_waiters_and_does_not_wait_for_loads(loader: Loader, pool:
 
 async def test_async_lease_lends_and_gives_back(loader: Loader) -> None:
     manager = make(loader)
-    async with manager.lease("a") as model:
+    async with manager.lease(named("a")) as model:
         assert model.name == "a"
         assert states(manager) == {"a": ("ready", 1)}
-    async with manager.lease("alias") as again:
+    async with manager.lease(named("alias")) as again:
         assert again is model
     assert states(manager) == {"a": ("ready", 0)}
     with pytest.raises(ModelNotFound):
-        async with manager.lease("nobody"):
+        async with manager.lease(named("nobody")):
             pass
 
 
@@ -361,7 +369,7 @@ async def test_loop_runs_while_a_model_loads(loader: Loader) -> None:
     loader.gate.clear()
 
     async def use() -> Model:
-        async with manager.lease("a") as model:
+        async with manager.lease(named("a")) as model:
             return model
 
     users = [asyncio.create_task(use()) for _ in range(3)]
@@ -377,7 +385,7 @@ async def test_cancelled_waiter_leaves_no_lease_and_the_load_goes_on(loader: Loa
     loader.gate.clear()
 
     async def use() -> str:
-        async with manager.lease("a") as model:
+        async with manager.lease(named("a")) as model:
             return model.name
 
     gone, stays = asyncio.create_task(use()), asyncio.create_task(use())
@@ -390,7 +398,7 @@ async def test_cancelled_waiter_leaves_no_lease_and_the_load_goes_on(loader: Loa
     loader.gate.set()
     assert await asyncio.wait_for(stays, LIMIT_S) == "a"
     assert loader.calls == ["a"]
-    async with manager.lease("b"):  # evicts "a": nobody holds it
+    async with manager.lease(named("b")):  # evicts "a", which has no lease
         assert set(states(manager)) == {"b"}
 
 
@@ -399,7 +407,7 @@ async def test_load_that_everybody_left_still_ends_well(loader: Loader) -> None:
     loader.gate.clear()
 
     async def use() -> None:
-        async with manager.lease("a"):
+        async with manager.lease(named("a")):
             pass
 
     only = asyncio.create_task(use())
@@ -407,7 +415,7 @@ async def test_load_that_everybody_left_still_ends_well(loader: Loader) -> None:
     only.cancel()
     await asyncio.gather(only, return_exceptions=True)
     loader.gate.set()
-    async with manager.lease("a") as model:
+    async with manager.lease(named("a")) as model:
         assert not model.closed.is_set()
     assert loader.calls == ["a"]
 
@@ -415,7 +423,7 @@ async def test_load_that_everybody_left_still_ends_well(loader: Loader) -> None:
 async def test_error_inside_the_block_gives_the_lease_back(loader: Loader) -> None:
     manager = make(loader)
     with pytest.raises(ZeroDivisionError):
-        async with manager.lease("a"):
+        async with manager.lease(named("a")):
             raise ZeroDivisionError
     assert states(manager) == {"a": ("ready", 0)}
 
@@ -426,7 +434,7 @@ async def test_failed_load_reaches_every_async_waiter(loader: Loader) -> None:
     loader.gate.clear()
 
     async def use() -> None:
-        async with manager.lease("a"):
+        async with manager.lease(named("a")):
             pass
 
     users = [asyncio.create_task(use()) for _ in range(3)]
@@ -453,14 +461,14 @@ def test_any_order_of_calls_keeps_the_rules(max_models: int, steps: list[tuple[s
         for step, name in steps:
             if step == "acquire":
                 try:
-                    held[name].append(stack.enter_context(manager.acquire(name)))
+                    held[name].append(stack.enter_context(manager.acquire(named(name))))
                 except Unavailable:
                     in_use = {lease.model for leases in held.values() for lease in leases}
                     assert len(in_use) >= max_models
             elif step == "release" and held[name]:
                 held[name].pop().release()
             elif step == "unload":
-                manager.unload(name)
+                manager.unload(named(name))
             assert all(not lease.model.closed.is_set() for leases in held.values() for lease in leases)
             assert sum(one.state != "unloading" for one in manager.loaded()) <= max_models
     manager.close(LIMIT_S)
@@ -475,13 +483,13 @@ def test_threads_in_a_crowd_never_see_a_closed_model(loader: Loader, pool: Threa
         served = 0
         for turn in range(60):
             try:
-                with manager.acquire(NAMES[(seed * 7 + turn * (seed + 1)) % 5]) as lease:
+                with manager.acquire(named(NAMES[(seed * 7 + turn * (seed + 1)) % 5])) as lease:
                     assert not lease.model.closed.is_set()
                     served += 1
             except Unavailable:
                 pass
             if turn % 20 == seed:
-                manager.unload(NAMES[seed % 5])
+                manager.unload(named(NAMES[seed % 5]))
         return served
 
     assert sum(pool.map(work, range(8))) > 0

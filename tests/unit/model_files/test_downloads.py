@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown
-from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.core.types import ModelSource
 from whisper_server.services.model_files.downloads import Download, Downloads
 from whisper_server.services.model_files.hub.fetch import OnProgress
 

@@ -8,13 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from whisper_server.api.asgi import log_fields
-from whisper_server.api.deps import OVERLOADED, ServicesDep, SlotDep
+from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
 from whisper_server.api.disconnect import until_disconnect
-from whisper_server.api.endpoints.transcribe import named_as, phrases, transcribe
+from whisper_server.api.endpoints.transcribe import Transcribing, named_as
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.audio import (
     AudioInfoReply,
@@ -35,8 +34,7 @@ from whisper_server.api.requests.read import (
     read_translation,
     read_upload,
 )
-from whisper_server.core.types import AudioInfo, AudioLevels, Segment
-from whisper_server.services.admission import Slot
+from whisper_server.core.types import AudioInfo, AudioLevels, Segment, Transcript
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.container import Services
 from whisper_server.services.rendering.formats import logprob_objects, render
@@ -90,27 +88,32 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/v1/audio/transcriptions", response_class=Response, responses=_TRANSCRIPTS, openapi_extra=_BODIES
 )
-async def create_transcription(request: Request, slot: SlotDep, services: ServicesDep) -> Response:
+async def create_transcription(admitted: AdmittedDep) -> Response:
     """Turn speech into text. As a form: OpenAI's contract. As JSON: see `JsonBody` and `JsonReply`."""
     started = time.monotonic()
-    wanted = await read_transcription(request, services, slot)
-    log_fields(request.scope)["format"] = "stream" if wanted.stream else wanted.response_format
+    wanted = await read_transcription(admitted)
+    admitted.log["format"] = "stream" if wanted.stream else wanted.response_format
+    work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
     if wanted.stream:
-        return sse.EventStream(_events(request, services, slot, wanted))
-    transcript, info = await until_disconnect(
-        request.receive, transcribe(request, services, slot, wanted.upload, wanted.params)
-    )
+        return sse.EventStream(_events(work, wanted))
+    transcript, info = await work.transcribe()
     if wanted.upload.is_json and wanted.response_format == "json":
         reply = JsonReply(
             text=transcript.text,
             processing_time=round(time.monotonic() - started, 3),
-            model=wanted.params.model,
+            model=wanted.model,
             format=info.format,
             languages=_languages(wanted, transcript.segments),
             logprobs=_logprobs(wanted, transcript.segments),
         )
         return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
-    body, media_type = await services.pool.run(render, transcript, wanted.response_format, wanted.subtitles)
+    return await _rendered(admitted, wanted, transcript)
+
+
+async def _rendered(admitted: Admitted, wanted: TranscriptionRequest, transcript: Transcript) -> Response:
+    body, media_type = await admitted.services.pool.run(
+        render, transcript, wanted.response_format, wanted.subtitles
+    )
     return Response(body, media_type=media_type)
 
 
@@ -134,24 +137,20 @@ def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list
     responses=_TRANSLATIONS,
     openapi_extra=_bodies(TranslationForm, TranslationJson),
 )
-async def create_translation(request: Request, slot: SlotDep, services: ServicesDep) -> Response:
+async def create_translation(admitted: AdmittedDep) -> Response:
     """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""
-    wanted = await read_translation(request, services, slot)
-    log_fields(request.scope)["format"] = wanted.response_format
-    transcript, _ = await until_disconnect(
-        request.receive, transcribe(request, services, slot, wanted.upload, wanted.params)
-    )
-    body, media_type = await services.pool.run(render, transcript, wanted.response_format, wanted.subtitles)
-    return Response(body, media_type=media_type)
+    wanted = await read_translation(admitted)
+    admitted.log["format"] = wanted.response_format
+    work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
+    transcript, _ = await work.transcribe()
+    return await _rendered(admitted, wanted, transcript)
 
 
-async def _events(
-    request: Request, services: Services, slot: Slot, wanted: TranscriptionRequest
-) -> AsyncGenerator[bytes, None]:
+async def _events(work: Transcribing, wanted: TranscriptionRequest) -> AsyncGenerator[bytes, None]:
     """Tell what each phrase adds to the text, and then all of it."""
     parts: list[str] = []
     said: list[Segment] = []
-    async with contextlib.aclosing(phrases(request, services, slot, wanted.upload, wanted.params)) as found:
+    async with contextlib.aclosing(work.phrases()) as found:
         async for delta, segment in found:
             parts.append(delta)
             said.append(segment)
@@ -168,10 +167,10 @@ async def _events(
 
 
 @router.post("/debug/audio-info", openapi_extra=_BODIES)
-async def audio_info(request: Request, slot: SlotDep, services: ServicesDep) -> AudioInfoReply:
+async def audio_info(admitted: AdmittedDep) -> AudioInfoReply:
     """Tell what the audio is without transcribing it; takes the same bodies as a transcription."""
-    upload = await read_upload(request, services, slot)
-    return await until_disconnect(request.receive, _inspect(services, upload))
+    upload = await read_upload(admitted)
+    return await until_disconnect(admitted.request.receive, _inspect(admitted.services, upload))
 
 
 async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
@@ -182,7 +181,7 @@ async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
             async with contextlib.aclosing(durations):  # type: ignore[type-var]
                 speech_s = sum([duration_s async for duration_s in durations])
         finally:
-            stream.close()  # ends a step that still runs for a client that has left
+            stream.close()  # ends a step that still runs after a disconnect
     return _audio_info_reply(len(upload.data), stream.info, stream.levels(), speech_s)
 
 

@@ -9,13 +9,12 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from starlette.requests import ClientDisconnect
 
-from whisper_server.api.asgi import log_fields
-from whisper_server.api.deps import OVERLOADED, ServicesDep, SlotDep
-from whisper_server.api.disconnect import ClientDisconnected, until_disconnect
-from whisper_server.api.endpoints.transcribe import named_as, phrases, transcribe
+from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
+from whisper_server.api.disconnect import ClientDisconnected
+from whisper_server.api.endpoints.transcribe import Transcribing, named_as
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.chat import ChatChoice, ChatMessage, ChatReply, ChatUsage
 from whisper_server.api.requests.bodies import ChatBody, ChatFields
@@ -26,8 +25,6 @@ from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import Segment, TranscribeParams
 from whisper_server.core.validators import decode_base64
-from whisper_server.services.admission import Slot
-from whisper_server.services.container import Services
 
 router = APIRouter(responses=OVERLOADED)
 
@@ -67,48 +64,46 @@ class _Wanted:
 
     upload: Upload
     fields: ChatFields
+    model: str  # as the client names it
     params: TranscribeParams
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
 
 @router.post("/v1/chat/completions", response_class=Response, responses=_REPLIES, openapi_extra=_BODY)
-async def create_chat_completion(request: Request, slot: SlotDep, services: ServicesDep) -> Response:
+async def create_chat_completion(admitted: AdmittedDep) -> Response:
     """Answer the newest audio of a conversation with its transcript.
 
     `temperature`, `max_tokens`, `n` and whatever else tunes a chat model are accepted and ignored: a default
     that a client sends for chats would only spoil the transcript.
     """
-    wanted = await _read(request, services, slot)
-    log_fields(request.scope)["format"] = "stream" if wanted.fields.stream else "json"
+    wanted = await _read(admitted)
+    admitted.log["format"] = "stream" if wanted.fields.stream else "json"
+    work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
     if wanted.fields.stream:
-        return sse.EventStream(_chunks(request, services, slot, wanted))
-    transcript, _ = await until_disconnect(
-        request.receive, transcribe(request, services, slot, wanted.upload, wanted.params)
-    )
+        return sse.EventStream(_chunks(work, wanted))
+    transcript, _ = await work.transcribe()
     reply = ChatReply(
         id=wanted.id,
         created=wanted.created,
-        model=wanted.params.model,
+        model=wanted.model,
         choices=[ChatChoice(message=ChatMessage(content=transcript.text))],
         usage=_usage(transcript.segments),
     )
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-async def _chunks(
-    request: Request, services: Services, slot: Slot, wanted: _Wanted
-) -> AsyncGenerator[bytes, None]:
-    """Tell what each phrase adds to the text; the first frame also says who speaks."""
+async def _chunks(work: Transcribing, wanted: _Wanted) -> AsyncGenerator[bytes, None]:
+    """Tell what each phrase adds to the text; the first frame also has the role."""
     options = wanted.fields.stream_options
-    head = _chunk(wanted, {"role": "assistant", "content": ""})
+    first = _chunk(wanted, {"role": "assistant", "content": ""})
     segments: list[Segment] = []
-    async with contextlib.aclosing(phrases(request, services, slot, wanted.upload, wanted.params)) as found:
+    async with contextlib.aclosing(work.phrases()) as found:
         async for delta, segment in found:
             segments.append(segment)
-            yield head + _chunk(wanted, {"content": delta})
-            head = b""
-    tail = head + _chunk(wanted, {}, "stop")
+            yield first + _chunk(wanted, {"content": delta})
+            first = b""
+    tail = first + _chunk(wanted, {}, "stop")
     if options.include_usage:
         tail += sse.event({**_frame(wanted), "choices": [], "usage": _usage(segments).model_dump()})
     yield tail + sse.DONE
@@ -125,7 +120,7 @@ def _frame(wanted: _Wanted) -> dict[str, Any]:
         "id": wanted.id,
         "object": "chat.completion.chunk",
         "created": wanted.created,
-        "model": wanted.params.model,
+        "model": wanted.model,
     }
 
 
@@ -134,7 +129,7 @@ def _usage(segments: Iterable[Segment]) -> ChatUsage:
     return ChatUsage(completion_tokens=written, total_tokens=written)
 
 
-async def _read(request: Request, services: Services, slot: Slot) -> _Wanted:
+async def _read(admitted: Admitted) -> _Wanted:
     """Read the body and check what counts; the audio itself is not looked at.
 
     Raises:
@@ -142,20 +137,24 @@ async def _read(request: Request, services: Services, slot: Slot) -> _Wanted:
         PayloadTooLarge: base64 of more bytes than the limit.
         Overloaded: there is no room for so many bytes now.
         ClientDisconnected: the client left before the end of the body.
+        ModelNotFound: the name of the model is not configured.
     """
+    services = admitted.services
     try:
-        body = await read_body(request, slot)
+        body = await read_body(admitted)
     except ClientDisconnect as error:
         raise ClientDisconnected from error
     upload, prompt = await services.pool.run(_parse, body, services.settings.max_audio_bytes)
     fields = validated(ChatFields, upload.fields)
+    language = parse_language(fields.language)
+    model = fields.model or services.catalog.default
     params = TranscribeParams(
-        model=fields.model or services.catalog.default,
-        language=parse_language(fields.language),
+        model=services.catalog.resolve(model),
+        language=language,
         prompt=prompt[-MAX_PROMPT_CHARS:],
         priority=fields.priority,
     )
-    return _Wanted(upload, fields, params)
+    return _Wanted(upload, fields, model, params)
 
 
 def _parse(body: bytes, max_bytes: int) -> tuple[Upload, str]:

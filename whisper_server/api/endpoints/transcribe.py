@@ -1,50 +1,21 @@
-"""The straight line as endpoints use it: for a whole transcript, or phrase by phrase."""
+"""The pipeline as endpoints use it: for a whole transcript, or phrase by phrase."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass
 
-from fastapi import Request
-
-from whisper_server.api.asgi import log_fields
+from whisper_server.api.deps import Admitted
+from whisper_server.api.disconnect import until_disconnect
 from whisper_server.api.requests.read import Upload
-from whisper_server.core.errors import InvalidRequest, Overloaded
+from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
-from whisper_server.services.admission import Slot
-from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.channels import Conversation
-from whisper_server.services.container import Services
 from whisper_server.services.rendering.deltas import Deltas
-from whisper_server.services.transcriber import Transcription
+from whisper_server.services.transcription import SegmentSource
 
 _AUDIO_PARAMS = frozenset({"file", "audio"})  # what the checks call the audio, which know of no request
-
-
-async def transcribe(
-    request: Request, services: Services, slot: Slot, upload: Upload, params: TranscribeParams
-) -> tuple[Transcript, AudioInfo]:
-    """Run the line to its end."""
-    async with _opened(request, services, slot, upload, params) as transcription:
-        return await transcription.collect(), transcription.audio.info
-
-
-async def phrases(
-    request: Request, services: Services, slot: Slot, upload: Upload, params: TranscribeParams
-) -> AsyncGenerator[tuple[str, Segment], None]:
-    """Yield segments as soon as their window is decoded, each with what it adds to the text.
-
-    Joined, that is exactly the text of the whole transcript. Run it under `contextlib.aclosing`: it holds
-    the model's lease and the open file.
-    """
-    deltas = Deltas()
-    async with (
-        _opened(request, services, slot, upload, params) as transcription,
-        contextlib.aclosing(transcription.segments()) as segments,
-    ):
-        async for segment in segments:
-            yield deltas.add(segment.text), segment
 
 
 @contextlib.contextmanager
@@ -58,48 +29,58 @@ def named_as(param: str) -> Iterator[None]:
         raise
 
 
-@contextlib.asynccontextmanager
-async def _opened(
-    request: Request, services: Services, slot: Slot, upload: Upload, params: TranscribeParams
-) -> AsyncIterator[Transcription | Conversation]:
-    """Open the upload for the line; note for the log what was done with it."""
-    fields = log_fields(request.scope)
-    started = time.monotonic()
-    services.models.check_open()  # before anybody reads the audio
-    with named_as(upload.param):
-        transcription = await _admitted(services, slot, upload, params)
-        fields["model"] = params.model  # known now, so it is safe to log
-        transcription.on_window = lambda done_s: slot.progress(done_s, transcription.duration_s)
-        try:
-            yield transcription
-            slot.progress(transcription.duration_s)  # what is silent at the end comes in no window
-            services.metrics.audio_transcribed(transcription.duration_s, time.monotonic() - started)
-        finally:
-            transcription.on_window = None
-            services.metrics.audio_read(transcription.duration_s)
-            fields["audio_s"] = round(transcription.duration_s, 3)
-            fields["windows"] = transcription.windows_done
+@dataclass(frozen=True, slots=True)
+class Transcribing:
+    """An upload of one admitted request, on its way to text; use it once."""
 
+    admitted: Admitted
+    upload: Upload
+    model: str  # as the client names it
+    params: TranscribeParams
 
-async def _admitted(
-    services: Services, slot: Slot, upload: Upload, params: TranscribeParams
-) -> Transcription | Conversation:
-    """Open the upload, unless its header claims more audio than there is room for; decode nothing before."""
-    if params.speakers is not None:  # the whole file will be read to compare its channels
-        services.catalog.resolve(params.model)
-        opened = services.pool.run(services.audio.open, upload.data, unclaimed=AudioStream.close)
-        with await opened as stream:
-            slot.expect(_claimed_s(services, stream.info))
-        return await services.transcriber.open(upload.data, params)
-    transcription = await services.transcriber.open(upload.data, params)
-    try:
-        slot.expect(_claimed_s(services, transcription.audio.info))
-    except Overloaded:
-        transcription.audio.close()
-        raise
-    return transcription
+    async def transcribe(self) -> tuple[Transcript, AudioInfo]:
+        """Run the pipeline to its end; raises `ClientDisconnected` where the client leaves before."""
+        return await until_disconnect(self.admitted.request.receive, self._collect())
 
+    async def phrases(self) -> AsyncGenerator[tuple[str, Segment], None]:
+        """Yield segments as soon as their window is decoded, each with what it adds to the text.
 
-def _claimed_s(services: Services, info: AudioInfo) -> float:
-    """Return the seconds that a header claims, as far as they can be true; 0 where it claims nothing."""
-    return min(max(0.0, info.header_duration_s or 0.0), float(services.settings.max_audio_seconds))
+        Joined, that is exactly the text of the whole transcript. Run it under `contextlib.aclosing`: it holds
+        the model's lease and the open file.
+        """
+        deltas = Deltas()
+        async with (
+            self._opened() as transcription,
+            contextlib.aclosing(transcription.segments()) as segments,
+        ):
+            async for segment in segments:
+                yield deltas.add(segment.text), segment
+
+    async def _collect(self) -> tuple[Transcript, AudioInfo]:
+        async with self._opened() as transcription:
+            return await transcription.collect(), transcription.info
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[SegmentSource]:
+        """Open the upload for the pipeline; note for the log and the metrics what was done with it."""
+        services, slot, log = self.admitted.services, self.admitted.slot, self.admitted.log
+        started = time.monotonic()
+        services.models.check_open()  # before the audio is read
+        with named_as(self.upload.param):
+            transcription = await services.transcriber.open(self.upload.data, self.params, self._admit)
+            log["model"] = self.model
+            transcription.on_window = lambda done_s: slot.progress(done_s, transcription.duration_s)
+            try:
+                yield transcription
+                slot.progress(transcription.duration_s)  # what is silent at the end comes in no window
+                services.metrics.audio_transcribed(transcription.duration_s, time.monotonic() - started)
+            finally:
+                transcription.on_window = None
+                services.metrics.audio_read(transcription.duration_s)
+                log["audio_s"] = round(transcription.duration_s, 3)
+                log["windows"] = transcription.windows_done
+
+    def _admit(self, info: AudioInfo) -> None:
+        """Expect as much audio as the header claims, as far as that can be true; raises `Overloaded`."""
+        claimed_s = max(0.0, info.header_duration_s or 0.0)
+        self.admitted.slot.expect(min(claimed_s, float(self.admitted.services.settings.max_audio_seconds)))

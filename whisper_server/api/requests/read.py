@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 
+from whisper_server.api.deps import Admitted
 from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.framework_errors import invalid_value
 from whisper_server.api.requests.bodies import SubtitleFields, TranscriptionFields, TranslationFields
@@ -33,8 +34,6 @@ from whisper_server.core.validators import (
     find_audio,
     no_references,
 )
-from whisper_server.services.admission import Slot
-from whisper_server.services.container import Services
 from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS, check_format
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
@@ -64,6 +63,7 @@ class TranscriptionRequest:
     """A checked request for a transcription."""
 
     upload: Upload
+    model: str  # as the client names it
     params: TranscribeParams
     response_format: str
     subtitles: SubtitleOptions
@@ -85,14 +85,15 @@ def body_limit(content_type: str, max_audio_bytes: int) -> int:
     return audio + FORM_OVERHEAD_BYTES
 
 
-async def read_transcription(request: Request, services: Services, slot: Slot) -> TranscriptionRequest:
-    """Read the body and check every parameter; the audio itself is not looked at.
+async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
+    """Read the body and check every parameter, the model's name last; the audio itself is not looked at.
 
     Raises:
         InvalidRequest: a parameter is wrong, or there is no audio.
         PayloadTooLarge: the audio is larger than the limit.
+        ModelNotFound: the name of the model is not configured.
     """
-    upload = await read_upload(request, services, slot)
+    upload = await read_upload(admitted)
     fields = validated(TranscriptionFields, upload.fields)
     response_format = check_format(fields.response_format)
     if fields.stream:
@@ -100,22 +101,28 @@ async def read_transcription(request: Request, services: Services, slot: Slot) -
     granularities = check_granularities(fields.timestamp_granularities, response_format)
     speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
     language = parse_language(fields.language)
+    languages = check_languages(fields.languages, language)
+    keywords = check_keywords((*fields.keywords, *fields.hotwords))
+    temperature = check_temperature(fields.temperature)
+    include = check_include(fields.include, response_format)
+    subtitles = _subtitles(fields, response_format)
+    catalog = admitted.services.catalog
+    model = fields.model or catalog.default
     params = TranscribeParams(
-        model=fields.model or services.catalog.default,
+        model=catalog.resolve(model),
         language=language,
-        languages=check_languages(fields.languages, language),
+        languages=languages,
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
-        keywords=check_keywords((*fields.keywords, *fields.hotwords)),
-        temperature=check_temperature(fields.temperature),
+        keywords=keywords,
+        temperature=temperature,
         word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
         shows_segments=granularities != ("word",),
-        logprobs="logprobs" in check_include(fields.include, response_format),
+        logprobs="logprobs" in include,
         speakers=speakers if response_format == "diarized_json" else None,
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
         priority=fields.priority,
     )
-    subtitles = _subtitles(fields, response_format)
-    return TranscriptionRequest(upload, params, response_format, subtitles, fields.stream)
+    return TranscriptionRequest(upload, model, params, response_format, subtitles, fields.stream)
 
 
 def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
@@ -125,25 +132,27 @@ def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
     return check_options(fields.max_line_chars, fields.max_lines, fields.max_cue_seconds)
 
 
-async def read_translation(request: Request, services: Services, slot: Slot) -> TranscriptionRequest:
+async def read_translation(admitted: Admitted) -> TranscriptionRequest:
     """Read the body of a translation; raises as `read_transcription`."""
-    upload = await read_upload(request, services, slot)
+    upload = await read_upload(admitted)
     fields = validated(TranslationFields, upload.fields)
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
+    temperature = check_temperature(fields.temperature)
+    subtitles = _subtitles(fields, response_format)
+    catalog = admitted.services.catalog
+    model = fields.model or catalog.default
     params = TranscribeParams(
-        model=fields.model or services.catalog.default,
+        model=catalog.resolve(model),
         task="translate",
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
-        temperature=check_temperature(fields.temperature),
+        temperature=temperature,
         word_timestamps=response_format in SUBTITLE_FORMATS,
         priority=fields.priority,
     )
-    return TranscriptionRequest(
-        upload, params, response_format, _subtitles(fields, response_format), stream=False
-    )
+    return TranscriptionRequest(upload, model, params, response_format, subtitles, stream=False)
 
 
-async def read_upload(request: Request, services: Services, slot: Slot) -> Upload:
+async def read_upload(admitted: Admitted) -> Upload:
     """Read the body into memory, whatever its encoding.
 
     Raises:
@@ -153,13 +162,14 @@ async def read_upload(request: Request, services: Services, slot: Slot) -> Uploa
         UploadStalled: the client sends too slowly.
         ClientDisconnected: the client left before the end of the body.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    services = admitted.services
+    content_type = admitted.request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if content_type == "multipart/form-data":
-            return await _read_form(request, slot)
+            return await _read_form(admitted)
         if content_type == "application/json":
             limit_bytes = services.settings.max_audio_bytes
-            return await services.pool.run(_upload_of, await read_body(request, slot), limit_bytes)
+            return await services.pool.run(_upload_of, await read_body(admitted), limit_bytes)
     except ClientDisconnect as error:
         raise ClientDisconnected from error
     raise InvalidRequest(
@@ -169,21 +179,21 @@ async def read_upload(request: Request, services: Services, slot: Slot) -> Uploa
     )
 
 
-async def read_body(request: Request, slot: Slot) -> bytes:
+async def read_body(admitted: Admitted) -> bytes:
     """Return the whole body; raises `Overloaded` where there is no room for it."""
-    return b"".join([chunk async for chunk in _received(request, slot)])
+    return b"".join([chunk async for chunk in _received(admitted)])
 
 
-async def _received(request: Request, slot: Slot) -> AsyncIterator[bytes]:
+async def _received(admitted: Admitted) -> AsyncIterator[bytes]:
     """Yield the body as it comes in, counted: not every client declares its length."""
-    async for chunk in request.stream():
-        slot.receive(len(chunk))
+    async for chunk in admitted.request.stream():
+        admitted.slot.receive(len(chunk))
         yield chunk
 
 
-async def _read_form(request: Request, slot: Slot) -> Upload:
+async def _read_form(admitted: Admitted) -> Upload:
     try:
-        form = await read_form(request.headers["content-type"], _received(request, slot))
+        form = await read_form(admitted.request.headers["content-type"], _received(admitted))
     except InvalidRequest as error:
         if error.param == "known_speaker_references":
             # They are longer than a field may be, but that is not what is wrong with them.

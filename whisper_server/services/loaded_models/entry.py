@@ -1,6 +1,6 @@
 """One model of the manager: its entry in the table, the lease on it, and what /health shows of it.
 
-Owns no lock over the table: `model_table` guards every field of an entry with its own.
+Owns no lock over the table: `table` guards every field of an entry with its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from whisper_server.core.errors import WhisperServerError
-from whisper_server.services.model_files.catalog import ModelSource
+from whisper_server.core.types import ModelSource
 
 
 class LoadedModel(Protocol):
@@ -45,7 +45,7 @@ class LoadedModel(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the memory back; blocks, is called once, and nobody uses the model afterwards."""
+        """Give the memory back; blocks, is called once, and the model is not used afterwards."""
         ...
 
 
@@ -71,21 +71,21 @@ class Entry(Generic[M]):
     """A model that is loading, ready, or leaving."""
 
     source: ModelSource
-    answer: Future[M] = field(default_factory=Future)  # what those who wait get; answered once
+    answer: Future[M] = field(default_factory=Future)  # for all that wait; answered once
     model: M | None = None
     leases: int = 0
     leaving: bool = False
     loading: bool = True
     expected_bytes: int = 0  # what it will take in memory, as far as is known before it is there
-    idle_since: float | None = None  # monotonic; None while somebody needs it
+    idle_since: float | None = None  # on the clock of the table; None while it is used
 
     def __post_init__(self) -> None:
-        # Running futures cannot be cancelled: a waiter that goes away must not end the others' wait.
+        # Running futures cannot be cancelled: a waiter that is cancelled must not end the others' wait.
         self.answer.set_running_or_notify_cancel()
 
     @property
     def is_unused(self) -> bool:
-        """Whether nobody holds it, waits for it or loads it; where it is leaving, it is being closed."""
+        """Whether it has no lease, no waiter and no load; where it is leaving, it is being closed."""
         return self.leases == 0 and not self.loading
 
     @property
@@ -104,7 +104,7 @@ class Entry(Generic[M]):
         return ModelState(self.source.name, shown, self.leases, memory_bytes, engine)
 
     def resolve(self, outcome: M | WhisperServerError) -> None:
-        """Answer everybody who waits; a second answer (load and shutdown may race) is dropped."""
+        """Answer all that wait; a second answer (load and shutdown may race) is dropped."""
         with suppress(InvalidStateError):
             if isinstance(outcome, WhisperServerError):
                 self.answer.set_exception(outcome)

@@ -1,7 +1,7 @@
-"""Which models have to go so that another one fits: the least recently used ones that nobody needs.
+"""Which models have to go so that another one fits: the least recently used ones that are unused.
 
-Pure functions over what is in memory; no lock, thread or clock. Nobody is sent away in vain: where all that
-may go would not make enough room, the answer is no, and everything stays.
+Pure functions over what is in memory; no lock, thread or clock. No model goes in vain: where all that may go
+would not make enough room, the answer is no, and everything stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Occupant(Generic[K]):
 
     key: K
     size_bytes: int  # measured, or expected while it loads
-    may_go: bool  # nobody holds it, waits for it or loads it
+    may_go: bool  # it has no lease, no waiter and no load
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Room:
 
 
 def victims(there: Sequence[Occupant[K]], room: Room, size_bytes: int) -> list[K] | None:
-    """Return who goes for a newcomer of `size_bytes`; None where it would not fit all the same.
+    """Return which models go for a newcomer of `size_bytes`; None where it would not fit all the same.
 
-    `there` is everybody but the newcomer, the least recently used first.
+    `there` is every model but the newcomer, the least recently used first.
     """
     count, total_bytes = len(there) + 1, _total(there) + size_bytes
     going: list[K] = []

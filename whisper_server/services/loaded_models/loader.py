@@ -19,7 +19,7 @@ from whisper_server.services.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
-    from whisper_server.services.model_files.catalog import ModelSource
+    from whisper_server.core.types import ModelSource
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class WhisperModel:
         name: str,
         load: Callable[[], Engine],
         *,
-        patience_s: float = math.inf,
+        batch_timeout_s: float = math.inf,
         events: Events | None = None,
     ) -> None:
         """Load the engine with `load`, which is called again where the engine is lost; blocks."""
@@ -44,8 +44,8 @@ class WhisperModel:
             WindowDecoder(self.engine).decode,
             max_batch=info.max_batch,
             workers=info.workers,
-            reload=self._revive,
-            batch_timeout_s=patience_s,
+            reload=self._reload,
+            batch_timeout_s=batch_timeout_s,
             name=name,
             events=events,
         )
@@ -72,7 +72,7 @@ class WhisperModel:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether its engine was lost and is being made anew."""
+        """Whether its engine was lost and is being reloaded."""
         return self.scheduler.is_degraded
 
     @property
@@ -89,7 +89,7 @@ class WhisperModel:
         self.scheduler.close()
         self.engine.close()
 
-    def _revive(self) -> DecodeBatch:
+    def _reload(self) -> DecodeBatch:
         # The old engine may hang in a call: it is let go, not closed, and ends with that call.
         self.engine = self._load()
         return WindowDecoder(self.engine).decode
@@ -108,9 +108,9 @@ class ModelLoader:
         Raises:
             ModelUnavailable: the hub cannot be reached, or the files are no model for this engine.
         """
-        patience_s = self._settings.batch_timeout_s or math.inf
+        batch_timeout_s = self._settings.batch_timeout_s or math.inf
         return WhisperModel(
-            source.name, lambda: self._load(source), patience_s=patience_s, events=self._events
+            source.name, lambda: self._load(source), batch_timeout_s=batch_timeout_s, events=self._events
         )
 
     def _load(self, source: ModelSource) -> Engine:

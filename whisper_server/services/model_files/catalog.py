@@ -7,12 +7,12 @@ a name from a request is only ever looked up, never turned into a path or an add
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
+from whisper_server.core.types import ModelSource
 
 ALIASES = MappingProxyType({"whisper-1": "whisper-tiny"})  # the hosted API's name -> what it means here
 
@@ -35,16 +35,6 @@ _PATH_LIKE = re.compile(r"[./~]|[A-Za-z]:[\\/]|.*\\")
 _REPOSITORY = re.compile(
     r"(?P<repo>[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@(?P<revision>[A-Za-z0-9_][\w./-]*))?", re.ASCII
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """Where one model comes from: a folder, or a repository; never both."""
-
-    name: str  # canonical: names of the same model share it, so that it is loaded once
-    folder: Path | None = None  # absolute
-    repo: str | None = None  # "owner/name"
-    revision: str | None = None  # branch, tag or commit; None: the repository's main branch
 
 
 class Catalog:

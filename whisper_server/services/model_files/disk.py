@@ -20,7 +20,8 @@ from whisper_server.services.model_files.hub.lock import DownloadInProgress, rem
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from whisper_server.services.model_files.catalog import Catalog, ModelSource
+    from whisper_server.core.types import ModelSource
+    from whisper_server.services.model_files.catalog import Catalog
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from whisper_server.services.model_files.hub.fetch import download_repository
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
-    from whisper_server.services.model_files.catalog import ModelSource
+    from whisper_server.core.types import ModelSource
     from whisper_server.services.model_files.hub.fetch import OnProgress
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from whisper_server.services.model_files.catalog import ModelSource
+    from whisper_server.core.types import ModelSource
 
 DEFAULT_REVISION = "main"
 COMMIT = re.compile(r"[0-9a-f]{7,64}")  # its hash, whole or shortened; the name of its folder

@@ -11,7 +11,7 @@ from whisper_server.core.errors import ModelUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from whisper_server.services.model_files.catalog import ModelSource
+    from whisper_server.core.types import ModelSource
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}

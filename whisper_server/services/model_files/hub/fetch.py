@@ -27,7 +27,7 @@ from whisper_server.services.model_files.hub.transfer import STALL_S, download_f
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-    from whisper_server.services.model_files.catalog import ModelSource
+    from whisper_server.core.types import ModelSource
 
 log = logging.getLogger(__package__)
 
