@@ -15,8 +15,10 @@ from starlette.middleware.cors import CORSMiddleware
 from whisper_server import __version__
 from whisper_server.api.framework_errors import install_handlers
 from whisper_server.api.middleware.auth import AuthMiddleware
-from whisper_server.api.middleware.errors import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
+from whisper_server.api.middleware.body_limit import BodyLimitMiddleware
+from whisper_server.api.middleware.errors import ErrorMiddleware
 from whisper_server.api.middleware.host_check import AccessMiddleware
+from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.api.middleware.request_metrics import MeasureMiddleware
 from whisper_server.api.middleware.upload_timeout import ReceiveDeadlineMiddleware
 from whisper_server.api.min_rate import Patience

@@ -6,11 +6,13 @@ Standard library and core only: the front needs it before the web framework is i
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whisper_server.core.errors import ShuttingDown, Unauthorized, WhisperServerError
+from whisper_server.core.errors import InvalidRequest, ShuttingDown, Unauthorized, WhisperServerError
+
+MAX_SHOWN_CHARS = 100  # of what a client sent, in a message
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -60,6 +62,16 @@ def error_event(error: WhisperServerError) -> bytes:
     """Return the event that ends a stream whose status line has gone out already."""
     # In ASCII, because some clients take other characters for the end of the line.
     return b"data: " + json.dumps({"type": "error", **error_object(error)}).encode("ascii") + b"\n\n"
+
+
+def invalid_value(errors: Sequence[Any]) -> InvalidRequest:
+    """Return the first of pydantic's errors, naming the parameter."""
+    first = errors[0]
+    location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"}]
+    param = location[0] if location else None
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    where = ".".join(location)[:MAX_SHOWN_CHARS] or "The request"
+    return InvalidRequest(f"{where}: {reason}", param=param)
 
 
 def unforeseen() -> WhisperServerError:

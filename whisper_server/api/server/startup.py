@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send
 from whisper_server.api.errors import send_error
 from whisper_server.api.health import PROBES, health_body
-from whisper_server.api.middleware.errors import RequestLogMiddleware
+from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.core.errors import ConfigError, ShuttingDown, Unavailable
 
 log = logging.getLogger(__name__)
