@@ -19,7 +19,6 @@ from whisper_server.api.middleware.body_limit import BodyLimitMiddleware
 from whisper_server.api.middleware.errors import ErrorMiddleware
 from whisper_server.api.middleware.host_check import AccessMiddleware
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
-from whisper_server.api.middleware.request_metrics import MeasureMiddleware
 from whisper_server.api.middleware.upload_timeout import ReceiveDeadlineMiddleware
 from whisper_server.api.min_rate import Patience
 from whisper_server.api.models import ErrorBody
@@ -82,12 +81,11 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
     queue raises gets its answer there, because the client is still sending.
     """
     return [
-        Middleware(RequestLogMiddleware),
+        Middleware(RequestLogMiddleware, events=events),
         Middleware(
             ReceiveDeadlineMiddleware,
             patience=Patience(settings.stall_timeout_s, settings.min_bytes_per_s),
         ),
-        Middleware(MeasureMiddleware, events=events),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,

@@ -7,16 +7,18 @@ from collections.abc import Callable
 
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields
 from whisper_server.api.errors import send_error
+from whisper_server.api.middleware.request_log import record_of
 from whisper_server.core.errors import InvalidRequest, Overloaded, PayloadTooLarge, UploadStalled
 
 _LINGER_S = 2.0  # for what a client still sends after we said no
 
 
 class BodyLimitMiddleware:
-    """Counts the bytes of a body as they come in, before anything parses or keeps them.
+    """Checks the bytes of a body as they come in, before anything parses or keeps them.
 
-    Says no to clients that are still sending in a way that lets them hear it, also for want of a place, to
-    those that send too slowly, and where what has come in so far is wrong already.
+    Says no to clients that are still sending in a way that lets them hear it, also for want of a slot, to
+    those that send too slowly, and where what has come in so far is wrong already. Needs the record that
+    `RequestLogMiddleware` keeps.
     """
 
     def __init__(
@@ -28,60 +30,42 @@ class BodyLimitMiddleware:
         self._too_large = too_large
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse by the declared length, else count; after a refusal read on for a moment."""
+        """Refuse by the declared length, else by the bytes; after a refusal read on for a moment."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _CountedBody(receive, self._limit_of(header(scope, b"content-type") or ""), self._too_large)
-        has_begun = False  # the reply
+        record = record_of(scope)
+        limit_bytes = self._limit_of(header(scope, b"content-type") or "")
 
-        async def send_watched(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
+        def check(n_bytes: int) -> None:
+            if n_bytes > limit_bytes:
+                raise self._too_large(n_bytes)
+
+        async def receive_checked() -> Message:
+            message = await receive()
+            check(record.body_bytes)
+            return message
 
         try:
             declared = header(scope, b"content-length")
             if declared is not None and declared.isdecimal():
-                body.check(int(declared))
-            await self._app(scope, body.receive, send_watched)
+                check(int(declared))
+            await self._app(scope, receive_checked, send)
         except (InvalidRequest, PayloadTooLarge, Overloaded, UploadStalled) as error:
-            if body.is_complete or has_begun or (isinstance(error, InvalidRequest) and not body.has_begun):
+            has_body = record.body_bytes > 0
+            if (
+                record.is_body_complete
+                or record.status
+                or (isinstance(error, InvalidRequest) and not has_body)
+            ):
                 raise
             log_fields(scope)["outcome"] = type(error).__name__
             await send_error(send, error, more_body=True)
             # A socket that is closed with bytes unread is reset, and the client may never see why. A
             # client that asked first was not told to go on: from it nothing more comes.
-            if body.has_begun or header(scope, b"expect") is None:
+            if has_body or header(scope, b"expect") is None:
                 await _drain(receive)
             await send({"type": "http.response.body", "body": b""})
-
-
-class _CountedBody:
-    """A `receive` that raises once more than `limit` bytes have come in."""
-
-    def __init__(self, receive: Receive, limit: int, too_large: Callable[[int], PayloadTooLarge]) -> None:
-        self._receive = receive
-        self._limit = limit
-        self._too_large = too_large
-        self._n_bytes = 0
-        self.is_complete = False
-
-    @property
-    def has_begun(self) -> bool:
-        return self._n_bytes > 0
-
-    def check(self, n_bytes: int) -> None:
-        if n_bytes > self._limit:
-            raise self._too_large(n_bytes)
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._n_bytes += len(message.get("body", b""))
-            self.is_complete = not message.get("more_body", False)
-            self.check(self._n_bytes)
-        return message
 
 
 async def _drain(receive: Receive) -> None:
