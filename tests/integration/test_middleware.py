@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import OpenClient, Sample, Server, StartServer
 from tests.support.http_requests import HEARD, URL, exchange, head
 from whisper_server.api.middleware.auth import AuthMiddleware
-from whisper_server.api.middleware.host_check import AccessMiddleware
+from whisper_server.api.middleware.host_check import HostCheckMiddleware
 
 
 async def status_for(client: httpx.AsyncClient, method: str = "GET", **headers: str) -> int:
@@ -125,7 +125,7 @@ async def test_websockets_are_checked_too() -> None:
     async def nothing() -> Any:
         raise AssertionError
 
-    guarded = AccessMiddleware(app, own_host="127.0.0.1", allowed_hosts=(), allowed_origins=())
+    guarded = HostCheckMiddleware(app, own_host="127.0.0.1", allowed_hosts=(), allowed_origins=())
     for headers, expected in [
         ([(b"host", b"localhost")], "websocket.accept"),
         ([(b"host", b"evil.example")], "websocket.close"),

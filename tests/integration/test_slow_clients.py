@@ -19,9 +19,9 @@ from tests.support.asgi_client import Uploading
 from tests.support.http_requests import HEARD, URL, error_in, form, upload_begun
 from tests.support.long_audio import speak_for
 from whisper_server.api.disconnect import ClientDisconnected
-from whisper_server.api.min_rate import Patience
+from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.replies.sse import EventStream
-from whisper_server.api.server.protocol import Limits, PatientProtocol
+from whisper_server.api.server.protocol import Limits, TimeoutProtocol
 from whisper_server.services.model_files.downloads import Pull
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -66,10 +66,12 @@ async def test_a_body_that_nobody_reads_has_a_deadline_too(
         assert silent.is_complete
 
 
-class Hasty(PatientProtocol):
+class Hasty(TimeoutProtocol):
     """Does not wait a minute."""
 
-    limits = Limits(Patience(stall_s=0.05, min_bytes_per_s=1000), head_s=60, keep_alive_s=60, connections=9)
+    limits = Limits(
+        TransferTimeout(stall_s=0.05, min_bytes_per_s=1000), headers_s=60, keep_alive_s=60, connections=9
+    )
 
 
 async def test_a_client_that_reads_nothing_is_cut_off() -> None:

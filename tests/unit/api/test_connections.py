@@ -86,8 +86,9 @@ async def test_a_reply_that_is_taken_byte_by_byte_is_given_up(house: House, cloc
 
 
 async def test_a_reply_may_be_taken_slowly(house: House, clock: Clock) -> None:
+    house.may_reply.clear()
     protocol, transport = house.connect()
-    protocol._end_head()
+    protocol.data_received(GET)
     transport.left_bytes = 10_000_000
     protocol.pause_writing()
     while transport.left_bytes:

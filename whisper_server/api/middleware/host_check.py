@@ -1,4 +1,4 @@
-"""Who may call: Host and Origin are checked, because a local server is not a door for web pages.
+"""Host and Origin are checked, because web pages must not use a local server without its operator's word.
 
 Theory of operation. A page on `evil.example` cannot read our replies, but it can send simple requests:
 those carry its Origin, and are refused. It can also point its own name at 127.0.0.1 (DNS rebinding)
@@ -22,8 +22,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class AccessMiddleware:
-    """Refuses requests whose Host or Origin nobody configured; HTTP and WebSocket."""
+class HostCheckMiddleware:
+    """Refuses requests whose Host or Origin is not configured; HTTP and WebSocket."""
 
     def __init__(
         self, app: ASGIApp, *, own_host: str, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]
