@@ -1,6 +1,6 @@
-"""core.errors -> OpenAI's error object; nobody else knows its JSON.
+"""core.errors -> OpenAI's error object; no other module knows its JSON.
 
-Standard library and core only: the front needs it before the web framework is imported.
+Standard library and core only: the server's startup needs it before the web framework is imported.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def error_reply(error: WhisperServerError) -> ErrorReply:
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if error.status == 413 or isinstance(error, ShuttingDown):
-        headers["connection"] = "close"  # the rest of the body is not read; nobody is there any more
+        headers["connection"] = "close"  # the rest of the body is not read, or the server ends
     # Lone surrogates come in through JSON escapes; they are no UTF-8 and must not fail here.
     body = json.dumps(error_object(error), ensure_ascii=False).encode("utf-8", "replace")
     headers["content-length"] = str(len(body))

@@ -1,7 +1,7 @@
 """argv -> Settings -> uvicorn: starts the server process and ends it.
 
 Cold start is a feature: what stands before the first /health is kept to the settings and uvicorn. The
-web framework and everything behind it is imported by the front, on a thread, once the port is bound.
+web framework and everything behind it is imported by the startup app, on a thread, once the port is bound.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import uvicorn
 from whisper_server.api.server.flags import parse_flags
 from whisper_server.api.server.parent_exit import open_watches, watching
 from whisper_server.api.server.sockets import BACKLOG, is_loopback, listen, url_of
-from whisper_server.api.server.startup import Front
+from whisper_server.api.server.startup import StartupApp
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging, flush_log
@@ -135,9 +135,9 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
     def stop() -> None:
         server.should_exit = True
 
-    front = Front(build, on_failure=stop, drain_app=lambda app: app.state.services.drain())
+    startup = StartupApp(build, on_failure=stop, drain_app=lambda app: app.state.services.drain())
     config = uvicorn.Config(
-        front,
+        startup,
         loop="asyncio",
         http=protocol_of(settings),
         ws="none",
@@ -148,14 +148,14 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
         server_header=False,
         backlog=BACKLOG,
     )
-    server = _Server(config, front.drain, settings.shutdown_grace_s)
+    server = _Server(config, startup.drain, settings.shutdown_grace_s)
 
     async def live() -> None:
         with watching(watches, server.stop):
             await server.serve(sockets=sockets)
 
     asyncio.run(live())
-    return CANNOT_START if front.has_failed else 0
+    return CANNOT_START if startup.has_failed else 0
 
 
 class _Server(uvicorn.Server):

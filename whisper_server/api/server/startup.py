@@ -1,7 +1,7 @@
 """Answers /health from the first moment, while the real application is still being imported.
 
 Theory of operation. The web framework takes longer to import than a desktop app waits for a sign of
-life. So the server listens with this in front, and `build` (imports included) runs on a thread:
+life. So the server listens with `StartupApp`, whose `build` (imports included) runs on a thread:
 
     building --> starting --> ready      what `build` returned runs its lifespan; then it gets everything
         \\------------\\----> failed      `on_failure` is called, and the process ends
@@ -27,13 +27,13 @@ from whisper_server.core.errors import ConfigError, ShuttingDown, Unavailable
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 30.0  # that a request waits for the application; seconds on any machine in working order
+START_TIMEOUT_S = 30.0  # of waiting for the application; seconds on any machine in working order
 
 
 A = TypeVar("A", bound=ASGIApp)
 
 
-class Front(Generic[A]):
+class StartupApp(Generic[A]):
     """An ASGI application that stands in for another one until it is built."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Front(Generic[A]):
 
     async def _wait(self) -> None:
         try:
-            await asyncio.wait_for(self._settled.wait(), PATIENCE_S)
+            await asyncio.wait_for(self._settled.wait(), START_TIMEOUT_S)
         except TimeoutError:
             log.warning("A request waited for the start of the server in vain.")
 
