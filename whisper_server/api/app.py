@@ -29,13 +29,18 @@ from whisper_server.core.config import Settings
 from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
 from whisper_server.core.events import Events
 from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
+from whisper_server.core.shutdown import Shutdown
 from whisper_server.services.container import Services, open_services
 
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, *, services: Services | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, services: Services | None = None, shutdown: Shutdown | None = None
+) -> FastAPI:
     """Make the application; it opens its own services unless it is lent some.
+
+    Its own take no new work from the moment at which `shutdown` drains.
 
     Raises:
         ConfigError: when its lifespan starts, a setting names something that is not there.
@@ -45,7 +50,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        lent = contextlib.nullcontext(services) if services else open_services(settings, events)
+        lent = contextlib.nullcontext(services) if services else open_services(settings, events, shutdown)
         async with lent as opened:
             app.state.services = opened
             app.state.preloading = asyncio.create_task(_preload(opened, settings))

@@ -57,14 +57,14 @@ async def root() -> RootReply:
 @router.get("/health", response_model=HealthReply, response_model_exclude_none=True)
 async def health(services: ServicesDep) -> dict[str, Any]:
     """Tell that the process lives, and which models are in memory; always 200."""
-    return health_body(services.models.loaded(), is_draining=services.models.is_draining)
+    return health_body(services.models.loaded(), is_draining=services.shutdown.is_draining)
 
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request, services: ServicesDep) -> ReadyReply:
     """Tell whether work is taken: the models of WHISPER_PRELOAD are loaded, and the queue is not full."""
-    services.models.check_open()
+    services.shutdown.check_open()
     preloading: asyncio.Task[None] = request.app.state.preloading
     if services.settings.preload and not preloading.done():
         raise Unavailable("The models of WHISPER_PRELOAD are being loaded.")

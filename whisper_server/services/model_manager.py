@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from typing import Generic
 
 from whisper_server.core.errors import ShuttingDown, Unavailable, WhisperServerError
+from whisper_server.core.shutdown import SHUTTING_DOWN, Shutdown
 from whisper_server.core.system.allocator import return_memory
 from whisper_server.core.system.process import start_thread
 from whisper_server.services.loaded_models.entry import Entry, Lease, LoadedModel, M, ModelState
@@ -32,8 +33,6 @@ from whisper_server.services.model_files.failures import as_ours
 __all__ = ["Lease", "LoadedModel", "ModelManager", "ModelState"]
 
 log = logging.getLogger(__name__)
-
-SHUTTING_DOWN = "The server is shutting down; try again later."
 
 
 class ModelManager(Generic[M]):
@@ -48,6 +47,7 @@ class ModelManager(Generic[M]):
         max_bytes: int = 0,
         expect_bytes: Callable[[ModelSource], int] = lambda _: 0,
         idle_unload_s: float = -1.0,
+        shutdown: Shutdown | None = None,
         tidy: Callable[[], None] = return_memory,
     ) -> None:
         """Take `load`, which blocks and is called on threads of the manager, one call per model.
@@ -62,7 +62,7 @@ class ModelManager(Generic[M]):
         self._measured_bytes: dict[str, int] = {}  # by canonical name; of models that were loaded once
         self._table: ModelTable[M] = ModelTable(self._room, idle_unload_s, tidy)
         self._changed = self._table.changed  # guards the sizes too
-        self.is_draining = False  # takes no new users; read by anyone, set under the lock
+        self.shutdown = shutdown or Shutdown()  # once it drains, no more models are lent
 
     def acquire(self, name: str) -> Lease[M]:
         """Return a lease on the model, loading it first where needed; blocks.
@@ -121,22 +121,13 @@ class ModelManager(Generic[M]):
         with self._changed:
             return [entry.state() for entry in self._table.everything()]
 
-    def check_open(self) -> None:
-        """Check that models are lent.
-
-        Raises:
-            ShuttingDown: no longer.
-        """
-        if self.is_draining:
-            raise ShuttingDown(SHUTTING_DOWN)
-
     def drain(self) -> None:
         """Lend no more, and let each model refuse what has not begun. Idempotent; does not block.
 
         Who waits for a load gets `ShuttingDown` at once. Leases go on.
         """
+        self.shutdown.drain()
         with self._changed:
-            self.is_draining = True
             entries = self._table.everything()
             waited_for = [entry for entry in entries if entry.loading]
             models = [entry.model for entry in entries if entry.model is not None]
@@ -158,7 +149,7 @@ class ModelManager(Generic[M]):
         """Return the entry of `name` with one more lease on it, starting its load where it is new."""
         source = self._catalog.resolve(name)
         with self._changed:
-            self.check_open()
+            self.shutdown.check_open()
             entry = self._table.find(source.name)
             if entry is not None and entry.model is not None and entry.model.is_broken:
                 self._table.retire(entry)
@@ -197,7 +188,7 @@ class ModelManager(Generic[M]):
 
     def _keep(self, entry: Entry[M], model: M) -> M | WhisperServerError:
         """Return the loaded model, or why it has to go again; needs the lock."""
-        if self.is_draining:
+        if self.shutdown.is_draining:
             return ShuttingDown(SHUTTING_DOWN)
         try:
             self._table.make_room(entry.source.name, model.memory_bytes, entry)
@@ -221,4 +212,4 @@ class ModelManager(Generic[M]):
         """Wait until the models that are on their way out are gone."""
         with self._changed:
             self._table.wait_for_memory()
-            self.check_open()
+            self.shutdown.check_open()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from whisper_server.api.server.startup import StartupApp
+from whisper_server.core.shutdown import Shutdown
 
 
 async def test_startup_stands_in_and_then_steps_aside() -> None:
@@ -33,7 +34,9 @@ async def test_startup_stands_in_and_then_steps_aside() -> None:
         may_build.wait()
         return app
 
-    startup = StartupApp(build, on_failure=lambda: seen.append("failed"), drain_app=lambda _: None)
+    startup = StartupApp(
+        build, Shutdown(), on_failure=lambda: seen.append("failed"), drain_app=lambda _: None
+    )
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     life = asyncio.create_task(startup({"type": "lifespan", "state": {}}, events.get, answers.put))
@@ -58,7 +61,7 @@ async def test_startup_that_cannot_build_says_so_once(caplog: pytest.LogCaptureF
         raise RuntimeError("broken")
 
     stop = asyncio.Event()
-    startup = StartupApp(build, on_failure=stop.set, drain_app=lambda _: None)
+    startup = StartupApp(build, Shutdown(), on_failure=stop.set, drain_app=lambda _: None)
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     life = asyncio.create_task(startup({"type": "lifespan", "state": {}}, events.get, answers.put))
@@ -90,7 +93,7 @@ async def test_startup_that_drains_ends_the_waiting_and_tells_the_application_on
         may_build.wait()
         return app
 
-    startup = StartupApp(build, on_failure=lambda: None, drain_app=lambda _: is_drained.set())
+    startup = StartupApp(build, Shutdown(), on_failure=lambda: None, drain_app=lambda _: is_drained.set())
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     life = asyncio.create_task(startup({"type": "lifespan", "state": {}}, events.get, answers.put))

@@ -65,7 +65,7 @@ async def _opened(
     """Open the upload for the line; note for the log what was done with it."""
     fields = log_fields(request.scope)
     started = time.monotonic()
-    services.models.check_open()  # before anybody reads the audio
+    services.shutdown.check_open()  # before anybody reads the audio
     with named_as(upload.param):
         transcription = await _admitted(services, slot, upload, params)
         fields["model"] = params.model  # known now, so it is safe to log

@@ -9,6 +9,7 @@ from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, head
 from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.errors import error_event, send_error, unforeseen
 from whisper_server.core.errors import ShuttingDown, WhisperServerError
+from whisper_server.core.shutdown import SHUTTING_DOWN
 
 log = logging.getLogger("whisper_server.requests")
 
@@ -46,7 +47,7 @@ class ErrorMiddleware:
             # Only the server's shutdown cancels a request, when the grace period is over; the task ends
             # here, so nobody waits for the exception, and it would be logged as a failure of ours.
             fields["outcome"] = "shutdown"
-            if not await reply.end_with(ShuttingDown("The server is shutting down; try again later.")):
+            if not await reply.end_with(ShuttingDown(SHUTTING_DOWN)):
                 raise
         except Exception as error:
             fields["outcome"] = "bug"

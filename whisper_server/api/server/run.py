@@ -28,6 +28,7 @@ from whisper_server.api.server.startup import StartupApp
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging, flush_log
+from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.process import allow_open_files, ensure_streams, leave
 from whisper_server.services.model_files.catalog import Catalog
 
@@ -127,7 +128,7 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
     def build() -> FastAPI:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
 
-        app = create_app(settings)
+        app = create_app(settings, shutdown=shutdown)
         gc.collect()
         gc.freeze()  # hundreds of thousands of objects that stay: no later collection looks at them
         return app
@@ -135,7 +136,8 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
     def stop() -> None:
         server.should_exit = True
 
-    startup = StartupApp(build, on_failure=stop, drain_app=lambda app: app.state.services.drain())
+    shutdown = Shutdown()
+    startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.services.drain())
     config = uvicorn.Config(
         startup,
         loop="asyncio",

@@ -16,6 +16,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import ShuttingDown, WhisperServerError
+from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.process import start_thread
 from whisper_server.services.model_files.failures import as_ours
 
@@ -93,12 +94,14 @@ class Pull:
 class Downloads:
     """What is being pulled. Thread-safe."""
 
-    def __init__(self, pull: Callable[[ModelSource, OnProgress], object]) -> None:
+    def __init__(
+        self, pull: Callable[[ModelSource, OnProgress], object], shutdown: Shutdown | None = None
+    ) -> None:
         """Take `pull`, which blocks and is called on threads of its own."""
         self._pull = pull
         self._lock = threading.Lock()
         self._running: dict[ModelSource, Pull] = {}
-        self._is_draining = False
+        self._shutdown = shutdown or Shutdown()
 
     def start(self, source: ModelSource) -> Pull:
         """Return the pull of this model, a new one where none is running; does not block.
@@ -107,7 +110,7 @@ class Downloads:
             ShuttingDown: nothing new begins.
         """
         with self._lock:
-            if self._is_draining:
+            if self._shutdown.is_draining:
                 raise ShuttingDown("The server is shutting down.")
             pull = self._running.get(source)
             if pull is None:
@@ -121,8 +124,8 @@ class Downloads:
 
         Idempotent; does not block. What has arrived stays on the disk, to be gone on with.
         """
+        self._shutdown.drain()
         with self._lock:
-            self._is_draining = True
             pulls = list(self._running.values())
         for pull in pulls:
             pull.resolve(ShuttingDown("The server is shutting down."))
