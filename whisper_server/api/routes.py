@@ -1,4 +1,4 @@
-"""The HTTP endpoints: what the server is and which models it has; those that take audio are beside it."""
+"""Small HTTP endpoints: what the server is and which models it has; those with audio are in `endpoints`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from whisper_server.api.models import (
     RootReply,
 )
 from whisper_server.core.errors import Unavailable
-from whisper_server.services.admission import QueueState
+from whisper_server.services.admission import Admitted
 from whisper_server.services.container import Services
 from whisper_server.services.model_files.catalog import ModelSource
 from whisper_server.services.model_files.removal import remove_download
@@ -98,7 +98,7 @@ async def get_model(model: str, services: ServicesDep) -> ModelObject:
 
 @router.delete("/v1/models/{model:path}")
 async def delete_model(model: str, services: ServicesDep) -> DeletedModel:
-    """Take a model out of memory as soon as nobody uses it; the next request that names it loads it anew.
+    """Take a model out of memory as soon as no request uses it; the next one that names it reloads it.
 
     Its downloaded files go too where WHISPER_ALLOW_DELETE says so; a folder of the operator's never does.
     """
@@ -109,7 +109,7 @@ async def delete_model(model: str, services: ServicesDep) -> DeletedModel:
     return DeletedModel(id=model)
 
 
-def _queue_object(state: QueueState) -> QueueObject:
+def _queue_object(state: Admitted) -> QueueObject:
     limits = state.limits
     return QueueObject(
         requests=state.requests,

@@ -1,4 +1,4 @@
-"""Who may come in: how many requests, how much audio and how many bytes of uploads there are at once.
+"""What is admitted: how many requests, how much audio and how many bytes of uploads there are at once.
 
 Theory of operation. A request is admitted before its body is read, so that a busy server says so before
 anything is uploaded, parsed or decoded. Its slot counts no audio until the file's header was read; then
@@ -6,7 +6,7 @@ what the header claims, less what is decoded, and more once more than that has b
 everything.
 
 How long a refused client should wait follows from the measured throughput. Limits are in seconds of audio,
-which operators know; time is reckoned in steps. A step is 30 s of a file, the last of a file however short:
+which operators know; time is computed in steps. A step is 30 s of a file, the last of a file however short:
 a clip of 3 s costs the device as much as one of 30 s, and a speed in seconds of audio would be ten times
 too low for lectures after an hour of short clips. Silence that is left out makes steps cheap; the measured
 throughput has that in it.
@@ -41,8 +41,8 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueState:
-    """What is inside."""
+class Admitted:
+    """What is inside at one moment."""
 
     requests: int
     audio_s: float  # still to be decoded, as far as known
@@ -133,9 +133,9 @@ class Admission:
         self._seen_s = 0.0  # when time was last accounted for
         self._refused = 0  # for want of a slot, less the slots given back since
 
-    def state(self) -> QueueState:
+    def state(self) -> Admitted:
         """Return what is inside."""
-        return QueueState(
+        return Admitted(
             len(self._slots),
             sum(slot.left_s for slot in self._slots),
             sum(slot.upload_bytes for slot in self._slots),

@@ -15,10 +15,10 @@ log = logging.getLogger("whisper_server.requests")
 
 
 class ErrorMiddleware:
-    """Turns every exception into an error reply; the only place that does, whoever raised it.
+    """Turns every exception into an error reply; the only place that does.
 
     A stream of events whose status is out ends with an error event; any other reply that has begun
-    is broken off, so that nobody takes it for whole.
+    is broken off, so that it cannot be taken for a whole one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,9 +33,9 @@ class ErrorMiddleware:
         fields = log_fields(scope)
         try:
             await self._app(scope, receive, reply.send)
-        except ClientDisconnected as gone:
+        except ClientDisconnected as disconnect:
             fields["outcome"] = "client_disconnected"
-            _forget_frames(gone)
+            _forget_frames(disconnect)
         except WhisperServerError as error:
             fields["outcome"] = type(error).__name__
             if error.status >= 500 and error.__cause__ is not None:
@@ -45,7 +45,7 @@ class ErrorMiddleware:
                 raise
         except asyncio.CancelledError:
             # Only the server's shutdown cancels a request, when the grace period is over; the task ends
-            # here, so nobody waits for the exception, and it would be logged as a failure of ours.
+            # here, so nothing awaits the exception, and it would be logged as a failure of the server.
             fields["outcome"] = "shutdown"
             if not await reply.end_with(ShuttingDown(SHUTTING_DOWN)):
                 raise
@@ -85,7 +85,7 @@ class _WatchedReply:
         await self._send(message)
 
     async def end_with(self, error: WhisperServerError) -> bool:
-        """Tell the client, where the reply still has a place for it; return whether it had."""
+        """Tell the client, where the reply can still carry an error; return whether it could."""
         if not self._has_begun:
             await send_error(self._send, error)
         elif self._is_stream:

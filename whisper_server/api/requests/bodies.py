@@ -38,7 +38,7 @@ class WorkFields(_Fields):
     priority: Priority = Field(
         "normal",
         description="Beyond OpenAI: the request's share of a busy server. interactive counts 4 times as "
-        "much as normal, background a quarter; nobody waits for another's end.",
+        "much as normal, background a quarter; no request waits for the end of another.",
     )
 
 

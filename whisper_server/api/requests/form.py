@@ -111,7 +111,7 @@ class _Reader:
         self._header_value = b""
         self._disposition = b""
         self._name = ""
-        self._data: bytearray | None = None  # None: a file that nobody asked for
+        self._data: bytearray | None = None  # None: a file of another name
         self._max_bytes: int | None = None
 
     def callbacks(self) -> MultipartCallbacks:

@@ -50,8 +50,8 @@ ECHO_S = 0.5 if hasattr(sys, "frozen") else 0.0
 _LAST_WORDS_S = 1.0  # for a request that is cut short to say so, and for its client to hear it
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if sys.platform == "win32":
-    # TerminateProcess, which is `terminate()` there, cannot be caught. Who wants an end in order starts the
-    # server with CREATE_NEW_PROCESS_GROUP and sends it CTRL_BREAK_EVENT, as uvicorn has it.
+    # TerminateProcess, which is `terminate()` there, cannot be caught. For an end in order, start the
+    # server with CREATE_NEW_PROCESS_GROUP and send it CTRL_BREAK_EVENT, as uvicorn has it.
     _SIGNALS.append(signal.SIGBREAK)
 
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"cannot listen on {where}: {error.strerror or error}", CANNOT_START)
     allow_open_files(settings.connection_limit + BACKLOG + OTHER_FILES)
     for listening in sockets:
-        # Not a log line: who asked for port 0 reads it at any LOG_LEVEL.
+        # Not a log line: a caller that asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
     flush_log()  # an app waits for it, and the imports that begin now leave other threads little time
     return serve(settings, sockets, watches)
@@ -95,7 +95,7 @@ def read_settings(argv: Sequence[str] | None) -> Settings:
     flags = parse_flags(argv)
     settings = load_settings(flags)
     catalog = Catalog(settings)
-    # Who names a model on the command line is about to use it.
+    # A model that is named on the command line is about to be used.
     wanted = (*settings.preload, *([catalog.default] if "model" in flags else []))
     try:
         for name in wanted:
@@ -109,8 +109,8 @@ def check_exposure(settings: Settings) -> None:
     """Check that other machines cannot use the server by accident.
 
     Raises:
-        ConfigError: it would listen beyond loopback without a key, and nobody said that this is wanted.
-        OSError: nobody knows the host's name.
+        ConfigError: it would listen beyond loopback without a key, and no setting says that this is wanted.
+        OSError: the host's name cannot be resolved.
     """
     if settings.api_key or settings.allow_unauthenticated or is_loopback(settings.host):
         return
@@ -164,7 +164,7 @@ class _Server(uvicorn.Server):
     """Uvicorn that ends in order, with exit code 0, when asked to, and at once when asked twice.
 
     Asked to, it takes no new work from that moment on: connections are accepted for the tenth of a second
-    until uvicorn looks, then nobody listens and the port is free for a successor; there and on connections
+    until uvicorn looks, then the sockets close and the port is free for a successor; there and on connections
     that are open, until the last request is done, /ready says no and new work gets its 503. What has
     begun may finish within the grace period, then it is cancelled, and `ErrorMiddleware` says so.
     """
