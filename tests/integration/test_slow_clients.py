@@ -21,7 +21,7 @@ from tests.support.long_audio import speak_for
 from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.replies.sse import EventStream
-from whisper_server.api.server.protocol import Limits, TimeoutProtocol
+from whisper_server.api.server.protocol import ConnectionLimits, TimeoutProtocol
 from whisper_server.services.model_files.downloads import Pull
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -33,7 +33,7 @@ async def test_an_upload_that_stops_frees_its_place(
     open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client whose network is gone does not hang up."""
-    monkeypatch.setattr("whisper_server.api.middleware.body_limit._LINGER_S", 0.05)
+    monkeypatch.setattr("whisper_server.api.middleware.body_limit.LINGER_S", 0.05)
     async with open_client(queue_requests=1, stall_timeout_s=0.05) as client:
         for arguments in (form(speech.data), {"json": {"audio": ""}}):
             stopped = Uploading(client.build_request("POST", URL, **arguments))
@@ -52,7 +52,7 @@ async def test_a_body_that_nobody_reads_has_a_deadline_too(
     open_client: OpenClient, monkeypatch: pytest.MonkeyPatch, query: str, has_begun: bool
 ) -> None:
     """A route that only waits for its client to leave, also when its reply is on its way."""
-    monkeypatch.setattr("whisper_server.api.middleware.body_limit._LINGER_S", 0.05)
+    monkeypatch.setattr("whisper_server.api.middleware.body_limit.LINGER_S", 0.05)
     async with open_client(stall_timeout_s=0.05) as client:
         services = client.app.state.services
         pull = Pull(services.catalog.resolve("whisper-1"))
@@ -69,7 +69,7 @@ async def test_a_body_that_nobody_reads_has_a_deadline_too(
 class Hasty(TimeoutProtocol):
     """Does not wait a minute."""
 
-    limits = Limits(
+    limits = ConnectionLimits(
         TransferTimeout(stall_s=0.05, min_bytes_per_s=1000), headers_s=60, keep_alive_s=60, connections=9
     )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# After a refusal, for what the client still sends: it may not see the answer if that is left unread.
+LINGER_S = 2.0
+
 _RESOLUTION_S = 0.001  # what is left below it is an error of rounding, and too short for a timer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.connections import CHUNKED, GET, POST, Clock, House, Limited, Transport
-from whisper_server.api.server.protocol import LINGER_S
+from whisper_server.api.min_rate import LINGER_S
 
 
 @pytest.fixture

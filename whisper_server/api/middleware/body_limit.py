@@ -8,9 +8,8 @@ from collections.abc import Callable
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields
 from whisper_server.api.errors import send_error
 from whisper_server.api.middleware.request_log import record_of
+from whisper_server.api.min_rate import LINGER_S
 from whisper_server.core.errors import InvalidRequest, Overloaded, PayloadTooLarge, UploadStalled
-
-_LINGER_S = 2.0  # for what a client still sends after we said no
 
 
 class BodyLimitMiddleware:
@@ -77,6 +76,6 @@ async def _drain(receive: Receive) -> None:
             message = await receive()
 
     try:
-        await asyncio.wait_for(read_all(), _LINGER_S)
+        await asyncio.wait_for(read_all(), LINGER_S)
     except TimeoutError:
         return

@@ -28,7 +28,7 @@ from uvicorn.server import ServerState
 
 from whisper_server.api.asgi import new_request_id
 from whisper_server.api.errors import error_reply
-from whisper_server.api.min_rate import Allowance, TransferTimeout
+from whisper_server.api.min_rate import LINGER_S, Allowance, TransferTimeout
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import InvalidRequest, UploadStalled, WhisperServerError
 
@@ -37,11 +37,10 @@ log = logging.getLogger("whisper_server.requests")
 # What one connection gives the event loop to do at a time: chunks of one byte cost a hundred times as much as
 # the same bytes in one piece, and meanwhile no other client is served.
 READ_BYTES = 64 * 1024
-LINGER_S = 2.0  # for what a client still sends after we said no; it may not see why if that is left unread
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """What connections may do."""
 
     reply_timeout: TransferTimeout  # for clients that take their reply
@@ -54,7 +53,7 @@ def protocol_of(settings: Settings) -> type[TimeoutProtocol]:
     """Return the protocol with the operator's limits, as uvicorn wants it: a class."""
 
     class Limited(TimeoutProtocol):
-        limits = Limits(
+        limits = ConnectionLimits(
             reply_timeout=TransferTimeout(settings.stall_timeout_s, settings.min_bytes_per_s),
             headers_s=settings.header_timeout_s,
             keep_alive_s=settings.keep_alive_s,
@@ -72,7 +71,7 @@ class TimeoutProtocol(H11Protocol):
     closed, which a client could hold open.
     """
 
-    limits: ClassVar[Limits]
+    limits: ClassVar[ConnectionLimits]
 
     def __init__(
         self,
