@@ -38,7 +38,7 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let everything else run until it is so."""
 
     async def turns() -> None:
-        while not condition():  # noqa: ASYNC110  (nobody announces it)
+        while not condition():  # noqa: ASYNC110  (no event announces it)
             await asyncio.sleep(0)
 
     await asyncio.wait_for(turns(), 60)

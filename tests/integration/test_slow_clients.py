@@ -48,7 +48,7 @@ async def test_an_upload_that_stops_frees_its_place(
 @pytest.mark.parametrize(
     ("query", "has_begun"), [("", False), ("?stream=true", False), ("?stream=true", True)]
 )
-async def test_a_body_that_nobody_reads_has_a_deadline_too(
+async def test_a_body_that_is_not_read_has_a_timeout_too(
     open_client: OpenClient, monkeypatch: pytest.MonkeyPatch, query: str, has_begun: bool
 ) -> None:
     """A route that only waits for its client to leave, also when its reply is on its way."""
@@ -163,7 +163,7 @@ def test_an_upload_that_trickles_in_loses_its_place(start_server: StartServer, s
         assert "1000 bytes per second (WHISPER_MIN_BYTES_PER_S)" in error["message"]
 
 
-def test_a_head_that_trickles_in_is_answered_at_its_deadline(start_server: StartServer) -> None:
+def test_headers_that_trickle_in_are_answered_at_their_deadline(start_server: StartServer) -> None:
     server = start_server("--header-timeout-s", "0.5")
     with connected(server) as slow, connected(server) as idle:
         trickle(slow, iter(GET[:20] + b"x" * 10_000))
@@ -192,7 +192,7 @@ def test_a_body_without_end_after_its_answer(start_server: StartServer) -> None:
         read_to_the_end(connection)
 
 
-def test_many_idle_connections_keep_nobody_out(start_server: StartServer, speech: Sample) -> None:
+def test_many_idle_connections_do_not_keep_others_out(start_server: StartServer, speech: Sample) -> None:
     """No deadline helps here: those that have been idle for the longest time make room."""
     server = start_server(*LONG, "--max-connections", "8", "--queue-requests", "4")
     with ExitStack() as stack:

@@ -22,7 +22,7 @@ def seconds_until_spent(timeout: TransferTimeout, bytes_per_s: int, every_s: int
 @pytest.mark.parametrize(
     ("bytes_per_s", "lasts_s"), [(0, 60), (1, 61), (500, 120), (900, 600), (1000, None), (50_000, None)]
 )
-def test_who_is_slower_than_the_rate_does_not_last(bytes_per_s: int, lasts_s: int | None) -> None:
+def test_a_client_below_the_rate_does_not_last(bytes_per_s: int, lasts_s: int | None) -> None:
     assert seconds_until_spent(TIMEOUT, bytes_per_s) == lasts_s
 
 
@@ -38,7 +38,7 @@ def test_pauses_are_fine_where_the_average_is() -> None:
     assert seconds_until_spent(TIMEOUT, 1000, every_s=59) is None
 
 
-def test_who_was_fast_cannot_save_up() -> None:
+def test_a_fast_client_cannot_save_up() -> None:
     allowance = Allowance(TIMEOUT)
     allowance.spend(1, 1 << 30)
     assert allowance.left_s == 60

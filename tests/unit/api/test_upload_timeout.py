@@ -113,7 +113,7 @@ async def test_a_client_that_sends_nothing_is_given_up() -> None:
         await guarded({"type": "http"}, silence, nowhere)
 
 
-async def test_who_reads_on_after_that_gets_what_comes() -> None:
+async def test_reading_on_after_that_gets_what_comes() -> None:
     client = Client((61, 1), (500, 5), (500, 0))
     read_on: list[Any] = []
 
@@ -141,7 +141,7 @@ async def test_what_is_no_request_is_left_alone() -> None:
 
 @pytest.mark.parametrize("steps", range(6))
 async def test_a_cancellation_that_comes_with_a_message_is_not_lost(steps: int) -> None:
-    """The work may end at the very moment at which the body does; nobody may wait for its reader then."""
+    """The work may end at the very moment at which the body does; its reader must not hang then."""
     last: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     never: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     messages = iter([last, never])

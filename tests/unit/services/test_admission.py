@@ -71,7 +71,7 @@ def test_audio_beside_that_of_others(others_s: tuple[float, ...], mine_s: float,
     assert admission.state().audio_s == sum(others_s)
 
 
-def test_nobody_enters_beside_as_much_audio_as_the_limit() -> None:
+def test_no_request_enters_beside_as_much_audio_as_the_limit() -> None:
     admission = Admission(LIMITS, Clock())
     long = admission.enter()
     long.expect(150.0)
@@ -195,7 +195,7 @@ def test_those_who_come_later_are_told_a_later_time() -> None:
     assert told() == 1  # who has not come back by now is forgotten
 
 
-def test_a_place_is_given_back_whatever_happens() -> None:
+def test_a_slot_is_given_back_whatever_happens() -> None:
     admission = Admission(LIMITS, Clock())
     for error in (ValueError, KeyboardInterrupt, GeneratorExit):
         with contextlib.suppress(error), admission.enter(5) as slot:
