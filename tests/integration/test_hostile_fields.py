@@ -135,7 +135,7 @@ async def test_file_names_are_ignored_and_logs_stay_one_line(
         response = await client.post(
             URL, content=body, headers={"content-type": "multipart/form-data; boundary=x"}
         )
-    # Whoever writes a line break or a NUL into a header has sent no header; all others are heard.
+    # A line break or a NUL in a header makes it no header; every other character is heard.
     if response.status_code == 200:
         assert HEARD.search(response.text)
     else:

@@ -134,7 +134,7 @@ def test_it_serves_other_machines_when_told_to(start_server: StartServer, variab
     assert httpx.get(f"http://127.0.0.1:{server.address[1]}/health").status_code == 200
 
 
-def test_a_name_that_nobody_knows_ends_the_start(tmp_path: Path) -> None:
+def test_a_name_that_cannot_be_resolved_ends_the_start(tmp_path: Path) -> None:
     ended = run("--host", "nowhere.invalid", cwd=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: cannot listen on nowhere.invalid:")

@@ -191,7 +191,7 @@ async def test_the_key_is_asked_for(open_client: OpenClient) -> None:
         assert value(values_of(found.text), "whisper_request_failures_total", error="Unauthorized") == 1
 
 
-def test_an_error_that_nobody_foresaw() -> None:
+def test_an_unforeseen_error() -> None:
     counted = Metrics()
     counted.request_failed(HOSTILE)
     assert value(values_of(counted.exposition()[0].decode()), "whisper_request_failures_total", error="other")

@@ -106,14 +106,14 @@ def test_what_runs_finishes_and_what_waits_is_refused(
         uploading.sendall(body)
         assert error_in(uploading)[0] == "HTTP/1.1 503 Service Unavailable"
     assert not running.done()
-    wait_until_nobody_listens(server)
+    wait_until_the_port_is_closed(server)
     open_gate(server)
     assert running.result().status_code == 200
     assert "heard" in running.result().json()["text"]
     check_end(server)
 
 
-def wait_until_nobody_listens(server: Server) -> None:
+def wait_until_the_port_is_closed(server: Server) -> None:
     """Knock until the port is free for a successor."""
     answer = 0
     while answer != errno.ECONNREFUSED:

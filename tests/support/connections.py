@@ -8,16 +8,18 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from whisper_server.api.min_rate import Patience
-from whisper_server.api.server.protocol import Limits, PatientProtocol
+from whisper_server.api.min_rate import TransferTimeout
+from whisper_server.api.server.protocol import ConnectionLimits, TimeoutProtocol
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-class Limited(PatientProtocol):
-    limits = Limits(Patience(stall_s=60, min_bytes_per_s=1000), head_s=20, keep_alive_s=75, connections=3)
+class Limited(TimeoutProtocol):
+    limits = ConnectionLimits(
+        TransferTimeout(stall_s=60, min_bytes_per_s=1000), headers_s=20, keep_alive_s=75, connections=3
+    )
 
 
 class Transport(asyncio.Transport):

@@ -75,6 +75,6 @@ def exchange(address: tuple[str, int], *parts: bytes) -> bytes:
         return received
 
 
-def head(*lines: str) -> bytes:
-    """Return the head of a request for a transcription."""
+def request_headers(*lines: str) -> bytes:
+    """Return the request line and the headers of a transcription."""
     return "\r\n".join([f"POST {URL} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()

@@ -1,4 +1,4 @@
-"""Work that ends when its client leaves."""
+"""Work that ends when its client disconnects."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ T = TypeVar("T")
 
 
 class ClientDisconnected(Exception):
-    """The client went away; there is nobody to answer."""
+    """The client has closed its connection; no answer can reach it."""
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Await the work; cancel it when the client leaves, and wait until it has ended.
+    """Await the work; cancel it when the client disconnects, and wait until it has ended.
 
     Raises:
-        ClientDisconnected: the client left first.
-        UploadStalled: it has not sent its body, which nobody but us waits for.
+        ClientDisconnected: before the work was done.
+        UploadStalled: the client has not sent the rest of its body in time.
     """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(disconnected(receive))
+    disconnect = asyncio.ensure_future(disconnected(receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            gone.result()  # a client that owes us its body is not gone, but has missed its deadline
+            disconnect.result()  # raises where the wait ended with a timeout of the upload
             raise ClientDisconnected
         return task.result()
     finally:
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
 async def disconnected(receive: Receive) -> None:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException  # noqa: TID251  (caught here, raised nowhere)
 from starlette.requests import Request
 from starlette.responses import Response
 
-from whisper_server.api.errors import error_reply
+from whisper_server.api.errors import MAX_SHOWN_CHARS, error_reply, invalid_value
 from whisper_server.core.errors import (
     InvalidRequest,
     MethodNotAllowed,
     RouteNotFound,
     WhisperServerError,
 )
-
-_MAX_SHOWN_CHARS = 100
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -34,19 +29,9 @@ def response_of(error: WhisperServerError) -> Response:
     return Response(reply.body, reply.status, reply.headers)
 
 
-def invalid_value(errors: Sequence[Any]) -> InvalidRequest:
-    """Return the first of pydantic's errors, naming the parameter."""
-    first = errors[0]
-    location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"}]
-    param = location[0] if location else None
-    reason = str(first["msg"]).removeprefix("Value error, ")
-    where = ".".join(location)[:_MAX_SHOWN_CHARS] or "The request"
-    return InvalidRequest(f"{where}: {reason}", param=param)
-
-
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"[:_MAX_SHOWN_CHARS]
+    where = f"{request.method} {request.url.path}"[:MAX_SHOWN_CHARS]
     ours: WhisperServerError
     if error.status_code == 404:
         ours = RouteNotFound(f"Invalid URL ({where}). GET /docs lists what there is.")

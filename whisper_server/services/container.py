@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whisper_server.core.events import Events
+from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import tune_allocator
 from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio.decoder import LibavSound
@@ -43,43 +44,53 @@ class Services:
     admission: Admission
     metrics: Events
     downloads: Downloads
+    shutdown: Shutdown
 
     def drain(self) -> None:
         """Take no new requests; those that have begun go on until they end or the services close."""
+        self.shutdown.drain()
         self.downloads.drain()
         self.models.drain()
 
 
 @contextlib.asynccontextmanager
-async def open_services(settings: Settings, metrics: Events | None = None) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, metrics: Events | None = None, shutdown: Shutdown | None = None
+) -> AsyncIterator[Services]:
     """Make the services, and close them whatever happens: work first, then models.
 
-    Without `metrics` nothing is counted.
+    Without `metrics` nothing is counted; without `shutdown` they have a state of their own.
     """
     tune_allocator()  # before any of the threads below
     metrics = metrics or Events()
+    shutdown = shutdown or Shutdown()
     catalog = Catalog(settings)
     decoders = DecodeProcesses(settings.decode_workers)
     open_sound = decoders.open if settings.decode_process else LibavSound
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_sound)
     pool = WorkPool(settings.decode_workers)
     models: ModelManager[WhisperModel] = ModelManager(
-        ModelLoader(settings, metrics),
+        ModelLoader(settings, metrics, shutdown),
         max_models=settings.max_models,
         max_bytes=settings.max_model_memory_mb * 2**20,
         expect_bytes=lambda source: expected_bytes(source, settings),
         idle_unload_s=settings.idle_unload_s,
+        shutdown=shutdown,
     )
     transcriber = Transcriber(audio, models, pool, beam_size=settings.beam_size, use_vad=settings.vad)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
     _watch(metrics, admission, models)
-    downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress))
+    downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
-        yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics, downloads)
+        yield Services(
+            settings, catalog, audio, models, pool, transcriber, admission, metrics, downloads, shutdown
+        )
     finally:
+        shutdown.drain()
         downloads.drain()
         await asyncio.to_thread(_close, pool, decoders, models)
+        shutdown.close()
 
 
 def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperModel]) -> None:

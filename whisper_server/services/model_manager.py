@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Generic
 
 from whisper_server.core.errors import ShuttingDown
+from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import return_memory
 from whisper_server.core.system.process import start_thread
 from whisper_server.core.types import ModelSource
@@ -41,6 +42,7 @@ class ModelManager(Generic[M]):
         max_bytes: int = 0,
         expect_bytes: Callable[[ModelSource], int] = lambda _: 0,
         idle_unload_s: float = -1.0,
+        shutdown: Shutdown | None = None,
         tidy: Callable[[], None] = return_memory,
     ) -> None:
         """Take `load`, which blocks and is called on threads of the manager, one call per model.
@@ -50,12 +52,10 @@ class ModelManager(Generic[M]):
         """
         self._load = load
         self._expect_bytes = expect_bytes
-        self._table: ModelTable[M] = ModelTable(Room(max_models, max_bytes), idle_unload_s, tidy=tidy)
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether no new leases are given."""
-        return self._table.is_draining
+        self.shutdown = shutdown or Shutdown()  # once it drains, no more models are lent
+        self._table: ModelTable[M] = ModelTable(
+            Room(max_models, max_bytes), idle_unload_s, shutdown=self.shutdown, tidy=tidy
+        )
 
     def acquire(self, source: ModelSource) -> Lease[M]:
         """Return a lease on the model, loading it first where needed; blocks.
@@ -98,14 +98,6 @@ class ModelManager(Generic[M]):
     def loaded(self) -> list[ModelState]:
         """Return what is in memory or on its way, the most recently used model last."""
         return self._table.states()
-
-    def check_open(self) -> None:
-        """Check that models are lent.
-
-        Raises:
-            ShuttingDown: no longer.
-        """
-        self._table.check_open()
 
     def drain(self) -> None:
         """Lend no more, and let each model refuse what has not begun. Idempotent; does not block.

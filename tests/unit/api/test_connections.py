@@ -37,7 +37,7 @@ async def test_one_too_many_closes_the_one_that_has_been_idle_for_longest(house:
     assert [each.is_idle for each in (first, third)] == [True, True]
 
 
-async def test_nobody_at_work_is_closed_for_one_too_many(house: House) -> None:
+async def test_a_busy_connection_is_not_closed_for_one_too_many(house: House) -> None:
     house.may_reply.clear()
     connections = [house.connect() for _ in range(3)]
     for protocol, _ in connections:
@@ -48,7 +48,7 @@ async def test_nobody_at_work_is_closed_for_one_too_many(house: House) -> None:
     assert not any(transport.is_closed for _, transport in connections)
 
 
-async def test_who_is_taking_a_reply_is_not_idle(house: House) -> None:
+async def test_a_connection_that_takes_a_reply_is_not_idle(house: House) -> None:
     connections = [house.connect() for _ in range(3)]
     for protocol, transport in connections:
         protocol.data_received(GET)
@@ -62,7 +62,7 @@ async def test_who_is_taking_a_reply_is_not_idle(house: House) -> None:
 # --- replies ----------------------------------------------------------------------------------------
 
 
-async def test_a_reply_that_nobody_takes_is_given_up(house: House, clock: Clock) -> None:
+async def test_a_reply_that_is_not_taken_is_given_up(house: House, clock: Clock) -> None:
     protocol, transport = house.connect()
     protocol.data_received(GET)
     await house.settle()
@@ -86,8 +86,9 @@ async def test_a_reply_that_is_taken_byte_by_byte_is_given_up(house: House, cloc
 
 
 async def test_a_reply_may_be_taken_slowly(house: House, clock: Clock) -> None:
+    house.may_reply.clear()
     protocol, transport = house.connect()
-    protocol._end_head()
+    protocol.data_received(GET)
     transport.left_bytes = 10_000_000
     protocol.pause_writing()
     while transport.left_bytes:

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from whisper_server.api.requests.bodies import TranscriptionFields
-from whisper_server.api.requests.chunking import ServerVad
-from whisper_server.api.requests.fields import from_form
+from whisper_server.api.requests.bodies import ServerVad, TranscriptionFields
+from whisper_server.api.requests.form import from_form
 
 VAD = ServerVad(type="server_vad", threshold=0.4)
 

@@ -1,4 +1,4 @@
-"""Samples and names that nobody would send by accident: any value gives a result or an error of ours."""
+"""Samples and names that no client sends by accident: any value gives a result or an error of ours."""
 
 from __future__ import annotations
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from whisper_server.api.min_rate import Allowance, Patience
+from whisper_server.api.min_rate import Allowance, TransferTimeout
 
-PATIENCE = Patience(stall_s=60, min_bytes_per_s=1000)
+TIMEOUT = TransferTimeout(stall_s=60, min_bytes_per_s=1000)
 
 
-def seconds_until_spent(patience: Patience, bytes_per_s: int, every_s: int = 1) -> int | None:
+def seconds_until_spent(timeout: TransferTimeout, bytes_per_s: int, every_s: int = 1) -> int | None:
     """How long a client lasts that sends at this rate; None: longer than a day."""
-    allowance = Allowance(patience)
+    allowance = Allowance(timeout)
     for second in range(every_s, 86_400, every_s):
         allowance.spend(every_s, bytes_per_s * every_s)
         if allowance.is_spent:
@@ -22,12 +22,12 @@ def seconds_until_spent(patience: Patience, bytes_per_s: int, every_s: int = 1) 
 @pytest.mark.parametrize(
     ("bytes_per_s", "lasts_s"), [(0, 60), (1, 61), (500, 120), (900, 600), (1000, None), (50_000, None)]
 )
-def test_who_is_slower_than_the_rate_does_not_last(bytes_per_s: int, lasts_s: int | None) -> None:
-    assert seconds_until_spent(PATIENCE, bytes_per_s) == lasts_s
+def test_a_client_below_the_rate_does_not_last(bytes_per_s: int, lasts_s: int | None) -> None:
+    assert seconds_until_spent(TIMEOUT, bytes_per_s) == lasts_s
 
 
 def test_a_byte_now_and_then_buys_nothing() -> None:
-    allowance = Allowance(PATIENCE)
+    allowance = Allowance(TIMEOUT)
     allowance.spend(59, 1)
     assert not allowance.is_spent
     allowance.spend(59, 1)
@@ -35,19 +35,19 @@ def test_a_byte_now_and_then_buys_nothing() -> None:
 
 
 def test_pauses_are_fine_where_the_average_is() -> None:
-    assert seconds_until_spent(PATIENCE, 1000, every_s=59) is None
+    assert seconds_until_spent(TIMEOUT, 1000, every_s=59) is None
 
 
-def test_who_was_fast_cannot_save_up() -> None:
-    allowance = Allowance(PATIENCE)
+def test_a_fast_client_cannot_save_up() -> None:
+    allowance = Allowance(TIMEOUT)
     allowance.spend(1, 1 << 30)
     assert allowance.left_s == 60
 
 
 def test_without_a_rate_any_byte_will_do() -> None:
-    patience = Patience(stall_s=60, min_bytes_per_s=0)
-    assert seconds_until_spent(patience, 0) == 60
-    allowance = Allowance(patience)
+    timeout = TransferTimeout(stall_s=60, min_bytes_per_s=0)
+    assert seconds_until_spent(timeout, 0) == 60
+    allowance = Allowance(timeout)
     for _ in range(1000):
         allowance.spend(59, 1)
         assert allowance.left_s == 60

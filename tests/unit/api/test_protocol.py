@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.connections import CHUNKED, GET, POST, Clock, House, Limited, Transport
-from whisper_server.api.server.protocol import LINGER_S
+from whisper_server.api.min_rate import LINGER_S
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def error_of(transport: Transport) -> dict[str, Any]:
     return error
 
 
-# --- heads ------------------------------------------------------------------------------------------
+# --- headers ----------------------------------------------------------------------------------------
 
 
 async def test_a_connection_that_sends_nothing_is_closed_without_a_word(house: House, clock: Clock) -> None:
@@ -62,7 +62,7 @@ async def test_a_connection_that_sends_nothing_is_closed_without_a_word(house: H
     assert clock.timers == []
 
 
-async def test_a_head_that_trickles_in_has_one_deadline(house: House, clock: Clock) -> None:
+async def test_headers_that_trickle_in_have_one_deadline(house: House, clock: Clock) -> None:
     protocol, transport = house.connect()
     for second in range(1, 20):
         clock.move_to(second)

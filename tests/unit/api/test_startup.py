@@ -1,4 +1,4 @@
-"""The front, which answers /health before the application is there."""
+"""The startup app, which answers /health before the application is there."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from whisper_server.api.server.startup import Front
+from whisper_server.api.server.startup import StartupApp
+from whisper_server.core.shutdown import Shutdown
 
 
-async def test_front_stands_in_and_then_steps_aside() -> None:
+async def test_startup_stands_in_and_then_steps_aside() -> None:
     may_build = threading.Event()
     seen = []
 
@@ -33,13 +34,15 @@ async def test_front_stands_in_and_then_steps_aside() -> None:
         may_build.wait()
         return app
 
-    front = Front(build, on_failure=lambda: seen.append("failed"), drain_app=lambda _: None)
+    startup = StartupApp(
+        build, Shutdown(), on_failure=lambda: seen.append("failed"), drain_app=lambda _: None
+    )
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    life = asyncio.create_task(front({"type": "lifespan", "state": {}}, events.get, answers.put))
+    life = asyncio.create_task(startup({"type": "lifespan", "state": {}}, events.get, answers.put))
     await events.put({"type": "lifespan.startup"})
     assert (await answers.get())["type"] == "lifespan.startup.complete"
-    transport = httpx.ASGITransport(front)
+    transport = httpx.ASGITransport(startup)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert (await client.get("/health")).json()["models"] == []
         assert (await client.get("/ready")).status_code == 503
@@ -50,22 +53,24 @@ async def test_front_stands_in_and_then_steps_aside() -> None:
     await events.put({"type": "lifespan.shutdown"})
     await life
     assert seen == ["lifespan", "http", "http", "left"]
-    assert not front.has_failed
+    assert not startup.has_failed
 
 
-async def test_front_that_cannot_build_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_startup_that_cannot_build_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     def build() -> Any:
         raise RuntimeError("broken")
 
     stop = asyncio.Event()
-    front = Front(build, on_failure=stop.set, drain_app=lambda _: None)
+    startup = StartupApp(build, Shutdown(), on_failure=stop.set, drain_app=lambda _: None)
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    life = asyncio.create_task(front({"type": "lifespan", "state": {}}, events.get, answers.put))
+    life = asyncio.create_task(startup({"type": "lifespan", "state": {}}, events.get, answers.put))
     await events.put({"type": "lifespan.startup"})
     await stop.wait()
-    assert front.has_failed
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(front), base_url="http://localhost") as client:
+    assert startup.has_failed
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(startup), base_url="http://localhost"
+    ) as client:
         response = await client.get("/v1/models")
     assert response.status_code == 503
     assert response.json()["error"]["type"] == "server_error"
@@ -74,7 +79,7 @@ async def test_front_that_cannot_build_says_so_once(caplog: pytest.LogCaptureFix
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
 
 
-async def test_front_that_drains_lets_nobody_wait_and_tells_the_application_once_it_is_there() -> None:
+async def test_startup_that_drains_ends_the_waiting_and_tells_the_application_once_it_is_there() -> None:
     may_build = threading.Event()
     is_drained = asyncio.Event()
 
@@ -88,15 +93,17 @@ async def test_front_that_drains_lets_nobody_wait_and_tells_the_application_once
         may_build.wait()
         return app
 
-    front = Front(build, on_failure=lambda: None, drain_app=lambda _: is_drained.set())
+    startup = StartupApp(build, Shutdown(), on_failure=lambda: None, drain_app=lambda _: is_drained.set())
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     answers: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    life = asyncio.create_task(front({"type": "lifespan", "state": {}}, events.get, answers.put))
+    life = asyncio.create_task(startup({"type": "lifespan", "state": {}}, events.get, answers.put))
     await events.put({"type": "lifespan.startup"})
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(front), base_url="http://localhost") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(startup), base_url="http://localhost"
+    ) as client:
         assert (await client.get("/health")).json()["status"] == "ok"
         waiting = asyncio.create_task(client.get("/v1/models"))
-        front.drain()
+        startup.drain()
         for response in (await waiting, await client.get("/v1/models"), await client.get("/ready")):
             assert response.status_code == 503
             assert "shutting down" in response.json()["error"]["message"]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from whisper_server.api.disconnect import disconnected
-from whisper_server.api.middleware.upload_timeout import ReceiveDeadlineMiddleware
-from whisper_server.api.min_rate import Patience
+from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
+from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.core.errors import UploadStalled
 
-PATIENCE = Patience(stall_s=60, min_bytes_per_s=1000)
+TIMEOUT = TransferTimeout(stall_s=60, min_bytes_per_s=1000)
 
 
 class Client:
@@ -39,7 +39,7 @@ async def nowhere(_: Any) -> None:
     raise AssertionError
 
 
-async def read(client: Client, work_s: float = 0.0, patience: Patience = PATIENCE) -> list[dict[str, Any]]:
+async def read(client: Client, work_s: float = 0.0, limit: TransferTimeout = TIMEOUT) -> list[dict[str, Any]]:
     """Return every message that the application gets; between two it works for some time."""
     messages: list[dict[str, Any]] = []
 
@@ -48,7 +48,7 @@ async def read(client: Client, work_s: float = 0.0, patience: Patience = PATIENC
             messages.append(await receive())
             client.now_s += work_s
 
-    guarded = ReceiveDeadlineMiddleware(app, patience=patience, clock=client.clock)
+    guarded = UploadTimeoutMiddleware(app, timeout=limit, clock=client.clock)
     await guarded({"type": "http"}, client.receive, nowhere)
     return messages
 
@@ -93,7 +93,7 @@ async def test_after_the_body_one_may_wait_for_the_end_of_the_connection() -> No
                 await asyncio.Event().wait()
             return await super().receive()
 
-    reading = asyncio.create_task(read(Staying((0, 1)), patience=Patience(0.001, 0)))
+    reading = asyncio.create_task(read(Staying((0, 1)), limit=TransferTimeout(0.001, 0)))
     await is_there.wait()
     done, _ = await asyncio.wait({reading}, timeout=0.05)
     assert not done
@@ -108,12 +108,12 @@ async def test_a_client_that_sends_nothing_is_given_up() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
 
-    guarded = ReceiveDeadlineMiddleware(app, patience=Patience(0.01, 1000))
+    guarded = UploadTimeoutMiddleware(app, timeout=TransferTimeout(0.01, 1000))
     with pytest.raises(UploadStalled):
         await guarded({"type": "http"}, silence, nowhere)
 
 
-async def test_who_reads_on_after_that_gets_what_comes() -> None:
+async def test_reading_on_after_that_gets_what_comes() -> None:
     client = Client((61, 1), (500, 5), (500, 0))
     read_on: list[Any] = []
 
@@ -122,7 +122,7 @@ async def test_who_reads_on_after_that_gets_what_comes() -> None:
             await receive()
         read_on.extend([await receive(), await receive()])
 
-    guarded = ReceiveDeadlineMiddleware(app, patience=PATIENCE, clock=client.clock)
+    guarded = UploadTimeoutMiddleware(app, timeout=TIMEOUT, clock=client.clock)
     await guarded({"type": "http"}, client.receive, nowhere)
     assert [len(message["body"]) for message in read_on] == [5, 0]
 
@@ -135,13 +135,13 @@ async def test_what_is_no_request_is_left_alone() -> None:
 
     client = Client()
     for kind in ("websocket", "lifespan"):
-        await ReceiveDeadlineMiddleware(app, patience=PATIENCE)({"type": kind}, client.receive, nowhere)
+        await UploadTimeoutMiddleware(app, timeout=TIMEOUT)({"type": kind}, client.receive, nowhere)
     assert given == [client.receive] * 2
 
 
 @pytest.mark.parametrize("steps", range(6))
 async def test_a_cancellation_that_comes_with_a_message_is_not_lost(steps: int) -> None:
-    """The work may end at the very moment at which the body does; nobody may wait for its reader then."""
+    """The work may end at the very moment at which the body does; its reader must not hang then."""
     last: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     never: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     messages = iter([last, never])
@@ -152,7 +152,7 @@ async def test_a_cancellation_that_comes_with_a_message_is_not_lost(steps: int) 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await disconnected(receive)
 
-    guarded = ReceiveDeadlineMiddleware(app, patience=PATIENCE)
+    guarded = UploadTimeoutMiddleware(app, timeout=TIMEOUT)
     reading = asyncio.ensure_future(guarded({"type": "http"}, receive, nowhere))
     for _ in range(6):  # until it waits
         await asyncio.sleep(0)

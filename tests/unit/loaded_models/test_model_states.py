@@ -103,7 +103,7 @@ class Manager(RuleBasedStateMachine):
         self.gate.set()
         self.collect()
 
-    @precondition(lambda self: not self.manager.is_draining)
+    @precondition(lambda self: not self.manager.shutdown.is_draining)
     @rule(is_near=st.integers(0, 9))
     def drain(self, is_near: int) -> None:
         if is_near == 0:  # an end at every tenth step would leave little to see
@@ -118,7 +118,7 @@ class Manager(RuleBasedStateMachine):
                 self.leases.append(caller.result())
             else:  # a broken disk, the end, or all places are taken
                 assert isinstance(error, Unavailable), error
-                assert not isinstance(error, ShuttingDown) or self.manager.is_draining
+                assert not isinstance(error, ShuttingDown) or self.manager.shutdown.is_draining
                 assert not isinstance(error, ModelUnavailable) or self.has_failed
 
     @invariant()

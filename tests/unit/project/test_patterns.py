@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.growth import check_linear
 from whisper_server.api.middleware import host_check
-from whisper_server.api.requests import fields
+from whisper_server.api.requests import form
 from whisper_server.core import validators
 from whisper_server.core.errors import WhisperServerError
 from whisper_server.services.audio import mp4_guard
@@ -20,7 +20,7 @@ from whisper_server.services.rendering import formats, line_breaks
 
 USES: dict[str, Callable[[str], object]] = {
     "a Host header": host_check._NETLOC.fullmatch,
-    "a field's name": fields._BRACKETS.fullmatch,
+    "a field's name": form.split_name,
     "a data URL": lambda text: validators.decode_base64(text, 1),
     "special tokens in a prompt": lambda text: tokenizer._SPECIAL.sub(" ", text),
     "arrows in subtitles": lambda text: formats._ARROW.sub("->", text),

@@ -65,7 +65,7 @@ class Transcribing:
         """Open the upload for the pipeline; note for the log and the metrics what was done with it."""
         services, slot, log = self.admitted.services, self.admitted.slot, self.admitted.log
         started = time.monotonic()
-        services.models.check_open()  # before the audio is read
+        services.shutdown.check_open()  # before the audio is read
         with named_as(self.upload.param):
             transcription = await services.transcriber.open(self.upload.data, self.params, self._admit)
             log["model"] = self.model

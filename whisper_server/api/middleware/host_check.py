@@ -1,4 +1,4 @@
-"""Who may call: Host and Origin are checked, because a local server is not a door for web pages.
+"""Host and Origin are checked, because web pages must not use a local server without its operator's word.
 
 Theory of operation. A page on `evil.example` cannot read our replies, but it can send simple requests:
 those carry its Origin, and are refused. It can also point its own name at 127.0.0.1 (DNS rebinding)
@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header, header_values
+from whisper_server.api.errors import MAX_SHOWN_CHARS
 from whisper_server.core.errors import Forbidden
 
 _NETLOC = re.compile(r"(\[[^\[\]]+\]|[^\[\]:@]+)(:\d*)?")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_SHOWN_CHARS = 100
 
 
-class AccessMiddleware:
-    """Refuses requests whose Host or Origin nobody configured; HTTP and WebSocket."""
+class HostCheckMiddleware:
+    """Refuses requests whose Host or Origin is not configured; HTTP and WebSocket."""
 
     def __init__(
         self, app: ASGIApp, *, own_host: str, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]
@@ -49,7 +49,7 @@ class AccessMiddleware:
         # Without the header (HTTP/1.0, load balancers) there is no name that could have been rebound.
         if hosts and not (len(hosts) == 1 and self._is_host_allowed(hosts[0])):
             raise Forbidden(
-                f"The host {', '.join(hosts)[:_SHOWN_CHARS]!r} is not one of this server's names. "
+                f"The host {', '.join(hosts)[:MAX_SHOWN_CHARS]!r} is not one of this server's names. "
                 "To reach it by that name, add the name to ALLOWED_HOSTS."
             )
         if scope.get("method") in _SAFE_METHODS:
@@ -57,7 +57,7 @@ class AccessMiddleware:
         origin = header(scope, b"origin")
         if origin is not None and not self._is_origin_allowed(origin, hosts[0] if hosts else ""):
             raise Forbidden(
-                f"Web pages of {origin[:_SHOWN_CHARS]!r} may not use this server. "
+                f"Web pages of {origin[:MAX_SHOWN_CHARS]!r} may not use this server. "
                 "To let them, add that origin to ALLOWED_ORIGINS."
             )
 

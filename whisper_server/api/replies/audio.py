@@ -46,7 +46,7 @@ class PlainReply(BaseModel):
     usage: Usage
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
     languages: list[LanguageCode] = Field(
-        [], description="Only where `languages` was sent and somebody speaks: the one that was detected."
+        [], description="Only where `languages` was sent and there is speech: the one that was detected."
     )
 
 
@@ -144,4 +144,4 @@ class AudioInfoReply(BaseModel):
     channels: int
     peak_dbfs: float | None = Field(description="null for digital silence.")
     rms_dbfs: float | None = Field(description="null for digital silence.")
-    speech_s: float = Field(description="Seconds in which somebody speaks.")
+    speech_s: float = Field(description="Seconds of speech.")

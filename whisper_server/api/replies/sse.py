@@ -48,36 +48,36 @@ class EventStream(StreamingResponse):
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send everything, and the end; ends the work when the client leaves.
+        """Send everything, and the end; ends the work when the client disconnects.
 
         Raises:
-            ClientDisconnected: the client left first.
-            UploadStalled: it has not sent its body, which nobody but us waits for.
+            ClientDisconnected: before the end of the stream.
+            UploadStalled: the client has not sent the rest of its body in time.
         """
         del scope
-        gone = asyncio.ensure_future(disconnected(receive))
+        disconnect = asyncio.ensure_future(disconnected(receive))
         try:
             async with contextlib.aclosing(self._frames):
-                frame = await self._next(gone)
+                frame = await self._next(disconnect)
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 while frame != _END:
                     await _send_part(send, frame)
-                    frame = await self._next(gone, send)
+                    frame = await self._next(disconnect, send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            gone.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
+            disconnect.cancel()
+            await asyncio.gather(disconnect, return_exceptions=True)
 
-    async def _next(self, gone: asyncio.Future[None], send: Send | None = None) -> bytes:
+    async def _next(self, disconnect: asyncio.Future[None], send: Send | None = None) -> bytes:
         """Return the next frame, `_END` after the last; meanwhile send comments where `send` is given."""
         pull = asyncio.ensure_future(self._pull())
-        either: set[asyncio.Future[Any]] = {pull, gone}
-        patience_s = None if send is None else self._keep_alive_s
+        either: set[asyncio.Future[Any]] = {pull, disconnect}
+        timeout_s = None if send is None else self._keep_alive_s
         try:
             while True:
-                done, _ = await asyncio.wait(either, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-                if gone in done:
-                    gone.result()  # raises where it ended for another reason
+                done, _ = await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if disconnect in done:
+                    disconnect.result()  # raises where it ended for another reason
                     raise ClientDisconnected
                 if done:
                     return pull.result()

@@ -1,20 +1,21 @@
 """multipart/form-data -> text fields and the bytes of one file; in memory, and bounded in every way.
 
 Starlette's own parser puts files of more than a megabyte on disk, and an upload must leave no trace
-there. The size of the whole body is the middleware's business.
+there. The size of the whole body is the middleware's business. Knows how the official clients write lists
+and objects as names of fields; must not know what a field means.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+import re
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from whisper_server.api.requests.fields import split_name
 from whisper_server.core.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -23,7 +24,19 @@ if TYPE_CHECKING:
 MAX_PARTS = 200
 MAX_FIELD_BYTES = 1 << 16
 
+# Every value counts, whether the name is written `name`, `name[]` or `name[0]`.
+LISTS = (
+    "include",
+    "keywords",
+    "hotwords",
+    "known_speaker_names",
+    "known_speaker_references",
+    "languages",
+    "timestamp_granularities",
+)
+
 _FILE = "file"
+_BRACKETS = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
 _SHOWN_CHARS = 80  # of a name that a client sent
 
 
@@ -54,6 +67,31 @@ async def read_form(content_type: str, chunks: AsyncIterable[bytes]) -> Form:
     return reader.form
 
 
+def from_form(fields: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return name -> text, list of texts, or object; of a repeated text the last one counts.
+
+    An object comes as `name[key]`, one field per key; it wins over a plain `name` beside it.
+    """
+    gathered: dict[str, Any] = {}
+    for written, values in fields.items():
+        name, key = split_name(written)
+        if name in LISTS:
+            gathered.setdefault(name, []).extend(values)
+        elif key:
+            if not isinstance(gathered.get(name), dict):
+                gathered[name] = {}
+            gathered[name][key] = values[-1]
+        elif not isinstance(gathered.get(name), dict):
+            gathered[name] = values[-1]
+    return gathered
+
+
+def split_name(written: str) -> tuple[str, str]:
+    """Return the name and what stands in brackets after it, empty where there are none."""
+    found = _BRACKETS.fullmatch(written)
+    return (found[1], found[2]) if found else (written, "")
+
+
 def _boundary(content_type: str) -> bytes:
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -73,7 +111,7 @@ class _Reader:
         self._header_value = b""
         self._disposition = b""
         self._name = ""
-        self._data: bytearray | None = None  # None: a file that nobody asked for
+        self._data: bytearray | None = None  # None: a file of another name
         self._max_bytes: int | None = None
 
     def callbacks(self) -> MultipartCallbacks:

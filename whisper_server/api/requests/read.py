@@ -14,10 +14,9 @@ from starlette.requests import ClientDisconnect
 
 from whisper_server.api.deps import Admitted
 from whisper_server.api.disconnect import ClientDisconnected
-from whisper_server.api.framework_errors import invalid_value
+from whisper_server.api.errors import invalid_value
 from whisper_server.api.requests.bodies import SubtitleFields, TranscriptionFields, TranslationFields
-from whisper_server.api.requests.fields import from_form
-from whisper_server.api.requests.form import read_form
+from whisper_server.api.requests.form import from_form, read_form
 from whisper_server.api.requests.json_text import parse_json
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language

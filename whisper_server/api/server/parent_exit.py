@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def open_watches(settings: Settings, parent_pid: int) -> dict[int, Watch]:
-    """Return eyes on the processes that the settings name, by number; `parent_pid` is the one at our start.
+    """Return a watch on each process that the settings name, by number; `parent_pid` is the one at our start.
 
     Raises:
         ConfigError: one is not there, or is not the one that was meant.

@@ -1,7 +1,7 @@
 """argv -> Settings -> uvicorn: starts the server process and ends it.
 
 Cold start is a feature: what stands before the first /health is kept to the settings and uvicorn. The
-web framework and everything behind it is imported by the front, on a thread, once the port is bound.
+web framework and everything behind it is imported by the startup app, on a thread, once the port is bound.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import uvicorn
 from whisper_server.api.server.flags import parse_flags
 from whisper_server.api.server.parent_exit import open_watches, watching
 from whisper_server.api.server.sockets import BACKLOG, is_loopback, listen, url_of
-from whisper_server.api.server.startup import Front
+from whisper_server.api.server.startup import StartupApp
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging, flush_log
+from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.process import allow_open_files, ensure_streams, leave
 from whisper_server.services.model_files.catalog import Catalog
 
@@ -49,8 +50,8 @@ ECHO_S = 0.5 if hasattr(sys, "frozen") else 0.0
 _LAST_WORDS_S = 1.0  # for a request that is cut short to say so, and for its client to hear it
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if sys.platform == "win32":
-    # TerminateProcess, which is `terminate()` there, cannot be caught. Who wants an end in order starts the
-    # server with CREATE_NEW_PROCESS_GROUP and sends it CTRL_BREAK_EVENT, as uvicorn has it.
+    # TerminateProcess, which is `terminate()` there, cannot be caught. For an end in order, start the
+    # server with CREATE_NEW_PROCESS_GROUP and send it CTRL_BREAK_EVENT, as uvicorn has it.
     _SIGNALS.append(signal.SIGBREAK)
 
 
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"cannot listen on {where}: {error.strerror or error}", CANNOT_START)
     allow_open_files(settings.connection_limit + BACKLOG + OTHER_FILES)
     for listening in sockets:
-        # Not a log line: who asked for port 0 reads it at any LOG_LEVEL.
+        # Not a log line: a caller that asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
     flush_log()  # an app waits for it, and the imports that begin now leave other threads little time
     return serve(settings, sockets, watches)
@@ -94,7 +95,7 @@ def read_settings(argv: Sequence[str] | None) -> Settings:
     flags = parse_flags(argv)
     settings = load_settings(flags)
     catalog = Catalog(settings)
-    # Who names a model on the command line is about to use it.
+    # A model that is named on the command line is about to be used.
     wanted = (*settings.preload, *([catalog.default] if "model" in flags else []))
     try:
         for name in wanted:
@@ -108,8 +109,8 @@ def check_exposure(settings: Settings) -> None:
     """Check that other machines cannot use the server by accident.
 
     Raises:
-        ConfigError: it would listen beyond loopback without a key, and nobody said that this is wanted.
-        OSError: nobody knows the host's name.
+        ConfigError: it would listen beyond loopback without a key, and no setting says that this is wanted.
+        OSError: the host's name cannot be resolved.
     """
     if settings.api_key or settings.allow_unauthenticated or is_loopback(settings.host):
         return
@@ -127,7 +128,7 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
     def build() -> FastAPI:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
 
-        app = create_app(settings)
+        app = create_app(settings, shutdown=shutdown)
         gc.collect()
         gc.freeze()  # hundreds of thousands of objects that stay: no later collection looks at them
         return app
@@ -135,9 +136,10 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
     def stop() -> None:
         server.should_exit = True
 
-    front = Front(build, on_failure=stop, drain_app=lambda app: app.state.services.drain())
+    shutdown = Shutdown()
+    startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.services.drain())
     config = uvicorn.Config(
-        front,
+        startup,
         loop="asyncio",
         http=protocol_of(settings),
         ws="none",
@@ -148,21 +150,21 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
         server_header=False,
         backlog=BACKLOG,
     )
-    server = _Server(config, front.drain, settings.shutdown_grace_s)
+    server = _Server(config, startup.drain, settings.shutdown_grace_s)
 
     async def live() -> None:
         with watching(watches, server.stop):
             await server.serve(sockets=sockets)
 
     asyncio.run(live())
-    return CANNOT_START if front.has_failed else 0
+    return CANNOT_START if startup.has_failed else 0
 
 
 class _Server(uvicorn.Server):
     """Uvicorn that ends in order, with exit code 0, when asked to, and at once when asked twice.
 
     Asked to, it takes no new work from that moment on: connections are accepted for the tenth of a second
-    until uvicorn looks, then nobody listens and the port is free for a successor; there and on connections
+    until uvicorn looks, then the sockets close and the port is free for a successor; there and on connections
     that are open, until the last request is done, /ready says no and new work gets its 503. What has
     begun may finish within the grace period, then it is cancelled, and `ErrorMiddleware` says so.
     """

@@ -47,7 +47,7 @@ def is_loopback(host: str) -> bool:
     """Tell whether only this machine can reach a server that listens on `host`.
 
     Raises:
-        OSError: nobody knows the name.
+        OSError: the name cannot be resolved.
     """
     addresses = [str(address[0]) for *_, address in _addresses(host, 0)]
     return all(ipaddress.ip_address(address).is_loopback for address in addresses)

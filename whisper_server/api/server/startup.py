@@ -1,7 +1,7 @@
 """Answers /health from the first moment, while the real application is still being imported.
 
 Theory of operation. The web framework takes longer to import than a desktop app waits for a sign of
-life. So the server listens with this in front, and `build` (imports included) runs on a thread:
+life. So the server listens with `StartupApp`, whose `build` (imports included) runs on a thread:
 
     building --> starting --> ready      what `build` returned runs its lifespan; then it gets everything
         \\------------\\----> failed      `on_failure` is called, and the process ends
@@ -22,30 +22,36 @@ from typing import Generic, TypeVar
 from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send
 from whisper_server.api.errors import send_error
 from whisper_server.api.health import PROBES, health_body
-from whisper_server.api.middleware.errors import RequestLogMiddleware
+from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.core.errors import ConfigError, ShuttingDown, Unavailable
+from whisper_server.core.shutdown import SHUTTING_DOWN, Shutdown
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 30.0  # that a request waits for the application; seconds on any machine in working order
+START_TIMEOUT_S = 30.0  # of waiting for the application; seconds on any machine in working order
 
 
 A = TypeVar("A", bound=ASGIApp)
 
 
-class Front(Generic[A]):
+class StartupApp(Generic[A]):
     """An ASGI application that stands in for another one until it is built."""
 
     def __init__(
-        self, build: Callable[[], A], on_failure: Callable[[], None], drain_app: Callable[[A], None]
+        self,
+        build: Callable[[], A],
+        shutdown: Shutdown,
+        *,
+        on_failure: Callable[[], None],
+        drain_app: Callable[[A], None],
     ) -> None:
         """Take `build`, which blocks; what is to happen if it or the lifespan's start fails; how to drain."""
+        self._shutdown = shutdown
         self._build = build
         self._on_failure = on_failure
         self._drain_app = drain_app
         self._app: A | None = None  # set once it is ready
         self._has_begun = False  # the application's lifespan
-        self._is_draining = False
         self._settled = asyncio.Event()  # ready, failed or draining: nothing to wait for
         self._leave = asyncio.Event()
         self._named_stand_in = RequestLogMiddleware(self._stand_in)
@@ -64,24 +70,24 @@ class Front(Generic[A]):
             await self._named_stand_in(scope, receive, send)
 
     def drain(self) -> None:
-        """Let nothing new begin, and what waits be refused. Idempotent; needs the event loop's thread."""
-        self._is_draining = True
+        """Refuse new requests and those that wait. Idempotent; needs the event loop's thread."""
+        self._shutdown.drain()
         self._settled.set()
         if self._app is not None:
             self._drain_app(self._app)
 
     async def _wait(self) -> None:
         try:
-            await asyncio.wait_for(self._settled.wait(), PATIENCE_S)
+            await asyncio.wait_for(self._settled.wait(), START_TIMEOUT_S)
         except TimeoutError:
             log.warning("A request waited for the start of the server in vain.")
 
     async def _stand_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
         if scope["path"] == "/health":
-            await _send_health(send, is_draining=self._is_draining)
-        elif self._is_draining:
-            await send_error(send, ShuttingDown("The server is shutting down; try again later."))
+            await _send_health(send, is_draining=self._shutdown.is_draining)
+        elif self._shutdown.is_draining:
+            await send_error(send, ShuttingDown(SHUTTING_DOWN))
         else:
             await send_error(send, Unavailable("The server is still starting; try again later."))
 
@@ -122,7 +128,7 @@ class Front(Generic[A]):
         if message["type"] == "lifespan.startup.complete":
             self._app = app
             self._settled.set()
-            if self._is_draining:
+            if self._shutdown.is_draining:
                 self._drain_app(app)
 
     def _fail(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.events import Events
+from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import return_memory
 from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine
@@ -34,6 +35,7 @@ class WhisperModel:
         *,
         batch_timeout_s: float = math.inf,
         events: Events | None = None,
+        shutdown: Shutdown | None = None,
     ) -> None:
         """Load the engine with `load`, which is called again where the engine is lost; blocks."""
         self.name = name
@@ -48,6 +50,7 @@ class WhisperModel:
             batch_timeout_s=batch_timeout_s,
             name=name,
             events=events,
+            shutdown=shutdown,
         )
 
     @property
@@ -98,9 +101,12 @@ class WhisperModel:
 class ModelLoader:
     """Loads what the settings describe; the callable that the model manager uses."""
 
-    def __init__(self, settings: Settings, events: Events | None = None) -> None:
+    def __init__(
+        self, settings: Settings, events: Events | None = None, shutdown: Shutdown | None = None
+    ) -> None:
         self._settings = settings
         self._events = events
+        self._shutdown = shutdown
 
     def __call__(self, source: ModelSource) -> WhisperModel:
         """Download if needed, convert if needed, load; blocks.
@@ -110,7 +116,11 @@ class ModelLoader:
         """
         batch_timeout_s = self._settings.batch_timeout_s or math.inf
         return WhisperModel(
-            source.name, lambda: self._load(source), batch_timeout_s=batch_timeout_s, events=self._events
+            source.name,
+            lambda: self._load(source),
+            batch_timeout_s=batch_timeout_s,
+            events=self._events,
+            shutdown=self._shutdown,
         )
 
     def _load(self, source: ModelSource) -> Engine:

@@ -28,6 +28,7 @@ from concurrent.futures import Future
 from typing import Generic
 
 from whisper_server.core.errors import ShuttingDown, Unavailable
+from whisper_server.core.shutdown import SHUTTING_DOWN, Shutdown
 from whisper_server.core.system.allocator import return_memory
 from whisper_server.core.system.process import start_thread
 from whisper_server.core.types import ModelSource
@@ -35,8 +36,6 @@ from whisper_server.services.loaded_models.entry import Entry, M, ModelState
 from whisper_server.services.loaded_models.eviction import Occupant, Room, victims
 
 log = logging.getLogger(__name__)
-
-SHUTTING_DOWN = "The server is shutting down; try again later."
 
 
 class ModelTable(Generic[M]):
@@ -47,6 +46,7 @@ class ModelTable(Generic[M]):
         room: Room,
         idle_unload_s: float = -1.0,
         *,
+        shutdown: Shutdown | None = None,
         tidy: Callable[[], None] = return_memory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,23 +63,9 @@ class ModelTable(Generic[M]):
         self._entries: OrderedDict[str, Entry[M]] = OrderedDict()  # used last is last
         self._leaving: set[Entry[M]] = set()
         self._measured_bytes: dict[str, int] = {}  # by canonical name; of models that were loaded once
-        self._is_draining = False
+        self._shutdown = shutdown or Shutdown()  # no new leases are given once it drains
         self._is_closed = False
         self._is_watching = False  # the thread of the idle unload runs
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether no new leases are given."""
-        return self._is_draining
-
-    def check_open(self) -> None:
-        """Check that models are lent.
-
-        Raises:
-            ShuttingDown: no longer.
-        """
-        if self._is_draining:
-            raise ShuttingDown(SHUTTING_DOWN)
 
     def states(self) -> list[ModelState]:
         """Return what leaves, and then what is findable, the most recently used last."""
@@ -100,7 +86,7 @@ class ModelTable(Generic[M]):
             ShuttingDown: no new leases are given.
         """
         with self._changed:
-            self.check_open()
+            self._shutdown.check_open()
             entry = self._entries.get(source.name)
             if entry is not None and entry.model is not None and entry.model.is_broken:
                 self._retire(entry)
@@ -144,7 +130,7 @@ class ModelTable(Generic[M]):
         """
         with self._changed:
             self._changed.wait_for(lambda: not any(entry.is_unused for entry in self._leaving))
-            self.check_open()
+            self._shutdown.check_open()
 
     def keep(self, entry: Entry[M], model: M) -> Unavailable | None:
         """Take the loaded model; return why it has to go again, where it does not fit after all."""
@@ -153,7 +139,7 @@ class ModelTable(Generic[M]):
             entry.loading = False
             entry.model = model
             refusal = self._refusal(entry, model)
-            if refusal is not None and not self._is_draining and not entry.leaving:
+            if refusal is not None and not self._shutdown.is_draining and not entry.leaving:
                 self._retire(entry)
             self._settle(entry)
         return refusal
@@ -188,8 +174,8 @@ class ModelTable(Generic[M]):
 
         Those that wait for a load get `ShuttingDown` at once. Leases go on.
         """
+        self._shutdown.drain()
         with self._changed:
-            self._is_draining = True
             entries = self._everything()
             waited_for = [entry for entry in entries if entry.loading]
             models = [entry.model for entry in entries if entry.model is not None]
@@ -218,7 +204,7 @@ class ModelTable(Generic[M]):
     def _refusal(self, entry: Entry[M], model: M) -> Unavailable | None:
         """Make room for the loaded model; return why there is none for it."""
         try:
-            self.check_open()
+            self._shutdown.check_open()
             self._make_room(entry.source.name, model.memory_bytes, entry)
         except Unavailable as error:
             return error

@@ -16,6 +16,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import ShuttingDown, WhisperServerError
+from whisper_server.core.shutdown import SHUTTING_DOWN, Shutdown
 from whisper_server.core.system.process import start_thread
 from whisper_server.services.model_files.failures import as_ours
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from whisper_server.services.model_files.hub.fetch import OnProgress
 
 log = logging.getLogger(__name__)
-
-SHUTTING_DOWN = "The server is shutting down."
 
 
 class Download:
@@ -110,12 +109,14 @@ class Download:
 class Downloads:
     """The downloads that are running. Thread-safe."""
 
-    def __init__(self, prepare: Callable[[ModelSource, OnProgress], object]) -> None:
+    def __init__(
+        self, prepare: Callable[[ModelSource, OnProgress], object], shutdown: Shutdown | None = None
+    ) -> None:
         """Take `prepare`, which blocks and is called on threads of its own."""
         self._prepare = prepare
         self._lock = threading.Lock()
         self._running: dict[ModelSource, Download] = {}
-        self._is_draining = False
+        self._shutdown = shutdown or Shutdown()
 
     def start(self, source: ModelSource) -> Download:
         """Return the download of this model, a new one where none is running; does not block.
@@ -124,7 +125,7 @@ class Downloads:
             ShuttingDown: nothing new begins.
         """
         with self._lock:
-            if self._is_draining:
+            if self._shutdown.is_draining:
                 raise ShuttingDown(SHUTTING_DOWN)
             download = self._running.get(source)
             if download is None:
@@ -138,8 +139,8 @@ class Downloads:
 
         Idempotent; does not block. What has arrived stays on the disk, and the next attempt resumes from it.
         """
+        self._shutdown.drain()
         with self._lock:
-            self._is_draining = True
             downloads = list(self._running.values())
         for download in downloads:
             download.resolve(ShuttingDown(SHUTTING_DOWN))

@@ -21,13 +21,13 @@ from types import TracebackType
 
 from whisper_server.core.errors import ShuttingDown, WhisperServerError
 from whisper_server.core.events import Events
+from whisper_server.core.shutdown import SHUTTING_DOWN, Phase, Shutdown
 from whisper_server.core.types import Decoded, DecodeOptions, Priority, WindowJob
 from whisper_server.services.scheduling.batch import DecodeBatch, Job
 from whisper_server.services.scheduling.fair_queue import BatchLimit, FairQueue, Flow, share
 from whisper_server.services.scheduling.workers import Reload, WorkerPool
 
 WEIGHTS: dict[Priority, int] = {"interactive": 16, "normal": 4, "background": 1}
-_REFUSED = "The server is shutting down; try again later."
 
 
 class WindowStream:
@@ -82,6 +82,7 @@ class Scheduler:
         batch_timeout_s: float = math.inf,
         name: str = "model",
         events: Events | None = None,
+        shutdown: Shutdown | None = None,
     ) -> None:
         """Take `decode`, called by `workers` threads at once, and `reload`, which loads another one.
 
@@ -93,8 +94,7 @@ class Scheduler:
         self._budget = 2 * max_batch * workers
         self._queue: FairQueue[Job] = FairQueue()
         self._streams: set[Flow[Job]] = set()
-        self._is_draining = False
-        self._is_closing = False
+        self._shutdown = Shutdown(shutdown)  # this one may be closed long before the process
         self._failure: WhisperServerError | None = None
         self._pool = WorkerPool(
             decode,
@@ -164,24 +164,25 @@ class Scheduler:
 
     def drain(self) -> None:
         """Refuse every request that has not begun; what has begun goes on to its end."""
+        self._shutdown.drain()
         with self._lock:
-            self._is_draining = True
             refused = self._queue.clear(begun=False)
-        _fail(refused, ShuttingDown(_REFUSED))
+        _fail(refused, ShuttingDown(SHUTTING_DOWN))
 
     def close(self) -> None:
         """Finish the running batches, refuse what waits, end the threads; blocks."""
+        self._shutdown.close()
         with self._lock:
-            self._is_closing = True
             refused = self._queue.clear()
-        _fail(refused, ShuttingDown(_REFUSED))
+        _fail(refused, ShuttingDown(SHUTTING_DOWN))
         self._pool.close()
 
     def _check_open(self, flow: Flow[Job]) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._is_closing or (self._is_draining and not flow.has_begun):
-            raise ShuttingDown(_REFUSED)
+        phase = self._shutdown.phase
+        if phase is Phase.CLOSED or (phase is Phase.DRAINING and not flow.has_begun):
+            raise ShuttingDown(SHUTTING_DOWN)
 
     def _take(self, n_idle: int) -> list[Job]:
         """Return a batch for one of `n_idle` workers; [] where nothing waits."""
