@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from whisper_server.core.events import Events
 from whisper_server.core.system.allocator import tune_allocator
 from whisper_server.services.admission import Admission, Limits
-from whisper_server.services.audio.decoder import LibavSound
-from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
+from whisper_server.services.audio.decoder import LibavDecoder
+from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_files.catalog import Catalog
@@ -59,9 +59,9 @@ async def open_services(settings: Settings, metrics: Events | None = None) -> As
     tune_allocator()  # before any of the threads below
     metrics = metrics or Events()
     catalog = Catalog(settings)
-    decoders = DecodeProcesses(settings.decode_workers)
-    open_sound = decoders.open if settings.decode_process else LibavSound
-    audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_sound)
+    decoders = DecoderProcesses(settings.decode_workers)
+    open_decoder = decoders.open if settings.decode_process else LibavDecoder
+    audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
     pool = WorkPool(settings.decode_workers)
     models: ModelManager[WhisperModel] = ModelManager(
         catalog,
@@ -98,7 +98,7 @@ def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperMo
     metrics.watch("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
 
 
-def _close(pool: WorkPool, decoders: DecodeProcesses, models: ModelManager[WhisperModel]) -> None:
+def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[WhisperModel]) -> None:
     """End what nobody waits for any more; who closes the services has given requests their time before."""
     deadline = time.monotonic() + CLOSE_PATIENCE_S
     pool.close(CLOSE_PATIENCE_S)

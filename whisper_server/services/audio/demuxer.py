@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEMUXERS = "aac,aiff,amr,asf,au,avi,caf,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,w64,wav"
 
 # A WAV of 2 kB can say that its title has 4 GB, and libav would take and fill them before it reads one byte.
-# The largest piece that a recording needs is the index of an MP4: `mp4_tables` lets it grow to 127 MB.
+# The largest piece that a recording needs is the index of an MP4: `mp4_guard` lets it grow to 127 MB.
 MAX_ALLOCATION_BYTES = 160 << 20
 
 # Discs hide DTS and AC-3 in WAVs that claim to be PCM, so libav compares the first two seconds of every WAV
@@ -38,7 +38,7 @@ NOT_AUDIO = (  # as the hosted API words it
     "Invalid file format. Supported formats: "
     "['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']"
 )
-NO_SOUND = "The file has no audio track."
+NO_AUDIO_TRACK = "The file has no audio track."
 
 
 def open_container(file: BoundedFile) -> InputContainer:
@@ -124,7 +124,7 @@ def audio_track(container: InputContainer) -> LibavStream:
         if track.codec_context is not None:
             track.codec_context.thread_count = 1  # the caller's pool bounds the CPU
             return track
-    raise InvalidAudio("The audio is in a codec that cannot be decoded here." if tracks else NO_SOUND)
+    raise InvalidAudio("The audio is in a codec that cannot be decoded here." if tracks else NO_AUDIO_TRACK)
 
 
 def describe(file: BoundedFile, container: InputContainer, track: LibavStream) -> AudioInfo:
