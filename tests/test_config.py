@@ -14,7 +14,7 @@ from whisper_server.api.server.run import read_settings
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError
 from whisper_server.core.logging import LineFormatter, one_line
-from whisper_server.core.settings.folders import default_cache_dir
+from whisper_server.core.settings.types import default_cache_dir
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from whisper_server.core.settings.folders import default_cache_dir
-from whisper_server.core.settings.types import CommaList
+from whisper_server.core.settings.types import CommaList, default_cache_dir
 
 ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
