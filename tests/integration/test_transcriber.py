@@ -273,7 +273,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(services: Services) -> 
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert (await heard(services, BY_NAME["en-plain-000.flac"].data)).text == "house left tree"
     assert [state.leases for state in services.models.loaded()] == [0]
-    assert threading.active_count() <= threads + services.settings.decode_workers
+    assert threading.active_count() <= threads + services.settings.audio_threads
 
 
 async def test_refusals_come_before_any_model_is_loaded(services: Services, tmp_path: Path) -> None:

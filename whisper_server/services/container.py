@@ -59,10 +59,10 @@ async def open_services(settings: Settings, metrics: Events | None = None) -> As
     tune_allocator()  # before any of the threads below
     metrics = metrics or Events()
     catalog = Catalog(settings)
-    decoders = DecoderProcesses(settings.decode_workers)
-    open_decoder = decoders.open if settings.decode_process else LibavDecoder
+    decoders = DecoderProcesses(settings.decoder_processes)
+    open_decoder = decoders.open if settings.decoder_processes else LibavDecoder
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
-    pool = WorkPool(settings.decode_workers)
+    pool = WorkPool(settings.audio_threads)
     models: ModelManager[WhisperModel] = ModelManager(
         catalog,
         ModelLoader(settings, metrics),

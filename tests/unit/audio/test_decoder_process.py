@@ -300,7 +300,7 @@ def test_a_process_that_cannot_be_started_is_a_503_that_names_the_setting(
     remote: AudioProcessor, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     monkeypatch.setattr(handle, "child_command", lambda: command)
-    with pytest.raises(Unavailable, match="WHISPER_DECODE_PROCESS") as caught:
+    with pytest.raises(Unavailable, match="WHISPER_DECODER_PROCESSES") as caught:
         remote.open(LONG)
     assert caught.value.status == 503
 

@@ -113,18 +113,20 @@ class ModelSettings(BaseModel):
         alias="WHISPER_VAD",
         description="Leave out what is not speech. Off: everything is decoded, singing and noise too.",
     )
-    decode_workers: int = Field(
+    audio_threads: int = Field(
         2,
-        alias="WHISPER_DECODE_WORKERS",
+        alias="WHISPER_AUDIO_THREADS",
         ge=1,
         le=64,
-        description="Threads that read audio and compute spectrograms.",
+        description="Threads for CPU work around the model: audio, voice detection, spectrograms.",
     )
-    decode_process: bool = Field(
-        True,
-        alias="WHISPER_DECODE_PROCESS",
-        description="Decode uploads in processes of their own (as many as `WHISPER_DECODE_WORKERS`, begun "
-        "when needed), so that a file that crashes the decoder harms nobody else.",
+    decoder_processes: int = Field(
+        2,
+        alias="WHISPER_DECODER_PROCESSES",
+        ge=0,
+        le=64,
+        description="Processes in which libav decodes audio files, started when needed, so that a file that "
+        "crashes it harms no other request. 0: it works in the server itself.",
     )
 
     @field_validator("device", "engine", "compute_type", mode="before")

@@ -226,5 +226,5 @@ def _log_stderr(pid: int, pipe: IO[bytes]) -> None:
 def _unavailable() -> Unavailable:
     return Unavailable(
         "The process that reads audio cannot be started. See the server's log, or set "
-        "WHISPER_DECODE_PROCESS=false to read audio in the server itself."
+        "WHISPER_DECODER_PROCESSES=0 to read audio in the server itself."
     )
