@@ -1,8 +1,8 @@
-"""Settings: every value an operator can set, from the environment, `.env` and flags (flags win).
+"""Settings: every value that an operator can set, from the environment, `.env` and flags (flags win).
 
-This module and the groups that it puts together own names, defaults, bounds and the sentence that explains
-each; the settings table of the docs and the flags of the scripts are made from the class. There is no
-module-level instance: an entry point reads the settings once and hands them down.
+This module and the groups that it joins own names, defaults, bounds and the sentence that explains each; the
+settings table of the docs and the flags of the scripts are made from the class. There is no module-level
+instance: an entry point reads the settings once and passes them on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class ProcessSettings(BaseModel):
-    """What the server process does with itself."""
+    """Where the server listens, what it logs, and when it ends."""
 
     host: str = Field("127.0.0.1", alias="WHISPER_SERVER_HOST", description="Address to listen on.")
     port: int = Field(
@@ -65,7 +65,7 @@ class ProcessSettings(BaseModel):
 class Settings(ModelSettings, ClientSettings, ProcessSettings, BaseSettings):
     """What the operator decided; frozen."""
 
-    # The bases are read last first: so the settings stand in the docs.
+    # Fields are collected from the last base to the first: the order of the docs.
     model_config = SettingsConfigDict(
         frozen=True, env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True
     )

@@ -87,15 +87,15 @@ async def open_services(settings: Settings, metrics: Events | None = None) -> As
 
 def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperModel]) -> None:
     """Show what is inside and in memory, as it is at the moment somebody looks."""
-    metrics.watch("whisper_queue_requests", lambda: admission.state().requests)
-    metrics.watch("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
-    metrics.watch("whisper_queue_upload_bytes", lambda: admission.state().upload_bytes)
+    metrics.gauge("whisper_queue_requests", lambda: admission.state().requests)
+    metrics.gauge("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
+    metrics.gauge("whisper_queue_upload_bytes", lambda: admission.state().upload_bytes)
     limits = admission.state().limits
-    metrics.watch("whisper_queue_limit_requests", lambda: limits.requests)
-    metrics.watch("whisper_queue_limit_audio_seconds", lambda: limits.audio_s)
-    metrics.watch("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
-    metrics.watch("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
-    metrics.watch("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
+    metrics.gauge("whisper_queue_limit_requests", lambda: limits.requests)
+    metrics.gauge("whisper_queue_limit_audio_seconds", lambda: limits.audio_s)
+    metrics.gauge("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
+    metrics.gauge("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
+    metrics.gauge("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
 
 
 def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[WhisperModel]) -> None:

@@ -18,7 +18,7 @@ ComputeType = Literal[
 
 
 class ModelSettings(BaseModel):
-    """What turns speech into text."""
+    """Models and engines, and the work around them."""
 
     model: str = Field(
         "whisper-1",
@@ -54,7 +54,7 @@ class ModelSettings(BaseModel):
         ge=-1,
         le=31 * 86400,
         allow_inf_nan=False,
-        description="Seconds after which a model that nobody uses leaves the memory, preloaded ones too; "
+        description="Seconds after which an unused model leaves the memory, preloaded ones too; "
         "0: at once, -1: never.",
     )
     cache_dir: Path = Field(
@@ -106,7 +106,7 @@ class ModelSettings(BaseModel):
         le=86400,
         allow_inf_nan=False,
         description="Seconds after which a batch of windows counts as hung: its requests fail and the "
-        "model is loaded anew, which may take as long; 0: never.",
+        "model is reloaded, which may take as long; 0: never.",
     )
     vad: bool = Field(
         True,
