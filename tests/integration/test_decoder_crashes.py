@@ -1,4 +1,4 @@
-"""A decoder that crashes, over HTTP: its request gets a 400, everybody else what they asked for."""
+"""A decoder that crashes, over HTTP: its request gets a 400, all others their transcripts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def decoders_of(pid: int) -> list[psutil.Process]:
     return found
 
 
-async def test_a_crash_is_a_400_and_everybody_else_is_served(
+async def test_a_crash_is_a_400_and_all_others_are_served(
     open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant("crash", monkeypatch)

@@ -537,7 +537,7 @@ def test_video_with_sound() -> None:
 
 
 class Canary:
-    """A server nobody may call and a file nobody may read."""
+    """A server that must not be called and a file that must not be read."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "canary.wav"

@@ -1,4 +1,4 @@
-"""Decoder processes: the same samples as without them, and nobody is harmed by the death of one."""
+"""Decoder processes: the same samples as without them, and the death of one harms no other file."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_file_that_crashes_its_decoder_twice_is_refused(
 
 
 @pytest.mark.parametrize("number", DEATHS)
-def test_a_crash_in_the_middle_harms_nobody_else(
+def test_a_crash_in_the_middle_harms_no_other_file(
     remote: AudioProcessor, decoders: DecoderProcesses, number: int
 ) -> None:
     expected = samples_of(LOCAL, LONG)

@@ -104,10 +104,10 @@ class DecoderProcesses:
 class _RemoteDecoder:
     """A decoder in another process, which outlives that process."""
 
-    def __init__(self, processes: DecoderProcesses, file: BoundedFile, header: dict[str, Any]) -> None:
+    def __init__(self, processes: DecoderProcesses, file: BoundedFile, fields: dict[str, Any]) -> None:
         self._processes = processes
         self._file = file
-        self._header = header
+        self._fields = fields
         self._process: DecoderProcess | None = None
         self._number = next(_numbers)
         self._n_steps = 0
@@ -163,7 +163,7 @@ class _RemoteDecoder:
         self._process = process
         process.decoders.add(self._number)
         try:
-            opened = process.ask(Kind.OPEN, self._number, self._file, self._header)[-1]
+            opened = process.ask(Kind.OPEN, self._number, self._file, self._fields)[-1]
             self._check(opened)
             self.info = AudioInfo(**opened.fields())
             for _ in range(self._n_steps):
