@@ -73,9 +73,14 @@ class DecoderProcess:
         self._commands, self._answers = self._child.stdin, self._child.stdout
         self._lock = threading.Lock()
         self._to_close: deque[int] = deque()
-        self.decoders: set[int] = set()  # the numbers of those that live in it
+        self._decoders: set[int] = set()  # the numbers of those that live in it
         self.pid = self._child.pid
         self.is_alive = True
+
+    @property
+    def n_decoders(self) -> int:
+        """How many decoders live in it."""
+        return len(self._decoders)
 
     @property
     def is_busy(self) -> bool:
@@ -106,12 +111,16 @@ class DecoderProcess:
             finally:
                 self._send_closes()
 
+    def add_decoder(self, decoder: int) -> None:
+        """Count a decoder that is about to be opened."""
+        self._decoders.add(decoder)
+
     def close_decoder(self, decoder: int) -> None:
         """Let the child close a decoder, now or after the step that is running.
 
         Never blocks: the garbage collector may call it, on a thread that is in here already.
         """
-        self.decoders.discard(decoder)
+        self._decoders.discard(decoder)
         self._to_close.append(decoder)
         if self._lock.acquire(blocking=False):
             try:

@@ -90,7 +90,7 @@ class DecoderProcesses:
             if not idle and len(self._shared) < self._limit:
                 idle = [DecoderProcess()]
                 self._shared += idle
-            return min(idle or self._shared, key=lambda process: len(process.decoders))
+            return min(idle or self._shared, key=lambda process: process.n_decoders)
 
     def private(self) -> DecoderProcess:
         """Return a new process for one decoder alone; blocks."""
@@ -161,7 +161,7 @@ class _RemoteDecoder:
         """Open the file in a process, and repeat the steps that were done before."""
         process = self._processes.private() if self._is_suspect else self._processes.shared()
         self._process = process
-        process.decoders.add(self._number)
+        process.add_decoder(self._number)
         try:
             opened = process.ask(Kind.OPEN, self._number, self._file, self._fields)[-1]
             self._check(opened)
