@@ -246,6 +246,17 @@ def test_a_file_that_takes_too_much_memory_is_refused(monkeypatch: pytest.Monkey
         assert pool.pids() == pids
 
 
+def test_the_process_imports_neither_numpy_nor_pydantic() -> None:
+    """It starts while a request waits, and has no use for them."""
+    command = [
+        part.replace("main()", "print(*sys.modules)") if part == handle.CHILD_PROGRAM else part
+        for part in handle.child_command()
+    ]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "whisper_server.services.audio.decoder_process.child" in loaded
+    assert not {"numpy", "pydantic"} & set(loaded)
+
+
 # Ends.
 
 
