@@ -256,6 +256,22 @@ def test_a_bad_value_under_an_old_name_names_the_old_one(monkeypatch: pytest.Mon
         load_settings()
 
 
+def test_a_bad_value_under_a_new_name_names_the_new_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WHISPER_DECODE_PROCESS", "true")
+    (tmp_path / ".env").write_text("WHISPER_DECODER_PROCESSES=many\n")
+    with pytest.raises(ConfigError, match=r"^WHISPER_DECODER_PROCESSES: .*'many'"):
+        load_settings()
+
+
+@pytest.mark.parametrize("value", ["5", "maybe", ""])
+def test_a_bad_switch_under_an_old_name_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("WHISPER_DECODE_PROCESS", value)
+    with pytest.raises(ConfigError, match=r"^WHISPER_DECODE_PROCESS: "):
+        load_settings()
+
+
 def test_a_server_with_an_old_name_says_once_what_to_use(start_server: StartServer) -> None:
     server = start_server(WHISPER_DECODE_WORKERS="1")
     assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200

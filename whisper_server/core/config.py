@@ -91,10 +91,11 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         used = list(old_values([given, *_environment()]))
         for renamed, value, targets in used:
             given.pop(renamed.old, None)
-            names |= dict.fromkeys(targets, renamed.old)
             current = _converted(renamed, value)
-            if current is not None:
-                given = {**dict.fromkeys(targets, current), **given}
+            for target in targets if current is not None else ():
+                if target not in given:
+                    given[target] = current
+                    names[target] = renamed.old
         settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
