@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 from bench.figures import Spread, table
-from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
+from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
 
 RATE = 16_000
@@ -47,7 +47,7 @@ def decode(processor: AudioProcessor, data: bytes) -> int:
         return sum(len(block) for block in stream.blocks())
 
 
-def times(pool: DecodeProcesses, seconds: int, runs: int) -> str:
+def times(pool: DecoderProcesses, seconds: int, runs: int) -> str:
     """Return a table of both ways for files of this length."""
     here, there = AudioProcessor(MAX_BYTES, MAX_SECONDS), AudioProcessor(MAX_BYTES, MAX_SECONDS, pool.open)
     rows = []
@@ -67,7 +67,7 @@ def times(pool: DecodeProcesses, seconds: int, runs: int) -> str:
 
 def starts(runs: int) -> Spread:
     """Return the milliseconds until a new process can decode."""
-    pool = DecodeProcesses(1)
+    pool = DecoderProcesses(1)
     found = Spread.of([timed_ms(pool.private) for _ in range(runs)])
     pool.close()
     return found
@@ -76,7 +76,7 @@ def starts(runs: int) -> Spread:
 def memory(way: str) -> dict[str, float]:
     """Return MB in this process and its children, before, after a clip and after ten minutes."""
     files = [sys.stdin.buffer.read(int(size)) for size in os.environ["BENCH_SIZES"].split()]
-    pool = DecodeProcesses(1)
+    pool = DecoderProcesses(1)
     processor = AudioProcessor(MAX_BYTES, MAX_SECONDS, *([pool.open] if way == "process" else []))
 
     def pss_mb() -> float:
@@ -121,7 +121,7 @@ def main() -> None:
         print(json.dumps(memory(arguments.memory)))
         return
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {arguments.runs} runs\n")
-    pool = DecodeProcesses(1)
+    pool = DecoderProcesses(1)
     print(times(pool, 5, arguments.runs), end="\n\n")
     print(times(pool, 600, max(3, arguments.runs // 4)), end="\n\n")
     pool.close()

@@ -20,7 +20,7 @@ __all__ = ["silent_port", "stand_in"]
 @pytest.fixture
 def settings(tmp_path: Path) -> MakeSettings:
     """Make settings with the fake engine, and without the process that decodes: it starts in 0.1 s."""
-    quick = {"engine": "fake", "cache_dir": tmp_path / "cache", "decode_process": False}
+    quick = {"engine": "fake", "cache_dir": tmp_path / "cache", "decoder_processes": 0}
 
     def make(**fields: Any) -> Settings:
         return Settings(_env_file=None, **{**quick, **fields})
@@ -37,7 +37,7 @@ def nano_settings(nano_cache: Path) -> Settings:
         cache_dir=nano_cache,
         offline=True,
         threads=1,
-        decode_process=False,  # see `settings`
+        decoder_processes=0,  # see `settings`
     )
 
 

@@ -19,7 +19,7 @@ from tests.support.http_requests import URL, error_of, form
 from tests.support.in_process import MakeSettings, client_of
 from tests.support.stand_in_hub import SOURCE, Hub
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.core.settings.folders import default_cache_dir
+from whisper_server.core.settings.types import default_cache_dir
 from whisper_server.services.model_files.hub.fetch import download_repository
 from whisper_server.services.model_files.hub.transfer import part_of
 

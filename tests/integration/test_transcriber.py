@@ -19,7 +19,7 @@ from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound, Overloaded
 from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
 from whisper_server.services.audio.bounded_file import BoundedFile
-from whisper_server.services.audio.decoder import LibavSound, Sound
+from whisper_server.services.audio.decoder import Decoder, LibavDecoder
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import Services, open_services
 from whisper_server.services.transcriber import Transcriber
@@ -262,7 +262,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(services: Services) -> 
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert (await heard(services, BY_NAME["en-plain-000.flac"].data)).text == "house left tree"
     assert [state.leases for state in services.models.loaded()] == [0]
-    assert threading.active_count() <= threads + services.settings.decode_workers
+    assert threading.active_count() <= threads + services.settings.audio_threads
 
 
 async def test_refusals_come_before_any_model_is_loaded(services: Services, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ class CountedOpens:
         self.closed: set[int] = set()
 
     def __call__(self, file: BoundedFile, max_seconds: float) -> Sound:
-        sound, number = LibavSound(file, max_seconds), self.opened
+        sound, number = LibavDecoder(file, max_seconds), self.opened
         self.opened += 1
         close = sound.close
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from whisper_server.services.audio.decoder_process import decode_spawn
-from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
+from whisper_server.services.audio.decoder_process import handle
+from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 
 FAULTS = {
     "crash": "os.kill(os.getpid(), signal.SIGSEGV)",
@@ -20,16 +20,16 @@ _BOOT = """
 import os, signal, sys, threading
 sys.path[:] = sys.argv[1:]
 from whisper_server.services.audio.decoder_process import child
-from whisper_server.services.audio.decoder import LibavSound
+from whisper_server.services.audio.decoder import LibavDecoder
 
-class Faulty(LibavSound):
+class Faulty(LibavDecoder):
     def pieces(self, channel):
         pieces = super().pieces(channel)
         if self.info.format == "caf":
             {fault}
         yield from pieces
 
-child.LibavSound = Faulty
+child.LibavDecoder = Faulty
 child.STEP_LIMIT_S = {limit_s}
 child.main()
 """
@@ -38,14 +38,14 @@ child.main()
 def plant(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every decoder process that starts from now on have this fault."""
     limit_s = 0.5 if fault == "hang" else 120
-    monkeypatch.setattr(decode_spawn, "_BOOT", _BOOT.format(fault=FAULTS[fault], limit_s=limit_s))
+    monkeypatch.setattr(handle, "CHILD_PROGRAM", _BOOT.format(fault=FAULTS[fault], limit_s=limit_s))
 
 
 @contextmanager
-def decoders_that(fault: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodeProcesses]:
+def decoders_that(fault: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcesses]:
     """Lend decoder processes that do this when they decode a CAF file."""
     plant(fault, monkeypatch)
-    pool = DecodeProcesses(1)
+    pool = DecoderProcesses(1)
     try:
         yield pool
     finally:

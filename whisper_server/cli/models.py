@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from whisper_server.cli.progress import ByteBar
-from whisper_server.core.config import Settings, load_settings
+from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, ModelNotFound, WhisperServerError
 from whisper_server.core.system.process import ensure_streams, leave
 from whisper_server.services.model_files.catalog import Catalog
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("whisper_server.services").setLevel(shown)
     try:
         settings = load_settings()
+        log_notices(settings)
         command: Callable[[Namespace, Settings, Catalog], int] = arguments.command
         return command(arguments, settings, Catalog(settings))
     except (ConfigError, ModelNotFound) as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from whisper_server.cli.arguments import EXTENSIONS, PROG, parse
 from whisper_server.cli.inputs import STDIN, Input, audio_in, standard_input, with_targets
-from whisper_server.core.config import Settings, load_settings
+from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
 from whisper_server.core.system.process import ensure_streams, leave
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _OWN_FILES: dict[str, Any] = {
     "max_audio_file_size_mb": 1024 * 1024,
     "max_audio_seconds": 7 * 24 * 3600,
-    "decode_process": False,
+    "decoder_processes": 0,
 }
 
 
@@ -87,6 +87,7 @@ def _run(arguments: Namespace) -> int:
     job = _job(arguments)
     model = {"model": arguments.model} if arguments.model else {}
     settings = load_settings({**_OWN_FILES, **model})
+    log_notices(settings)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
     names, is_empty = _names(arguments.files)

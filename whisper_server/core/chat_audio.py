@@ -1,7 +1,7 @@
-"""What the messages of a chat hold for a listener: audio, and the text beside it.
+"""The audio in the messages of a chat, and the text beside it.
 
-Reads what OpenAI's chat API has (`input_audio` parts) and how older clients spelled it. Whatever does not
-look like either is passed over: a conversation may hold anything.
+Reads what OpenAI's chat API has (`input_audio` parts) and the spellings of older clients. Everything else is
+skipped: a conversation may hold anything.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Spoken:
 
 
 def newest_spoken(messages: object) -> Spoken | None:
-    """Return the last message's audio, of its last part; the newest turn is what a client asks about.
+    """Return the last message's audio, of its last part: a client asks about the newest turn.
 
-    Messages without audio are passed over. None where there is none at all.
+    Messages without audio are skipped. None where no message has audio.
     """
     for message in reversed(messages if isinstance(messages, list) else []):
         content = message.get("content") if isinstance(message, Mapping) else None

@@ -13,8 +13,8 @@ from whisper_server.core.events import Events
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import tune_allocator
 from whisper_server.services.admission import Admission, Limits
-from whisper_server.services.audio.decoder import LibavSound
-from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
+from whisper_server.services.audio.decoder import LibavDecoder
+from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_files.catalog import Catalog
@@ -65,10 +65,10 @@ async def open_services(
     metrics = metrics or Events()
     shutdown = shutdown or Shutdown()
     catalog = Catalog(settings)
-    decoders = DecodeProcesses(settings.decode_workers)
-    open_sound = decoders.open if settings.decode_process else LibavSound
-    audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_sound)
-    pool = WorkPool(settings.decode_workers)
+    decoders = DecoderProcesses(settings.decoder_processes)
+    open_decoder = decoders.open if settings.decoder_processes else LibavDecoder
+    audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
+    pool = WorkPool(settings.audio_threads)
     models: ModelManager[WhisperModel] = ModelManager(
         ModelLoader(settings, metrics, shutdown),
         max_models=settings.max_models,
@@ -95,18 +95,18 @@ async def open_services(
 
 def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperModel]) -> None:
     """Show what is admitted and in memory, as it is at the moment of each look."""
-    metrics.watch("whisper_queue_requests", lambda: admission.state().requests)
-    metrics.watch("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
-    metrics.watch("whisper_queue_upload_bytes", lambda: admission.state().upload_bytes)
+    metrics.gauge("whisper_queue_requests", lambda: admission.state().requests)
+    metrics.gauge("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
+    metrics.gauge("whisper_queue_upload_bytes", lambda: admission.state().upload_bytes)
     limits = admission.state().limits
-    metrics.watch("whisper_queue_limit_requests", lambda: limits.requests)
-    metrics.watch("whisper_queue_limit_audio_seconds", lambda: limits.audio_s)
-    metrics.watch("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
-    metrics.watch("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
-    metrics.watch("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
+    metrics.gauge("whisper_queue_limit_requests", lambda: limits.requests)
+    metrics.gauge("whisper_queue_limit_audio_seconds", lambda: limits.audio_s)
+    metrics.gauge("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
+    metrics.gauge("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
+    metrics.gauge("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
 
 
-def _close(pool: WorkPool, decoders: DecodeProcesses, models: ModelManager[WhisperModel]) -> None:
+def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[WhisperModel]) -> None:
     """End what is left; requests were given their time to end before the services close."""
     deadline = time.monotonic() + CLOSE_TIMEOUT_S
     pool.close(CLOSE_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The bounded pool for CPU work: reading audio, voice activity, spectrograms.
+"""A bounded pool of threads for CPU work: reading audio, voice activity, spectrograms, word times.
 
 Owns its threads; keeps blocking work off the event loop and bounds how much of it runs at once.
 """
@@ -29,7 +29,7 @@ class WorkPool:
     ) -> T:
         """Run the function on a pool thread.
 
-        A cancelled caller leaves a started function to finish; its result then goes to `unclaimed`.
+        A function that has started when the caller is cancelled still finishes; `unclaimed` takes its result.
         """
         future = self._submit(function, *args)
         try:

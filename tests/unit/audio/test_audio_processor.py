@@ -28,8 +28,8 @@ from tests.support.audio_files import clips, encode, tone, video, wav_bytes
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, PayloadTooLarge
 from whisper_server.core.types import SAMPLE_RATE
 from whisper_server.services.audio.bounded_file import BoundedFile
-from whisper_server.services.audio.decoder import TOO_SHORT
-from whisper_server.services.audio.demuxer import NO_SOUND, NOT_AUDIO
+from whisper_server.services.audio.decoder import TOO_SHORT, LibavDecoder
+from whisper_server.services.audio.demuxer import NO_AUDIO_TRACK, NOT_AUDIO
 from whisper_server.services.audio.loudness import MAX_GAIN, TARGET_PEAK, normalised
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.speech import vad
@@ -315,8 +315,9 @@ def test_one_file_takes_one_thread(container: str, codec: str) -> None:
     process = psutil.Process()
     list(PROCESSOR.open(data).blocks())  # whatever libraries start once
     before = process.num_threads()
-    with PROCESSOR.open(data) as stream:
-        for _ in stream._blocks():
+    file = BoundedFile(io.BytesIO(data), len(data), is_ours=True)
+    with contextlib.closing(LibavDecoder(file, 60)) as decoder:
+        for _ in decoder.pieces("mix"):
             assert process.num_threads() == before
 
 
@@ -502,8 +503,8 @@ def test_a_jump_far_beyond_the_end_is_no_large_file() -> None:
 def test_tracks_that_turn_up_on_the_way_are_no_error_of_ours() -> None:
     """PyAV's IndexError at the end of an MPEG-TS, which the fuzzer found: what was decoded is kept."""
     with PROCESSOR.open(encode(tone(1.0), container="mpegts", codec="aac")) as stream:
-        sound = stream._sound
-        whole = sound._container
+        decoder = stream._decoder
+        whole = decoder._container
 
         class Broken:
             close = whole.close
@@ -512,7 +513,7 @@ def test_tracks_that_turn_up_on_the_way_are_no_error_of_ours() -> None:
                 yield from whole.demux(track)
                 raise IndexError
 
-        sound._container = Broken()
+        decoder._container = Broken()
         assert len(np.concatenate(list(stream.blocks()))) > 0.9 * SAMPLE_RATE
 
 
@@ -521,12 +522,12 @@ def test_tracks_that_turn_up_on_the_way_are_no_error_of_ours() -> None:
 
 @pytest.mark.parametrize("kind", list(files.NOT_MEDIA))
 def test_what_is_no_media(kind: str) -> None:
-    assert message(files.NOT_MEDIA[kind]) in (NOT_AUDIO, NO_SOUND)
+    assert message(files.NOT_MEDIA[kind]) in (NOT_AUDIO, NO_AUDIO_TRACK)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mpeg4")])
 def test_video_without_sound(container: str, codec: str) -> None:
-    assert message(video(container=container, codec=codec)) == NO_SOUND
+    assert message(video(container=container, codec=codec)) == NO_AUDIO_TRACK
 
 
 def test_video_with_sound() -> None:
@@ -536,7 +537,7 @@ def test_video_with_sound() -> None:
 
 
 class Canary:
-    """A server nobody may call and a file nobody may read."""
+    """A server that must not be called and a file that must not be read."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "canary.wav"

@@ -1,4 +1,4 @@
-"""Decoder processes: the same samples as without them, and nobody is harmed by the death of one."""
+"""Decoder processes: the same samples as without them, and the death of one harms no other file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
 import numpy as np
 import psutil
@@ -19,10 +20,12 @@ import pytest
 from tests.support.audio_files import NOT_MEDIA, encode, tone, video, wav_bytes
 from tests.support.crashing_decoder import decoders_that
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, ShuttingDown, Unavailable
-from whisper_server.services.audio.decoder import LibavSound
-from whisper_server.services.audio.decoder_process import decode_spawn
-from whisper_server.services.audio.decoder_process.pool import CRASHED, DecodeProcesses
-from whisper_server.services.audio_processor import AudioProcessor
+from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.decoder import LibavDecoder
+from whisper_server.services.audio.decoder_process import handle
+from whisper_server.services.audio.decoder_process.child import READ_BYTES
+from whisper_server.services.audio.decoder_process.pool import CRASHED, DecoderProcesses
+from whisper_server.services.audio_processor import AudioProcessor, AudioSource
 
 MAX_SECONDS = 600
 LOCAL = AudioProcessor(32 << 20, MAX_SECONDS)
@@ -32,20 +35,20 @@ DEATHS = [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT] if sys.platform != "wi
 
 
 @pytest.fixture
-def decoders() -> Iterator[DecodeProcesses]:
-    """At most one shared process, so that all sounds are in it."""
-    pool = DecodeProcesses(1)
+def decoders() -> Iterator[DecoderProcesses]:
+    """At most one shared process, so that all decoders are in it."""
+    pool = DecoderProcesses(1)
     yield pool
     pool.close()
     assert all(not psutil.pid_exists(pid) for pid in pool.pids())
 
 
 @pytest.fixture
-def remote(decoders: DecodeProcesses) -> AudioProcessor:
+def remote(decoders: DecoderProcesses) -> AudioProcessor:
     return AudioProcessor(32 << 20, MAX_SECONDS, decoders.open)
 
 
-def samples_of(processor: AudioProcessor, data: bytes, channel: int | None = None) -> np.ndarray:
+def samples_of(processor: AudioProcessor, data: AudioSource, channel: int | None = None) -> np.ndarray:
     with processor.open(data, channel) as stream:
         return np.concatenate(list(stream.blocks()))
 
@@ -53,7 +56,7 @@ def samples_of(processor: AudioProcessor, data: bytes, channel: int | None = Non
 class Poison(io.BytesIO):
     """A file that kills its decoder at the next read, as often as it has been told to."""
 
-    def __init__(self, data: bytes, decoders: DecodeProcesses, number: int, times: int) -> None:
+    def __init__(self, data: bytes, decoders: DecoderProcesses, number: int, times: int) -> None:
         super().__init__(data)
         self._decoders = decoders
         self._number = number
@@ -63,6 +66,21 @@ class Poison(io.BytesIO):
         if self.times and (pids := self._decoders.pids()):
             self.times -= 1
             os.kill(pids[-1], self._number)
+        return super().read(size)
+
+
+class SlowFile(io.BytesIO):
+    """A file whose first read from its decoder process lasts until it is told to go on."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.is_read = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size and size >= READ_BYTES:
+            self.is_read.set()
+            self.may_go_on.wait()
         return super().read(size)
 
 
@@ -102,18 +120,20 @@ def test_errors_are_the_same(remote: AudioProcessor, kind: str) -> None:
     assert (type(found.value), found.value.message) == (type(expected.value), expected.value.message)
 
 
-def test_the_limit_on_the_length_holds(decoders: DecodeProcesses) -> None:
+def test_the_limit_on_the_length_holds(decoders: DecoderProcesses) -> None:
     with pytest.raises(AudioTooLong, match=r"5 seconds.*MAX_AUDIO_SECONDS"):
         samples_of(AudioProcessor(32 << 20, 5, decoders.open), LONG)
 
 
-def test_a_file_that_cannot_seek_is_decoded_here(decoders: DecodeProcesses) -> None:
+def test_a_file_that_cannot_seek_is_decoded_here(decoders: DecoderProcesses) -> None:
     class Pipe(io.BytesIO):
         def seekable(self) -> bool:
             return False
 
-    with AudioProcessor(32 << 20, 60, decoders.open).open(Pipe(encode(tone(1.0)))) as stream:
-        assert isinstance(stream._sound, LibavSound)
+    data = encode(tone(1.0))
+    with closing(decoders.open(BoundedFile(Pipe(data), 32 << 20, is_ours=True), 60)) as decoder:
+        assert isinstance(decoder, LibavDecoder)
+    with AudioProcessor(32 << 20, 60, decoders.open).open(Pipe(data)) as stream:
         assert len(np.concatenate(list(stream.blocks()))) == 16_000
     assert decoders.pids() == []
 
@@ -123,7 +143,7 @@ def test_a_file_that_cannot_seek_is_decoded_here(decoders: DecodeProcesses) -> N
 
 @pytest.mark.parametrize("number", DEATHS)
 def test_a_file_that_crashes_its_decoder_twice_is_refused(
-    remote: AudioProcessor, decoders: DecodeProcesses, number: int
+    remote: AudioProcessor, decoders: DecoderProcesses, number: int
 ) -> None:
     with pytest.raises(InvalidAudio) as caught:
         remote.open(Poison(LONG, decoders, number, times=100))
@@ -132,8 +152,8 @@ def test_a_file_that_crashes_its_decoder_twice_is_refused(
 
 
 @pytest.mark.parametrize("number", DEATHS)
-def test_a_crash_in_the_middle_harms_nobody_else(
-    remote: AudioProcessor, decoders: DecodeProcesses, number: int
+def test_a_crash_in_the_middle_harms_no_other_file(
+    remote: AudioProcessor, decoders: DecoderProcesses, number: int
 ) -> None:
     expected = samples_of(LOCAL, LONG)
     with ExitStack() as stack:
@@ -156,7 +176,7 @@ def test_a_crash_in_the_middle_harms_nobody_else(
 
 
 def test_a_process_that_was_killed_once_is_no_reason_to_refuse_a_file(
-    remote: AudioProcessor, decoders: DecodeProcesses
+    remote: AudioProcessor, decoders: DecoderProcesses
 ) -> None:
     with remote.open(Poison(LONG, decoders, signal.SIGKILL, times=1)) as stream:
         np.testing.assert_array_equal(np.concatenate(list(stream.blocks())), samples_of(LOCAL, LONG))
@@ -167,7 +187,7 @@ def test_a_process_that_was_killed_once_is_no_reason_to_refuse_a_file(
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to ignore")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_to_the_group_are_for_the_server(
-    remote: AudioProcessor, decoders: DecodeProcesses, number: int
+    remote: AudioProcessor, decoders: DecoderProcesses, number: int
 ) -> None:
     with remote.open(LONG) as stream:
         pids = decoders.pids()
@@ -226,46 +246,62 @@ def test_a_file_that_takes_too_much_memory_is_refused(monkeypatch: pytest.Monkey
         assert pool.pids() == pids
 
 
+def test_the_process_imports_neither_numpy_nor_pydantic() -> None:
+    """It starts while a request waits, and has no use for them."""
+    command = [
+        part.replace("main()", "print(*sys.modules)") if part == handle.CHILD_PROGRAM else part
+        for part in handle.child_command()
+    ]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "whisper_server.services.audio.decoder_process.child" in loaded
+    assert not {"numpy", "pydantic"} & set(loaded)
+
+
 # Ends.
 
 
 def test_closing_ends_the_processes_and_what_they_do(
-    remote: AudioProcessor, decoders: DecodeProcesses
+    remote: AudioProcessor, decoders: DecoderProcesses
 ) -> None:
     assert decoders.pids() == []  # nothing is begun before it is needed
-    stream = remote.open(LONG)
-    blocks = stream._blocks()
-    next(blocks)
+    decoder = decoders.open(BoundedFile(io.BytesIO(LONG), len(LONG), is_ours=True), MAX_SECONDS)
+    pieces = decoder.pieces("mix")
+    next(pieces)
     (pid,) = decoders.pids()
     decoders.close()
     assert not psutil.pid_exists(pid)
     with pytest.raises(ShuttingDown):
-        list(blocks)
+        list(pieces)
     with pytest.raises(ShuttingDown):
         remote.open(LONG)
-    stream.close()
+    decoder.close()
     decoders.close()
 
 
-def test_a_forgotten_sound_is_closed(remote: AudioProcessor, decoders: DecodeProcesses) -> None:
+def test_a_forgotten_decoder_is_closed(remote: AudioProcessor, decoders: DecoderProcesses) -> None:
     stream = remote.open(LONG)
     next(stream.blocks())
     process = decoders.shared()
-    assert len(process.sounds) == 1
+    assert process.n_decoders == 1
     del stream
     gc.collect()
-    assert not process.sounds
-    assert not process._to_close
+    assert process.n_decoders == 0
+    assert process.unsent_closes == 0
 
 
 def test_a_process_more_only_where_one_is_busy() -> None:
-    pool = DecodeProcesses(2)
+    pool = DecoderProcesses(2)
     remote = AudioProcessor(32 << 20, MAX_SECONDS, pool.open)
     for _ in range(3):
         samples_of(remote, LONG)
     assert len(pool.pids()) == 1
-    with pool.shared()._lock:  # it is decoding
+    slow = SlowFile(LONG)
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(samples_of, remote, slow)
+        slow.is_read.wait()
         samples_of(remote, LONG)
+        slow.may_go_on.set()
+        waiting.result()
     assert len(pool.pids()) == 2
     pool.close()
 
@@ -274,8 +310,8 @@ def test_a_process_more_only_where_one_is_busy() -> None:
 def test_a_process_that_cannot_be_started_is_a_503_that_names_the_setting(
     remote: AudioProcessor, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
-    monkeypatch.setattr(decode_spawn, "_command", lambda: command)
-    with pytest.raises(Unavailable, match="WHISPER_DECODE_PROCESS") as caught:
+    monkeypatch.setattr(handle, "child_command", lambda: command)
+    with pytest.raises(Unavailable, match="WHISPER_DECODER_PROCESSES") as caught:
         remote.open(LONG)
     assert caught.value.status == 503
 
@@ -286,10 +322,11 @@ def test_a_process_ends_with_its_server_however_that_ends(is_busy: bool) -> None
     server = f"""
 import os, sys
 from tests.support.audio_files import encode, tone
-from whisper_server.services.audio.decoder_process.pool import DecodeProcesses
+from whisper_server.services.audio.decoder_process.child import READ_BYTES
+from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio.bounded_file import BoundedFile
 import io
-d = DecodeProcesses(1)
+d = DecoderProcesses(1)
 p = d.open(BoundedFile(io.BytesIO(encode(tone(5.0))), 1 << 20, is_ours=True), 60.0)
 {begin}
 print(d.pids()[0], flush=True)

@@ -193,7 +193,7 @@ def test_what_is_printed_goes_line_by_line() -> None:
     stream.flush()
     stream.flush()
     assert put[2:] == ["d"]
-    stream.write("x" * 10_000)  # it would grow for as long as nobody ends the line
+    stream.write("x" * 10_000)  # it would grow until the line ends
     assert put[3:] == ["x" * 10_000]
     assert stream.encoding == "ascii"
     assert not stream.isatty()
@@ -308,11 +308,11 @@ def test_a_reader_who_comes_late_is_told_how_much_is_missing(script: Script) -> 
     assert len(lines) + sum(map(int, told)) == 30_001
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe cannot be opened anew")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe cannot be opened twice")
 def test_native_code_does_not_wait_for_a_reader_either(script: Script) -> None:
     code = """
         import faulthandler, signal
-        assert os.get_blocking(2) != os.get_blocking(1)  # the same pipe for whoever started us
+        assert os.get_blocking(2) != os.get_blocking(1)  # the parent's end of the same pipe
         faulthandler.enable(2)
         while not dropped_lines():
             log.info('x' * 1000)

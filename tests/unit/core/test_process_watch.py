@@ -1,4 +1,4 @@
-"""The eye on another process."""
+"""Watching another process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from functools import partial
 
 import pytest
 
-from whisper_server.core.system.process_watch import AskingWatch, Watch, open_parent_watch, open_watch
+from whisper_server.core.system.process_watch import PollingWatch, Watch, open_parent_watch, open_watch
 
-OPENERS = [open_watch, partial(AskingWatch, every_s=0.001)]
+OPENERS = [open_watch, partial(PollingWatch, every_s=0.001)]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_it_can_look_away(other: subprocess.Popen[bytes], look: Callable[[
     assert calls == []
 
 
-@pytest.mark.parametrize("look", [open_parent_watch, AskingWatch])
+@pytest.mark.parametrize("look", [open_parent_watch, PollingWatch])
 async def test_our_parent_is_there(look: Callable[[int], Watch]) -> None:
     watch = look(os.getppid())
     calls: list[int] = []

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from whisper_server import __version__
 from whisper_server.core.config import Settings
+from whisper_server.core.settings.renamed import RENAMED
 
 
 def parse_flags(argv: Sequence[str] | None) -> dict[str, Any]:
@@ -25,6 +26,9 @@ def parse_flags(argv: Sequence[str] | None) -> dict[str, Any]:
     parser.add_argument("--version", action="version", version=__version__)
     for name, field in Settings.model_fields.items():
         _add_flag(parser, name, field)
+    for renamed in RENAMED:
+        action = argparse.BooleanOptionalAction if renamed.is_switch else "store"
+        parser.add_argument(_flag(renamed.name), help=argparse.SUPPRESS, action=action)
     return vars(parser.parse_args(argv))
 
 
@@ -32,8 +36,12 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
     default = field.get_default(call_default_factory=True, validated_data={})
     shown = ",".join(default) if isinstance(default, tuple) else default
     text = f"{field.description} [{field.alias}{'' if shown in ('', None) else f', default {shown}'}]"
-    flag, text = f"--{name.replace('_', '-')}", text.replace("%", "%%")
+    flag, text = _flag(name), text.replace("%", "%%")
     if isinstance(default, bool):
         parser.add_argument(flag, help=text, action=argparse.BooleanOptionalAction)
     else:
         parser.add_argument(flag, help=text, metavar=name.rpartition("_")[2].upper())
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def open_watches(settings: Settings, parent_pid: int) -> dict[int, Watch]:
-    """Return a watch on each process that the settings name, by number; `parent_pid` is the one at our start.
+    """Return watches of the processes that the settings name, by number; `parent_pid`: that at the start.
 
     Raises:
         ConfigError: one is not there, or is not the one that was meant.
@@ -35,7 +35,7 @@ def open_watches(settings: Settings, parent_pid: int) -> dict[int, Watch]:
 
 @contextmanager
 def watching(watches: Mapping[int, Watch], stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on the running event loop when one of the processes ends; look until the block is left."""
+    """Call `stop` on the running event loop when one of the processes ends; watch until the block is left."""
 
     def on_end(pid: int) -> None:
         log.info("process %d has ended, and this server ends with it", pid)
@@ -48,9 +48,9 @@ def watching(watches: Mapping[int, Watch], stop: Callable[[], None]) -> Iterator
         yield
 
 
-def _open(variable: str, look: Callable[[int], Watch], pid: int) -> Watch:
+def _open(variable: str, open_one: Callable[[int], Watch], pid: int) -> Watch:
     try:
-        return look(pid)
+        return open_one(pid)
     except ProcessLookupError as error:
         raise ConfigError(f"{variable}: there is no process {pid}; it may have ended already") from error
     except OSError as error:

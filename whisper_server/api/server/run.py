@@ -25,7 +25,7 @@ from whisper_server.api.server.flags import parse_flags
 from whisper_server.api.server.parent_exit import open_watches, watching
 from whisper_server.api.server.sockets import BACKLOG, is_loopback, listen, url_of
 from whisper_server.api.server.startup import StartupApp
-from whisper_server.core.config import Settings, load_settings
+from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging, flush_log
 from whisper_server.core.shutdown import Shutdown
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(str(error), BAD_SETTING)
     configure_logging(settings.log_level)
+    log_notices(settings)
     try:
         check_exposure(settings)
         watches = open_watches(settings, parent_pid)

@@ -1,4 +1,4 @@
-"""Settings about clients: who may call, and how much of the server they may take up.
+"""Settings about clients: which may call, and how much of the server they may take up.
 
 A part of `core.config`, which reads them.
 """
@@ -48,7 +48,7 @@ class ClientSettings(BaseModel):
         description="Requests with audio at once, running and waiting; one more gets a 429.",
     )
     queue_seconds: int = Field(
-        8 * 3600,  # twice the longest file: one that runs does not keep out the next
+        8 * 3600,  # twice the longest file: one that runs does not keep the next one out
         alias="WHISPER_QUEUE_SECONDS",
         ge=1,
         description="Seconds of audio that may wait at once; more gets a 429. One file is never too long.",
@@ -74,8 +74,8 @@ class ClientSettings(BaseModel):
         alias="WHISPER_MIN_BYTES_PER_S",
         ge=0,
         le=1024 * 1024,
-        description="Bytes per second that earn a client more of that time: who is slower for long is cut "
-        "off too. 0: any byte earns all of it.",
+        description="Bytes per second that earn a client more of that time: one that is slower for long is "
+        "cut off too. 0: any byte earns all of it.",
     )
     header_timeout_s: float = Field(
         20.0,
@@ -83,11 +83,11 @@ class ClientSettings(BaseModel):
         gt=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds in which the head of a request must be complete, from the connection on, or "
+        description="Seconds in which the headers of a request must be complete, from the connection on, or "
         "from its first byte on a connection that had one before.",
     )
     keep_alive_s: float = Field(
-        75.0,  # longer than most clients keep theirs: a request that meets our closing is lost
+        75.0,  # longer than most clients' own: a request that is sent while the server closes is lost
         alias="WHISPER_KEEP_ALIVE_S",
         ge=0,
         le=3600,
@@ -106,7 +106,7 @@ class ClientSettings(BaseModel):
     @field_validator("allowed_origins")
     @classmethod
     def _as_browsers_write_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Bring origins into the one form that browsers send: scheme and host, lower case, no slash."""
+        """Normalise origins to the form that browsers send: scheme and host, lower case, no slash."""
         for origin in value:
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.IGNORECASE):
                 raise ValueError(f"{origin!r} is no origin such as http://localhost:3000")

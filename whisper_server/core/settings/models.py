@@ -10,8 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from whisper_server.core.settings.folders import default_cache_dir
-from whisper_server.core.settings.types import CommaList
+from whisper_server.core.settings.types import CommaList, default_cache_dir
 
 ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
@@ -19,7 +18,7 @@ ComputeType = Literal[
 
 
 class ModelSettings(BaseModel):
-    """What turns speech into text."""
+    """Models and engines, and the work around them."""
 
     model: str = Field(
         "whisper-1",
@@ -55,7 +54,7 @@ class ModelSettings(BaseModel):
         ge=-1,
         le=31 * 86400,
         allow_inf_nan=False,
-        description="Seconds after which a model that nobody uses leaves the memory, preloaded ones too; "
+        description="Seconds after which an unused model leaves the memory, preloaded ones too; "
         "0: at once, -1: never.",
     )
     cache_dir: Path = Field(
@@ -107,25 +106,27 @@ class ModelSettings(BaseModel):
         le=86400,
         allow_inf_nan=False,
         description="Seconds after which a batch of windows counts as hung: its requests fail and the "
-        "model is loaded anew, which may take as long; 0: never.",
+        "model is reloaded, which may take as long; 0: never.",
     )
     vad: bool = Field(
         True,
         alias="WHISPER_VAD",
         description="Leave out what is not speech. Off: everything is decoded, singing and noise too.",
     )
-    decode_workers: int = Field(
+    audio_threads: int = Field(
         2,
-        alias="WHISPER_DECODE_WORKERS",
+        alias="WHISPER_AUDIO_THREADS",
         ge=1,
         le=64,
-        description="Threads that read audio and compute spectrograms.",
+        description="Threads for CPU work around the model: audio, voice detection, spectrograms.",
     )
-    decode_process: bool = Field(
-        True,
-        alias="WHISPER_DECODE_PROCESS",
-        description="Decode uploads in processes of their own (as many as `WHISPER_DECODE_WORKERS`, begun "
-        "when needed), so that a file that crashes the decoder harms nobody else.",
+    decoder_processes: int = Field(
+        2,
+        alias="WHISPER_DECODER_PROCESSES",
+        ge=0,
+        le=64,
+        description="Processes in which libav decodes audio files, started when needed, so that a file that "
+        "crashes it harms no other request. 0: it works in the server itself.",
     )
 
     @field_validator("device", "engine", "compute_type", mode="before")

@@ -1,4 +1,4 @@
-"""Memory that is free goes back to the system, where an allocator would rather keep it."""
+"""Hands free memory back to the system, where glibc would keep it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _tuned = threading.Event()  # whether this process keeps freed memory
 
 
 def tune_allocator() -> None:
-    """Keep freed memory from piling up and working memory at hand; for threads that hold nothing yet.
+    """Bound the freed memory that glibc keeps, and keep working memory mapped; call it before threads start.
 
     glibc gives every thread an arena of its own, up to eight per core. Here a dozen threads hold megabytes
-    for milliseconds each: what one has freed another could use, and each arena keeps its own peak.
+    for milliseconds each: one could use what another has freed, but each arena keeps its own peak.
 
-    It also learns to keep ever larger pieces, up to 32 MiB, and leaves holes where they were: beyond 10 MiB
-    they are mapped and handed back here. Smaller ones must not be, since the system clears every page that it
-    gives: a model of width 768 takes hundreds of pieces of 4.4 MiB for a window, and is slower where they
-    are mapped (bench/experiments/allocator.py has by how much). With that limit set, glibc would hand back
-    the end of its arena with every piece that is freed there, so how much of it stays is set as well.
+    glibc also raises its threshold for mapping up to 32 MiB, and leaves holes where such pieces were: here
+    pieces beyond 10 MiB are mapped and handed back. Smaller ones must not be, since the system clears every
+    page that it gives: a model of width 768 takes hundreds of pieces of 4.4 MiB for a window, and is slower
+    where they are mapped (bench/experiments/allocator.py has by how much). With that limit set, glibc would
+    hand back the end of its arena with every piece that is freed there, so how much of it stays is set too.
     """
     tune = _libc("mallopt")
     if tune is not None:
@@ -43,7 +43,7 @@ def tune_allocator() -> None:
 
 
 def return_memory() -> None:
-    """Collect garbage and hand free memory back; blocks for some milliseconds, and everybody with it."""
+    """Collect garbage and hand free memory back; blocks all Python threads for some milliseconds."""
     gc.collect()
     trim_heap()
 
@@ -52,7 +52,7 @@ def trim_heap() -> None:
     """Hand free memory back; blocks for some milliseconds, but not other threads' Python.
 
     glibc keeps what was freed in pieces below its threshold for mapping: most of a small model, and some of
-    what its batches take beside it. Other allocators do as they like.
+    what its batches take beside it. Other allocators are left alone.
     """
     trim, tune = _libc("malloc_trim"), _libc("mallopt")
     if trim is not None:
@@ -62,10 +62,10 @@ def trim_heap() -> None:
 
 
 def _cut_ends(tune: Callable[..., int]) -> None:
-    """Hand back the free end of every arena, of which malloc_trim knows only the first one's.
+    """Hand back the free end of every arena, where malloc_trim cuts only the first one's.
 
     An arena looks at its end when a piece of more than 64 KiB is freed in it (glibc's `heap_trim`), and new
-    threads get the arenas by turns (`reused_arena`).
+    threads get the arenas in rotation (`reused_arena`).
     """
     tune(_TRIM_THRESHOLD, _CUT_BYTES)
     try:
@@ -73,7 +73,7 @@ def _cut_ends(tune: Callable[..., int]) -> None:
             thread = threading.Thread(target=bytes, args=(_CUT_BYTES,))
             thread.start()
             thread.join()
-    except RuntimeError:  # the system gives no thread: the ends stay until the next rest
+    except RuntimeError:  # no more threads: the ends stay until the next idle trim
         pass
     finally:
         tune(_TRIM_THRESHOLD, _KEPT_BYTES)

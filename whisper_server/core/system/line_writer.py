@@ -1,7 +1,7 @@
-"""Lines -> standard error, from a thread of its own, so that nobody who logs ever waits for a reader.
+"""Lines -> standard error, from a thread of its own, so that logging never waits for a reader.
 
-An app may start the server, read one line of the pipe and never look at it again: 64 kB later a write blocks,
-and for ever. So lines go into a queue that is bounded in lines and bytes. What does not fit is counted, and
+An app may start the server, read one line of the pipe and no more: 64 kB later a write blocks, and for ever.
+So lines go into a queue that is bounded in lines and bytes. What does not fit is counted, and
 once the queue is half empty again one line says how many are missing, at the place where they are.
 """
 
@@ -21,7 +21,7 @@ from typing import TextIO
 
 MAX_LINES = 10_000
 MAX_BYTES = 4 << 20
-_ASK_EVERY_S = 1.0  # whether a pipe that does not block has room, where the system cannot tell
+_RETRY_EVERY_S = 1.0  # to write to a full pipe that does not block, where the system cannot wait for room
 _MAX_PART_CHARS = 8192  # of a line that has not ended
 
 
@@ -35,13 +35,13 @@ class LineWriter:
         max_lines: int = MAX_LINES,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Take what writes, which may block and raise OSError, and what says how many lines are missing."""
+        """Take `write`, which may block and raise OSError, and `notice`, a line for that many missing."""
         self._write = write
         self._notice = notice
         self._max_lines = max_lines
         self._max_bytes = max_bytes
-        # Of all queues it is the one that may be filled while the same thread is filling it already: the
-        # garbage collector runs finalizers anywhere, and some of them log. So is this kind of lock.
+        # Of all queues this is the one whose `put` may be entered again by the thread that is in it: the
+        # garbage collector runs finalizers anywhere, and some of them log. Hence the reentrant lock.
         self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
         self._lock = threading.RLock()
         self._n_lines = 0  # in the queue, or being written
@@ -64,8 +64,8 @@ class LineWriter:
             if is_full or self._n_missing:
                 self._n_missing += 1
                 self._n_dropped += 1
-                if not self._n_lines:  # a line longer than the queue: nothing else makes the writer look
-                    self._say_how_many()
+                if not self._n_lines:  # a line longer than the queue: no later write would add the notice
+                    self._add_notice()
                 return
             self._add(line)
 
@@ -94,7 +94,7 @@ class LineWriter:
         self._n_bytes += len(line)
         self._queue.put(line)
 
-    def _say_how_many(self) -> None:
+    def _add_notice(self) -> None:
         line = self._notice(self._n_missing)
         self._n_missing = 0
         self._add(line)
@@ -107,7 +107,10 @@ class LineWriter:
             try:
                 self._write(item)
                 is_lost = False
-            except (OSError, ValueError):  # the reader is gone, the disk full: the next may fare better
+            except (
+                OSError,
+                ValueError,
+            ):  # the reader has ended, the disk is full: the next line may be written
                 is_lost = True
             with self._lock:
                 self._n_lines -= 1
@@ -115,14 +118,14 @@ class LineWriter:
                 self._n_dropped += is_lost
                 has_room = self._n_lines <= self._max_lines // 2 and self._n_bytes <= self._max_bytes // 2
                 if self._n_missing and has_room:
-                    self._say_how_many()
+                    self._add_notice()
 
 
 class LineStream(io.TextIOBase):
-    """A stand-in for `sys.stderr`: what is printed goes the way of the log, in order and without blocking."""
+    """A stand-in for `sys.stderr`: what is printed joins the queue of the log, in order, without blocking."""
 
     def __init__(self, stream: TextIO, put: Callable[[str], None]) -> None:
-        """Take the stream it stands in for, and what takes whole lines."""
+        """Take the stream that it stands in for, and `put`, which takes whole lines."""
         self._stream = stream
         self._put = put
         self._lock = threading.RLock()
@@ -155,7 +158,7 @@ class LineStream(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Return whether somebody looks at it."""
+        """Return whether it is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
@@ -192,18 +195,19 @@ def writer_to(stream: TextIO) -> Callable[[bytes], None]:
 
 def _wait_for_room(raw: io.RawIOBase) -> None:
     if sys.platform == "win32":
-        time.sleep(_ASK_EVERY_S)
+        time.sleep(_RETRY_EVERY_S)
     else:
         poll = select.poll()
         poll.register(raw.fileno(), select.POLLOUT)
-        poll.poll()  # an end of its reader is an event, too
+        poll.poll()  # returns when the reader ends, too
 
 
 def unblock(stream: TextIO) -> None:
     """Let a write fail where it would block, if the stream is a pipe and the system has a way for that.
 
-    For those who write past this module: native libraries that warn, and the C library when it aborts, would
-    wait for a reader with whatever locks they hold. Other processes have the same pipe, so it is opened anew.
+    For what writes past this module: native libraries that warn, and the C library when it aborts, would wait
+    for a reader while they hold locks. Other processes share the file description, so the pipe is opened a
+    second time.
     """
     if sys.platform != "linux":
         return

@@ -1,9 +1,11 @@
 """Tells when another process ends; for a server that is to end with the app that started it.
 
-Linux: a pidfd in the event loop. macOS and the BSDs: a kqueue in the event loop. Windows: a thread that
-waits for a handle of the process. Where a kernel has none of them (Linux before 5.3) it is asked once a
-second. The signal that Linux can send when a parent dies (PR_SET_PDEATHSIG) is of no use: it comes when
-the *thread* that started us ends, and desktop apps start processes from pools of threads.
+Each system has one way that costs nothing while the process lives. Linux: a pidfd in the event loop. macOS:
+a kqueue in the event loop. Windows: a thread that waits for a handle of the process. The fallback is a poll
+once a second, for Linux without pidfds: kernels before 5.3 (Debian 10 has 4.19), sandboxes that do not know
+the call, and Pythons built on older headers. The signal that Linux can send when a parent dies
+(PR_SET_PDEATHSIG) is of no use: it comes when the *thread* that started the server ends, and desktop apps
+start processes from pools of threads.
 """
 
 from __future__ import annotations
@@ -19,27 +21,27 @@ from typing import Protocol
 
 from whisper_server.core.system.process import THREAD_PREFIX
 
-ASK_EVERY_S = 1.0  # where the system cannot tell by itself
+POLL_EVERY_S = 1.0
 
 
 class Watch(Protocol):
-    """An eye on one process, which cannot be mistaken for a later one of the same number."""
+    """Watches one process, which it does not mistake for a later one of the same number."""
 
     def start(self, on_end: Callable[[], None]) -> None:
         """Call `on_end` once, on the running event loop, when the process has ended."""
         ...
 
     def stop(self) -> None:
-        """Look away; needs the event loop's thread."""
+        """End the watch; needs the event loop's thread."""
         ...
 
 
 def open_watch(pid: int) -> Watch:
-    """Return an eye on the process.
+    """Return a watch of the process.
 
     Raises:
         ProcessLookupError: there is no such process.
-        OSError: the system does not let us look.
+        OSError: the system does not allow it.
     """
     if pid <= 0:  # what `getppid` says of the first process of a container
         raise ProcessLookupError
@@ -50,16 +52,16 @@ def open_watch(pid: int) -> Watch:
             return _DescriptorWatch(os.pidfd_open(pid), os.close)
         except ProcessLookupError:
             raise
-        except (AttributeError, OSError):  # an old kernel or libc, a sandbox that does not know the call
-            return AskingWatch(pid)
+        except (AttributeError, OSError):  # see the module
+            return PollingWatch(pid)
     else:
         return _kqueue_watch(pid)
 
 
 def open_parent_watch(pid: int) -> Watch:
-    """Return an eye on our parent, which was `pid` when we began. Raises as `open_watch`."""
+    """Return a watch of our parent, which was `pid` when this process began. Raises as `open_watch`."""
     watch = open_watch(pid)
-    # Windows never tells a process that its parent has changed; there the handle is all there is.
+    # Where the parent has ended since, the number may be another process's. Windows keeps saying `pid`.
     if os.getppid() != pid:
         watch.stop()
         raise ProcessLookupError
@@ -67,7 +69,7 @@ def open_parent_watch(pid: int) -> Watch:
 
 
 def is_one_file() -> bool:
-    """Return whether we run from a one-file executable, whose parent is its own unpacker."""
+    """Return whether this is a one-file executable, whose parent is its own unpacker."""
     return Path(getattr(sys, "_MEIPASS", "")).name.startswith("_MEI")
 
 
@@ -84,23 +86,23 @@ class _DescriptorWatch:
         self._loop.add_reader(self._descriptor, self._end, on_end)
 
     def stop(self) -> None:
-        self._look_away()
+        self._remove_reader()
         self._close(self._descriptor)
 
     def _end(self, on_end: Callable[[], None]) -> None:
-        self._look_away()  # it stays readable
+        self._remove_reader()  # it stays readable
         on_end()
 
-    def _look_away(self) -> None:
+    def _remove_reader(self) -> None:
         if self._loop is not None:
             self._loop.remove_reader(self._descriptor)
             self._loop = None
 
 
-class AskingWatch:
-    """Asks from time to time whether the process is there."""
+class PollingWatch:
+    """Looks from time to time whether the process is there."""
 
-    def __init__(self, pid: int, every_s: float = ASK_EVERY_S) -> None:
+    def __init__(self, pid: int, every_s: float = POLL_EVERY_S) -> None:
         """Take a process that is there.
 
         Raises:
@@ -114,7 +116,7 @@ class AskingWatch:
             raise ProcessLookupError
 
     def start(self, on_end: Callable[[], None]) -> None:
-        """Ask until it is gone."""
+        """Look now, and again until it has ended."""
         if self._is_there():
             self._timer = asyncio.get_running_loop().call_later(self._every_s, self.start, on_end)
         else:
@@ -122,18 +124,18 @@ class AskingWatch:
             on_end()
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Cancel the next look."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _is_there(self) -> bool:
-        if self._is_parent:  # dead and not yet buried by its own parent, it would still have its number
+        if self._is_parent:  # a zombie still has its number, but no children
             return os.getppid() == self._pid
         try:
             os.kill(self._pid, 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # somebody else's
+        except PermissionError:  # another user's
             return True
         return True
 
@@ -147,7 +149,7 @@ if sys.platform == "win32":
     _NO_SUCH_PROCESS = 87  # ERROR_INVALID_PARAMETER
 
     class _HandleWatch:
-        """A thread that waits for the process, for asyncio has no public way to wait for a handle."""
+        """A thread that waits for the process: asyncio has no public way to wait for a handle."""
 
         def __init__(self, pid: int) -> None:
             self._kernel = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -164,13 +166,13 @@ if sys.platform == "win32":
 
             def wait() -> None:
                 self._kernel.WaitForSingleObject(self._handle, _INFINITE)
-                with suppress(RuntimeError):  # the loop is closed: we have ended before
+                with suppress(RuntimeError):  # the loop is closed: this process has ended before
                     loop.call_soon_threadsafe(on_end)
 
             threading.Thread(target=wait, name=f"{THREAD_PREFIX}parent", daemon=True).start()
 
         def stop(self) -> None:
-            """Leave thread and handle to the end of the process: a wait cannot be called off."""
+            """Leave thread and handle to the end of this process: a wait cannot be cancelled."""
 
 elif sys.platform != "linux":
     import select
@@ -181,7 +183,7 @@ elif sys.platform != "linux":
         event = select.kevent(pid, select.KQ_FILTER_PROC, flags, select.KQ_NOTE_EXIT)
         try:
             queue.control([event], 0)
-        except OSError:  # ProcessLookupError where it is gone
+        except OSError:  # ProcessLookupError where it has ended
             queue.close()
             raise
         return _DescriptorWatch(queue.fileno(), lambda _: queue.close())

@@ -1,7 +1,7 @@
-"""A file without a name: all that libav gets to see of a source.
+"""A binary file without a name, bounded in bytes: all that libav sees of a source.
 
-Owns the byte limit and what an input error does. It must never raise out of `read` or `seek`: libav
-calls them, and PyAV would raise what they raised at some later call of the same thread.
+Owns the byte limit and the handling of input errors. `read` and `seek` must never raise: libav calls them,
+and PyAV would raise their error at some later call of the same thread.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from whisper_server.core.errors import InvalidAudio, PayloadTooLarge
 
-HEAD_BYTES = 64  # kept of the beginning: enough for the DocType of a Matroska file
+FIRST_BYTES = 64  # kept of the beginning: enough for the DocType of a Matroska file
 
 
 class BoundedFile:
@@ -28,7 +28,7 @@ class BoundedFile:
         self._is_ours = is_ours
         self._position = 0
         self._failure: Exception | None = None
-        self.head = b""
+        self.first_bytes = b""
         seekable = getattr(file, "seekable", None)  # SpooledTemporaryFile has none before Python 3.11
         self._can_seek = seekable() if seekable else hasattr(file, "seek")
         self.size_bytes: int | None = None
@@ -40,7 +40,7 @@ class BoundedFile:
                 raise PayloadTooLarge(self._max_bytes, self.size_bytes)
 
     def check(self) -> None:
-        """Raise what went wrong while libav was reading.
+        """Raise the first error that libav's reading has met.
 
         Raises:
             PayloadTooLarge: a source of unknown size went on for longer than the limit.
@@ -68,8 +68,8 @@ class BoundedFile:
         except OSError as error:
             self._failure = error
             return b""
-        if self._position < HEAD_BYTES:
-            self.head = self.head[: self._position] + data[: HEAD_BYTES - self._position]
+        if self._position < FIRST_BYTES:
+            self.first_bytes = self.first_bytes[: self._position] + data[: FIRST_BYTES - self._position]
         self._position += len(data)
         # Where the size is known it was checked; a broken header may jump far beyond the end.
         if self.size_bytes is None and self._position > self._max_bytes:
@@ -78,7 +78,7 @@ class BoundedFile:
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move; -1 where that is impossible, which broken headers do ask for."""
+        """Move; return -1 where that is impossible, which broken headers do ask for."""
         try:
             position = self._file.seek(offset, whence)
         except (OSError, ValueError, OverflowError):

@@ -33,13 +33,13 @@ ROUNDING_S = 1e-6  # of a sum over hours of frames: audio of exactly the limit i
 TOO_SHORT = "Audio file is too short. Minimum audio length is 0.1 seconds."  # as the hosted API words it
 
 
-class Sound(Protocol):
-    """An open file that is decoded where the caller does not care to know."""
+class Decoder(Protocol):
+    """An open file and libav, in this process or in another one."""
 
     info: AudioInfo
 
     def pieces(self, channel: Channel) -> Iterator[Piece]:
-        """Decode: yield the samples in order, about a second each; blocks; use it once.
+        """Yield the samples in order, about a second each; blocks; use it once.
 
         Raises:
             InvalidAudio: nothing can be decoded, or less than 0.1 s.
@@ -49,12 +49,12 @@ class Sound(Protocol):
         ...
 
     def close(self) -> None:
-        """Let libav's objects go; idempotent. Never while a piece is being decoded."""
+        """Let libav's objects go; idempotent. Never while `pieces` runs on another thread."""
         ...
 
 
-class LibavSound:
-    """Decodes in this process, on the caller's thread."""
+class LibavDecoder:
+    """Runs libav in this process, on the caller's thread."""
 
     def __init__(self, file: BoundedFile, max_seconds: float) -> None:
         """Read the header; blocks. The file stays the caller's to close.
@@ -64,7 +64,7 @@ class LibavSound:
         """
         self._file = file
         self._max_seconds = max_seconds
-        self._source_s = 0.0  # decoded so far, by the source's own clock
+        self._source_s = 0.0  # read so far, by the source's own clock
         self._failure: Exception | None = None  # the first of libav's
         self._container = open_container(file)
         try:
@@ -80,7 +80,7 @@ class LibavSound:
         self._container.close()
 
     def pieces(self, channel: Channel) -> Iterator[Piece]:
-        """Decode; see `Sound`. What is damaged here and there is left out."""
+        """Yield the samples; see `Decoder`. What is damaged here and there is left out."""
         resampler = Resampler(channel)
         errors = libav_errors()
         try:

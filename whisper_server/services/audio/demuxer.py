@@ -1,6 +1,6 @@
-"""What libav may see and do: formats, external references, threads; and the names of what it finds.
+"""Opens containers: which formats libav may read, what it may open and allocate, and what it has found.
 
-Owns the translation of libav's terms and errors into ours. Must not know of samples.
+Owns the translation of libav's terms and errors into those of core. Must not know of samples.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
     from whisper_server.services.audio.bounded_file import BoundedFile
 
-# Formats with a header of their own that people record, export and send. Left out is whatever names other
+# Formats with a header of their own that people record, export and send. Left out is what names other
 # files or addresses (such as hls, dash, concat, sdp, rtsp), scripts and subtitles, pictures, devices, raw
 # samples without a header (they would make audio of any bytes), and the formats of games and set-top boxes.
 DEMUXERS = "aac,aiff,amr,asf,au,avi,caf,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,w64,wav"
 
-# A WAV of 2 kB can say that its title has 4 GB, and libav would take and fill them before it reads one byte.
-# The largest piece that a recording needs is the index of an MP4: `mp4_tables` lets it grow to 127 MB.
+# A WAV of 2 kB can say that its title has 4 GB, which libav would allocate and fill before it reads a byte.
+# The largest piece that a recording needs is the index of an MP4: `mp4_guard` lets it grow to 127 MB.
 MAX_ALLOCATION_BYTES = 160 << 20
 
-# Discs hide DTS and AC-3 in WAVs that claim to be PCM, so libav compares the first two seconds of every WAV
-# with all formats it knows, over and over: most of what opening one takes (bench/experiments/stages.py). A
-# quarter of a second has 16 frames of such sound.
+# Audio discs have DTS and AC-3 in WAVs that claim to be PCM, so libav compares the first two seconds of every
+# WAV with all formats it knows, over and over: most of what opening one takes (bench/experiments/stages.py).
+# A quarter of a second has 16 frames of such audio.
 PROBED_PACKETS = 4  # of a sixteenth of a second
 
 NOT_AUDIO = (  # as the hosted API words it
     "Invalid file format. Supported formats: "
     "['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']"
 )
-NO_SOUND = "The file has no audio track."
+NO_AUDIO_TRACK = "The file has no audio track."
 
 
 def open_container(file: BoundedFile) -> InputContainer:
-    """Let libav find out what the bytes are; it can open nothing else, whatever they say.
+    """Let libav detect what the bytes are; it can open nothing else, whatever they say.
 
     Its memory is not bounded by this: `check_mp4_tables` comes first.
 
@@ -102,7 +102,7 @@ def _limit_allocations() -> None:
 
 
 def _refuse(_url: str, _flags: int, _options: object) -> None:
-    """Answer libav's wish to open another file: the second lock, behind the whitelists."""
+    """Refuse to open another file for libav: the second barrier, behind the whitelists."""
     raise PermissionError("a media file must not open another one")
 
 
@@ -124,7 +124,7 @@ def audio_track(container: InputContainer) -> LibavStream:
         if track.codec_context is not None:
             track.codec_context.thread_count = 1  # the caller's pool bounds the CPU
             return track
-    raise InvalidAudio("The audio is in a codec that cannot be decoded here." if tracks else NO_SOUND)
+    raise InvalidAudio("The audio is in a codec that cannot be decoded here." if tracks else NO_AUDIO_TRACK)
 
 
 def describe(file: BoundedFile, container: InputContainer, track: LibavStream) -> AudioInfo:
@@ -132,7 +132,7 @@ def describe(file: BoundedFile, container: InputContainer, track: LibavStream) -
     codec = track.codec_context
     seconds = container.duration / 1_000_000 if container.duration else 0.0  # libav counts microseconds
     return AudioInfo(
-        format=_format(file.head, container, codec.name),
+        format=_format(file.first_bytes, container, codec.name),
         container=container.format.name,
         codec=codec.name,
         sample_rate_hz=codec.sample_rate,
@@ -142,19 +142,19 @@ def describe(file: BoundedFile, container: InputContainer, track: LibavStream) -
     )
 
 
-def _format(head: bytes, container: InputContainer, codec: str) -> str:
+def _format(first_bytes: bytes, container: InputContainer, codec: str) -> str:
     """Name the format as its users do, from what is in the file."""
     demuxer = container.format.name
     if demuxer.startswith("mov"):
         has_video = any(not _is_cover(stream.codec_context) for stream in container.streams.video)
         return "mp4" if has_video else "m4a"
     if demuxer.startswith("matroska"):
-        return "webm" if b"webm" in head else "mkv"
+        return "webm" if b"webm" in first_bytes else "mkv"
     if demuxer == "ogg":
         return "opus" if "opus" in codec else "ogg"
     return {"asf": "wma", "mpegts": "ts"}.get(demuxer, demuxer)
 
 
 def _is_cover(codec: av.CodecContext | None) -> bool:
-    """Tell a picture on the sleeve from a film: music players embed JPEG and PNG, cameras do not."""
+    """Tell cover art from a film: music files embed JPEG and PNG, cameras do not."""
     return codec is not None and codec.name in {"mjpeg", "png", "bmp"}

@@ -1,4 +1,4 @@
-"""How loud samples are, and how they are made equally loud without knowing the whole file."""
+"""Measures loudness, and normalises samples without knowing the whole file."""
 
 from __future__ import annotations
 

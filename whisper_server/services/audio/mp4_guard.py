@@ -1,8 +1,8 @@
-"""How many samples an MP4 claims to have, counted before libav believes it.
+"""Counts how many samples an MP4 claims to have, before libav allocates an index for them.
 
 libav builds an index of 24 bytes per claimed sample while it opens the file: a header of 20 kB can make
-it take 2.5 GB, and no option of libav limits that. The tables that say "so many times the same" are
-therefore read here first. Owns that arithmetic and nothing else.
+it take 2.5 GB, and no option of libav limits that. So the run-length tables are read here first. Owns that
+arithmetic and nothing else.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def check_mp4_tables(file: BoundedFile) -> None:
     counter = _Counter(file.size_bytes)
     if any(kind in ROOT_KINDS for kind, _, _ in boxes):
         for kind, start, end in boxes:
-            if kind != b"mdat":  # the sound itself; libav looks for no boxes in there
+            if kind != b"mdat":  # the samples; libav looks for no boxes in there
                 if end - start > MAX_BOX_BYTES:
                     raise InvalidAudio("The file's header is larger than that of any recording.")
                 file.seek(start)
@@ -68,13 +68,13 @@ def _root_boxes(file: BoundedFile, size_bytes: int) -> Iterator[tuple[bytes, int
     start = 0
     for _ in range(MAX_BOXES):
         file.seek(start)
-        head = file.read(16)
-        if len(head) < 8:
+        header = file.read(16)
+        if len(header) < 8:
             return
-        size, kind = struct.unpack(">I4s", head[:8])
+        size, kind = struct.unpack(">I4s", header[:8])
         skip = 8
-        if size == 1 and len(head) == 16:
-            size, skip = struct.unpack(">Q", head[8:])[0], 16
+        if size == 1 and len(header) == 16:
+            size, skip = struct.unpack(">Q", header[8:])[0], 16
         end = size_bytes if size == 0 else min(start + size, size_bytes)
         if end < start + skip:
             return
@@ -104,9 +104,9 @@ class _Counter:
             if self.samples * self.edits > MAX_SAMPLES or self.times > MAX_SAMPLES:
                 raise InvalidAudio(TOO_MANY)
 
-    def _add_table(self, kind: bytes, head: bytes, body: bytes, at: int) -> None:
-        """Count one table; `head` is version and flags, then two numbers."""
-        first, second = struct.unpack(">4xII", head)
+    def _add_table(self, kind: bytes, header: bytes, body: bytes, at: int) -> None:
+        """Count one table; `header` is version and flags, then two numbers."""
+        first, second = struct.unpack(">4xII", header)
         if kind in (b"soun", b"vide"):
             self.is_sound = kind == b"soun"
         elif kind in (b"stsz", b"stz2"):

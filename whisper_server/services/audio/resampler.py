@@ -1,6 +1,6 @@
 """Decoded frames of any rate, format and layout -> float32 at 16 kHz, mixed or by channel, by libswresample.
 
-Must not know where the frames come from. Samples are bytes: NumPy is left to whoever needs numbers.
+Must not know where the frames come from. Samples are bytes: NumPy is left to what needs numbers.
 Libav's filter graph is used directly, because `av.AudioResampler` starts a pool of threads per file and
 cannot be told how to mix channels.
 """
@@ -45,7 +45,7 @@ def check_source(rate_hz: int, channels: int) -> None:
 
 
 class Piece(NamedTuple):
-    """Decoded sound."""
+    """Samples of a stretch of the file."""
 
     n_channels: int  # 1, or those of the source where each is wanted
     data: bytes  # float32 [n, n_channels] at 16 kHz; not looked at, so it may hold what is no number
@@ -122,7 +122,7 @@ def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:
             raise InvalidAudio("The number of channels changes within the recording.")
         chain.append(graph.add("pan", f"mono|c0=c{channel}"))
     elif channel == "mix" and not _has_positions(frame.layout.name):
-        # Nobody knows which channel is the centre: all count the same ("<" makes the sum 1).
+        # No channel is known to be the centre: all count the same ("<" makes the sum 1).
         terms = "+".join(f"c{each}" for each in range(n_channels))
         chain.append(graph.add("pan", f"mono|c0<{terms}"))
     # rematrix_maxval=1: the gains of a downmix add up to 1, so it never clips (float would allow 1.4).

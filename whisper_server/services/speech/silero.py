@@ -1,7 +1,7 @@
 """Samples -> speech probabilities: Silero VAD, run by onnxruntime.
 
-Owns the model file (Silero VAD 6.2.3, rearranged by tools/make_silero.py), the session and the state that
-one file's audio leaves behind. Must not know what counts as speech.
+Owns the model file (Silero VAD 6.2.3, rearranged by tools/make_silero.py), the session, and the state that
+one file carries from block to block. Must not know what counts as speech.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def _load_session() -> Any:
 
 def session_of(model: Path) -> Any:
     """Return a session of onnxruntime that runs a network on the caller's thread."""
-    # 0.2 s that a server without work need not spend.
+    # 0.2 s, which the start of the server does without.
     from whisper_server.services.onnx.runtime import onnxruntime  # noqa: PLC0415
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the caller's pool bounds the CPU
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # the arena would keep the largest batch for ever
+    options.enable_cpu_mem_arena = False  # the arena would keep the memory of the largest batch for ever
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(str(model), sess_options=options, providers=["CPUExecutionProvider"])

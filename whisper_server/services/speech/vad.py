@@ -123,7 +123,7 @@ def spans(blocks: Iterable[Samples], options: VadOptions | None = None) -> Itera
 def steps(blocks: Iterable[Samples], options: VadOptions | None = None) -> Iterator[Span | None]:
     """Yield the speech of a file, in order, and None after each block; holds one span and one block.
 
-    The Nones let whoever runs this on a shared thread give others a turn: hours of silence have no span.
+    The Nones let a caller on a shared thread give others a turn: hours of silence have no span.
     `blocks`: float32 [n], 16 kHz mono, of any sizes; their concatenation is the file.
     """
     held = _Held()

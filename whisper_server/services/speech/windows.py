@@ -18,9 +18,8 @@ def pack(spans: Iterable[Span | None], n_mels: int) -> Iterator[Window | None]:
 
     A None among the spans is passed on (see vad.steps).
 
-    Holds the samples of one window and no more. Spans are set end to end: each brings the padding that
-    vad.spans leaves around speech, so the model hears a pause at every seam, and where a long span was
-    cut in two there is none to add.
+    Holds the samples of one window and no more. Spans are joined end to end: each has the padding that
+    vad.spans leaves around speech, so there is a pause at every seam, except where a long span was cut.
     """
     pending: list[Span] = []
     n_samples = 0

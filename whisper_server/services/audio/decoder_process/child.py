@@ -1,7 +1,7 @@
 """The process that libav crashes in place of the server; runs with the standard library and PyAV only.
 
-Owns no file: what it reads it asks the server for. One thread decodes, for one sound at a time; another
-takes messages, and ends the process at once when the server is gone, whatever libav is doing.
+Owns no file: what it reads it asks the server for. One thread runs libav, for one decoder at a time; another
+takes messages, and ends the process at once when the server has ended, whatever libav is doing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.services.audio.bounded_file import BoundedFile
-from whisper_server.services.audio.decoder import LibavSound
+from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.messages import Kind, Message, packed, receive, send
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ MEMORY_BYTES = 1 << 30  # more than all that is open may need; where the system 
 class _Upload(io.RawIOBase):
     """A file that is with the server."""
 
-    def __init__(self, child: _Child, sound: int, size_bytes: int) -> None:
+    def __init__(self, child: _Child, decoder: int, size_bytes: int) -> None:
         self._child = child
-        self._sound = sound
+        self._decoder = decoder
         self._size_bytes = size_bytes
         self._position = 0
 
@@ -61,7 +61,7 @@ class _Upload(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         n_bytes = min(len(buffer), max(0, self._size_bytes - self._position))
-        data = self._child.bytes_of(self._sound, self._position, n_bytes) if n_bytes else b""
+        data = self._child.bytes_of(self._decoder, self._position, n_bytes) if n_bytes else b""
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -74,7 +74,7 @@ class _Child:
         self._commands = commands
         self._answers = answers
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._sounds: dict[int, LibavSound] = {}
+        self._decoders: dict[int, LibavDecoder] = {}
         self._pieces: dict[int, Iterator[Piece]] = {}
 
     def run(self) -> None:
@@ -86,16 +86,18 @@ class _Child:
             try:
                 self._handle(message)
             except InvalidAudio as error:
-                self._fail(message.sound, type(error).__name__, error.message)
+                self._fail(message.decoder, type(error).__name__, error.message)
             except MemoryError:
-                self._fail(message.sound, InvalidAudio.__name__, "The file takes too much memory to decode.")
-            except Exception as error:  # noqa: BLE001  (a bug of ours, which the server has to hear of)
-                self._fail(message.sound, "", f"{type(error).__name__}: {error}")
+                self._fail(
+                    message.decoder, InvalidAudio.__name__, "The file takes too much memory to decode."
+                )
+            except Exception as error:  # noqa: BLE001  (a bug of ours, which the server has to report)
+                self._fail(message.decoder, "", f"{type(error).__name__}: {error}")
             faulthandler.cancel_dump_traceback_later()
 
-    def bytes_of(self, sound: int, offset: int, n_bytes: int) -> bytes:
+    def bytes_of(self, decoder: int, offset: int, n_bytes: int) -> bytes:
         """Ask the server for a part of the upload that it is about."""
-        send(self._answers, Kind.READ, sound, n_bytes, packed({"offset": offset}))
+        send(self._answers, Kind.READ, decoder, n_bytes, packed({"offset": offset}))
         return self._inbox.get().data
 
     def _listen(self) -> None:
@@ -107,25 +109,25 @@ class _Child:
 
     def _handle(self, message: Message) -> None:
         if message.kind is Kind.OPEN:
-            self._open(message.sound, **message.fields())
+            self._open(message.decoder, **message.fields())
         elif message.kind is Kind.STEP:
-            self._step(message.sound, message.fields()["channel"])
+            self._step(message.decoder, message.fields()["channel"])
         elif message.kind is Kind.CLOSE:
-            self._pieces.pop(message.sound, None)
-            if (sound := self._sounds.pop(message.sound, None)) is not None:
-                sound.close()
+            self._pieces.pop(message.decoder, None)
+            if (decoder := self._decoders.pop(message.decoder, None)) is not None:
+                decoder.close()
 
     def _open(self, number: int, size_bytes: int, max_seconds: float) -> None:
         upload = io.BufferedReader(_Upload(self, number, size_bytes), READ_BYTES)
         file = BoundedFile(upload, size_bytes, is_ours=True)
-        sound = self._sounds[number] = LibavSound(file, max_seconds)
-        send(self._answers, Kind.OPENED, number, data=packed(asdict(sound.info)))
+        decoder = self._decoders[number] = LibavDecoder(file, max_seconds)
+        send(self._answers, Kind.OPENED, number, data=packed(asdict(decoder.info)))
 
     def _step(self, number: int, channel: Any) -> None:
         """Send the next pieces; an error comes after those before it."""
         pieces = self._pieces.get(number)
         if pieces is None:
-            pieces = self._pieces[number] = self._sounds[number].pieces(channel)
+            pieces = self._pieces[number] = self._decoders[number].pieces(channel)
         n_bytes = 0
         while n_bytes < STEP_BYTES:
             piece = next(pieces, None)

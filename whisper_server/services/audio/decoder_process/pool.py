@@ -1,12 +1,12 @@
-"""Decoder processes: uploads are decoded where a crash is survived, and the server goes on.
+"""Decoder processes: libav reads uploads where the server survives its crashes.
 
-Theory of operation. There are a few shared processes, begun when they are needed; a sound stays with one of
-them. A process decodes for one sound at a time, so when it dies in the middle of a step, that sound is the
-suspect. The suspect is tried once more in a process of its own, from its beginning up to where it was; if
-that one dies too, the file is refused. A hang is refused at once. Other sounds of the dead process go on in
-another in the same way, and nobody notices. The files stay with the server: nothing is lost with a process.
+Theory of operation. There are a few shared processes, started when they are needed; a decoder stays in one of
+them. A process works for one decoder at a time, so when it dies in the middle of a step, that decoder's file
+is the suspect. The suspect is tried once more in a process of its own, from its beginning up to where it was;
+if that one dies too, the file is refused. A hang is refused at once. Other decoders of the dead process go on
+in another in the same way, without an error. The files stay with the server: nothing is lost with a process.
 
-Nothing is decoded that nobody has asked for, and a step yields about 1 MB: memory stays bounded.
+A process works on request only, and a step yields about 1 MB: memory stays bounded.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, ShuttingDown
 from whisper_server.core.types import AudioInfo
-from whisper_server.services.audio.decoder import LibavSound, Sound
-from whisper_server.services.audio.decoder_process.handle import DecodeProcess, ProcessDied
+from whisper_server.services.audio.decoder import Decoder, LibavDecoder
+from whisper_server.services.audio.decoder_process.handle import DecoderProcess, ProcessDied
 from whisper_server.services.audio.decoder_process.messages import Kind, Message
 from whisper_server.services.audio.resampler import Piece
 
@@ -32,32 +32,32 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _ERRORS = {kind.__name__: kind for kind in (InvalidAudio, AudioTooLong)}
-_numbers = itertools.count(1)  # of sounds
+_numbers = itertools.count(1)  # of decoders
 
 CRASHED = "The file cannot be decoded: it makes the decoder crash. Convert it with another program."
 HANGS = "The file cannot be decoded: it makes the decoder hang. Convert it with another program."
 
 
-class DecodeProcesses:
-    """Opens sounds in at most `limit` shared processes; thread-safe."""
+class DecoderProcesses:
+    """Opens decoders in at most `limit` shared processes; thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._shared: list[DecodeProcess] = []
-        self._private: list[DecodeProcess] = []
+        self._shared: list[DecoderProcess] = []
+        self._private: list[DecoderProcess] = []
         self._is_closed = False
 
-    def open(self, file: BoundedFile, max_seconds: float) -> Sound:
-        """Open a file in a process; one that cannot seek is decoded here. Raises as `LibavSound`.
+    def open(self, file: BoundedFile, max_seconds: float) -> Decoder:
+        """Open a file in a process; one that cannot seek is opened here. Raises as `LibavDecoder`.
 
         Raises:
             Unavailable: no process can be started.
             ShuttingDown: this is closed.
         """
         if file.size_bytes is None:
-            return LibavSound(file, max_seconds)
-        return _RemoteSound(self, file, {"size_bytes": file.size_bytes, "max_seconds": max_seconds})
+            return LibavDecoder(file, max_seconds)
+        return _RemoteDecoder(self, file, {"size_bytes": file.size_bytes, "max_seconds": max_seconds})
 
     def pids(self) -> list[int]:
         """Return the numbers of the processes that live."""
@@ -65,7 +65,7 @@ class DecodeProcesses:
             return [process.pid for process in (*self._shared, *self._private) if process.is_alive]
 
     def close(self) -> None:
-        """End all processes; who still decodes gets `ShuttingDown`. Idempotent; blocks for milliseconds."""
+        """End all processes; their decoders raise `ShuttingDown`. Idempotent; blocks for milliseconds."""
         with self._lock:
             self._is_closed = True
             ending = [*self._shared, *self._private]
@@ -73,7 +73,7 @@ class DecodeProcesses:
             process.kill()
 
     def check_open(self) -> None:
-        """Check that files are still decoded.
+        """Check that files can still be opened and read.
 
         Raises:
             ShuttingDown: no longer.
@@ -81,41 +81,41 @@ class DecodeProcesses:
         if self._is_closed:
             raise ShuttingDown("The server is shutting down; try again later.")
 
-    def shared(self) -> DecodeProcess:
-        """Return a process: an idle one, a new one, or the one with the fewest sounds; blocks."""
+    def shared(self) -> DecoderProcess:
+        """Return a process: an idle one, a new one, or the one with the fewest decoders; blocks."""
         with self._lock:
             self.check_open()
             self._shared = [process for process in self._shared if process.is_alive]
             idle = [process for process in self._shared if not process.is_busy]
             if not idle and len(self._shared) < self._limit:
-                idle = [DecodeProcess()]
+                idle = [DecoderProcess()]
                 self._shared += idle
-            return min(idle or self._shared, key=lambda process: len(process.sounds))
+            return min(idle or self._shared, key=lambda process: process.n_decoders)
 
-    def private(self) -> DecodeProcess:
-        """Return a new process that nobody else gets; blocks."""
+    def private(self) -> DecoderProcess:
+        """Return a new process for one decoder alone; blocks."""
         with self._lock:
             self.check_open()
             self._private = [process for process in self._private if process.is_alive]
-            self._private.append(DecodeProcess())
+            self._private.append(DecoderProcess())
             return self._private[-1]
 
 
-class _RemoteSound:
-    """A sound that is decoded in another process, and survives that process."""
+class _RemoteDecoder:
+    """A decoder in another process, which outlives that process."""
 
-    def __init__(self, processes: DecodeProcesses, file: BoundedFile, header: dict[str, Any]) -> None:
+    def __init__(self, processes: DecoderProcesses, file: BoundedFile, fields: dict[str, Any]) -> None:
         self._processes = processes
         self._file = file
-        self._header = header
-        self._process: DecodeProcess | None = None
+        self._fields = fields
+        self._process: DecoderProcess | None = None
         self._number = next(_numbers)
         self._n_steps = 0
         self._is_suspect = False
         self._alive(lambda _: None, "mix")
 
     def pieces(self, channel: Channel) -> Iterator[Piece]:
-        """Decode; see `Sound`."""
+        """Yield the samples; see `Decoder`."""
         is_done = False
         while not is_done:
             answers = self._alive(lambda process: self._step(process, channel), channel)
@@ -125,17 +125,17 @@ class _RemoteSound:
             is_done = answers[-1].kind is Kind.END
 
     def close(self) -> None:
-        """Let the child forget the sound; idempotent."""
+        """Let the child close its decoder; idempotent."""
         process, self._process = self._process, None
         if process is None:
             return
         if self._is_suspect:
-            process.kill()  # nobody else is in there
+            process.kill()  # no other decoder lives in it
         else:
-            process.forget(self._number)
+            process.close_decoder(self._number)
 
-    def _alive(self, act: Callable[[DecodeProcess], T], channel: Channel) -> T:
-        """Act with a process that has come as far as this sound; where it dies, with another one.
+    def _alive(self, act: Callable[[DecoderProcess], T], channel: Channel) -> T:
+        """Act with a process that has come as far as this decoder; where it dies, with another one.
 
         Raises:
             InvalidAudio: two processes have died of this file, or one of a hang.
@@ -158,12 +158,12 @@ class _RemoteSound:
                 self._is_suspect |= died.is_suspect
 
     def _begin(self, channel: Channel) -> None:
-        """Open the file in a process, and decode what has been decoded before."""
+        """Open the file in a process, and repeat the steps that were done before."""
         process = self._processes.private() if self._is_suspect else self._processes.shared()
         self._process = process
-        process.sounds.add(self._number)
+        process.add_decoder(self._number)
         try:
-            opened = process.ask(Kind.OPEN, self._number, self._file, self._header)[-1]
+            opened = process.ask(Kind.OPEN, self._number, self._file, self._fields)[-1]
             self._check(opened)
             self.info = AudioInfo(**opened.fields())
             for _ in range(self._n_steps):
@@ -172,7 +172,7 @@ class _RemoteSound:
             self.close()
             raise
 
-    def _step(self, process: DecodeProcess, channel: Channel) -> list[Message]:
+    def _step(self, process: DecoderProcess, channel: Channel) -> list[Message]:
         return process.ask(Kind.STEP, self._number, self._file, {"channel": channel})
 
     def _check(self, answer: Message) -> None:

@@ -1,4 +1,4 @@
-"""A decoder that crashes, over HTTP: its request gets a 400, everybody else what they asked for."""
+"""A decoder that crashes, over HTTP: its request gets a 400, all others their transcripts."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def decoders_of(pid: int) -> list[psutil.Process]:
     return found
 
 
-async def test_a_crash_is_a_400_and_everybody_else_is_served(
+async def test_a_crash_is_a_400_and_all_others_are_served(
     open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant("crash", monkeypatch)
-    async with open_client(decode_process=True) as client:
+    async with open_client(decoder_processes=2) as client:
         expected = (await client.post(URL, **form(speech.data))).json()
 
         async def poisoned() -> None:
@@ -57,7 +57,7 @@ async def test_a_crash_is_a_400_and_everybody_else_is_served(
 
 async def test_a_decoder_that_is_killed_harms_no_request(open_client: OpenClient, speech: Sample) -> None:
     """As the kernel does it where memory runs out: nothing says that the file was to blame."""
-    async with open_client(decode_process=True) as client:
+    async with open_client(decoder_processes=2) as client:
         expected = (await client.post(URL, **form(speech.data))).json()
         requests = [asyncio.create_task(client.post(URL, **form(speech.data))) for _ in range(8)]
         await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
@@ -68,7 +68,7 @@ async def test_a_decoder_that_is_killed_harms_no_request(open_client: OpenClient
 
 
 async def test_nothing_is_started_before_the_first_upload(open_client: OpenClient) -> None:
-    async with open_client(decode_process=True) as client:
+    async with open_client(decoder_processes=2) as client:
         assert (await client.get("/ready")).status_code == 200
         assert decoders_of(os.getpid()) == []
 
@@ -106,7 +106,7 @@ def test_a_dead_decoder_is_replaced(start_server: StartServer, speech: Sample) -
 
 
 def test_the_setting_turns_it_off(start_server: StartServer, speech: Sample) -> None:
-    server = start_server(WHISPER_DECODE_PROCESS="false")
+    server = start_server(WHISPER_DECODER_PROCESSES="0")
     response = httpx.post(f"{server.url}{URL}", **form(speech.data), timeout=60)
     assert response.status_code == 200
     assert decoders_of(server.process.pid) == []
