@@ -157,7 +157,7 @@ HEADERS = {
     "not UTF-8": b'{"\xff":' + header(x=entry())[5:],
     "nested lists": b"[" * 200_000,
     "nested objects": b'{"x":' * 200_000,
-    "nesting where nobody looks": b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"y":'
+    "nesting in a value that is not read": b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"y":'
     + b"[" * 100_000
     + b"]" * 100_000
     + b"}}",

@@ -127,7 +127,7 @@ def test_second_call_converts_nothing(whole: Path, cache: Path) -> None:
     assert ensure_converted(whole, cache, "float16") != folder
 
 
-def test_changed_weights_are_converted_anew(whole: Path, cache: Path) -> None:
+def test_changed_weights_are_converted_again(whole: Path, cache: Path) -> None:
     first = ensure_converted(whole, cache, "int8")
     os.utime(whole / "model.safetensors", ns=(1, 1))
     second = ensure_converted(whole, cache, "int8")

@@ -328,7 +328,7 @@ def test_model_bin_holds_no_second_encoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [ENCODER_FILE, f"{ENCODER_FILE}.data"])
-def test_lost_encoder_is_converted_anew(tmp_path: Path, name: str) -> None:
+def test_lost_encoder_is_converted_again(tmp_path: Path, name: str) -> None:
     folder = ensure_converted(NANO, tmp_path, "int8", "int8")
     (folder / name).unlink()
     assert ensure_converted(NANO, tmp_path, "int8", "int8") == folder

@@ -196,19 +196,19 @@ def test_compiled_steps_are_compiled_before_any_request(load: LoadEngine, name: 
         compiled.append(1)
         return lambda *inputs: runs.append(1) or module.forward(*inputs)
 
-    steps = CompiledSteps(engine._network, (1, 4), (5,), backend=backend)
+    steps = CompiledSteps(engine.network, (1, 4), (5,), backend=backend)
     with torch.inference_mode():
         steps.warm_up()
     assert len(compiled) == 2
     assert [steps.fit(n, 5) for n in (1, 2, 4, 9)] == [1, 4, 4, 9]
-    plain, engine._steps = engine._steps, steps
+    plain, engine.steps = engine.steps, steps
     try:
         results: list[list[Decoded]] = []
         thread = threading.Thread(target=lambda: results.append(decode(engine, JOBS[:3], BEAMS, 3)))
         thread.start()
         thread.join()
     finally:
-        engine._steps = plain
+        engine.steps = plain
     assert_same(results[0], expected)
     assert len(compiled) == 2
     assert len(runs) > 10  # and the request did run what was compiled

@@ -26,7 +26,7 @@ class _Phrase:
 
 
 def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
-    """Return the segments of one window in file time; none where the model heard silence.
+    """Return the segments of one window in file time; none where it is silence.
 
     Times run forward and stay inside the window's speech, whatever the model wrote. With word times it
     takes some milliseconds: keep it off the event loop.

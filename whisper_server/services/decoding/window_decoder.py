@@ -8,14 +8,14 @@ scheduler's thread; knows nothing of requests, files or queues.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest
 from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
-from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, Sampling
+from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
 
 
 def compression_ratio(text: str) -> float:
@@ -25,12 +25,12 @@ def compression_ratio(text: str) -> float:
 
 
 def is_silence(no_speech_prob: float, avg_logprob: float, options: DecodeOptions) -> bool:
-    """Tell whether the model heard nobody speak: likely no speech, and unsure of what it wrote."""
+    """Tell whether a window is silence: no speech is likely, and the text improbable."""
     return no_speech_prob > options.no_speech_threshold and avg_logprob < options.logprob_threshold
 
 
 def needs_fallback(attempt: Decoded, options: DecodeOptions) -> bool:
-    """Tell whether to try again at the next temperature: stuck in a loop, or unsure of its words."""
+    """Tell whether to try again at the next temperature: the text loops, or is improbable."""
     if attempt.is_silence:
         return False
     return (
@@ -50,12 +50,12 @@ class WindowDecoder:
         self,
         jobs: Sequence[WindowJob],
         options: DecodeOptions,
-        is_wanted: Callable[[int], bool] = lambda _row: True,
+        is_wanted: IsWanted = everything,
     ) -> list[Decoded]:
         """Decode jobs that share `options`; result i belongs to job i.
 
-        `is_wanted` is asked between the steps: a row that nobody waits for any more is not tried again
-        and its tokens are not timed.
+        `is_wanted` is called between the steps: a row that is no longer wanted is not tried again, and its
+        tokens are not timed.
 
         Raises:
             DeviceOutOfMemory: nothing was decoded; a smaller batch may do.
@@ -77,7 +77,7 @@ class WindowDecoder:
         return self._with_token_times(encoded, starts, jobs, decoded, timed)
 
     def _languages(self, encoded: Encoded, jobs: Sequence[WindowJob]) -> list[tuple[str, float]]:
-        """Return (code, probability) per job, detecting those that do not say."""
+        """Return (code, probability) per job, detecting the language of jobs that name none."""
         found: list[tuple[str, float]] = [(job.language or "en", 1.0) for job in jobs]
         unknown = [row for row, job in enumerate(jobs) if job.language is None]
         candidates = {row: self._candidates(jobs[row]) for row in unknown}
@@ -109,7 +109,7 @@ class WindowDecoder:
         prompts: Sequence[Sequence[int]],
         languages: Sequence[tuple[str, float]],
         options: DecodeOptions,
-        is_wanted: Callable[[int], bool],
+        is_wanted: IsWanted,
     ) -> list[Decoded]:
         """Decode at rising temperatures until each row is good enough, or keep its best attempt."""
         kept: dict[int, Decoded] = {}
@@ -179,7 +179,7 @@ class WindowDecoder:
 
 
 def _better(kept: Decoded | None, attempt: Decoded, options: DecodeOptions) -> Decoded:
-    """Return the attempt to show where none was good enough: the surest one that does not loop."""
+    """Return the attempt to show where none was good enough: the most probable one that does not loop."""
     if kept is None or not needs_fallback(attempt, options):
         return attempt
 

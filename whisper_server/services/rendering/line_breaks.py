@@ -89,7 +89,7 @@ def _parts(word: str, max_width: int, model: str) -> Iterator[tuple[str, float]]
 
 
 def _phrases(word: str, model: str) -> Iterable[str]:
-    """Cut text of scripts without spaces into phrases, the rest nowhere."""
+    """Cut text of scripts without spaces into phrases, and no other text."""
     if not _UNSPACED.search(word):
         return [word]
     starts = phrases.starts(word, model)
@@ -101,7 +101,7 @@ def _phrases(word: str, model: str) -> Iterable[str]:
 
 
 def _at_breaks(phrase: str) -> Iterable[str]:
-    """Cut text of scripts without spaces between characters, the rest nowhere."""
+    """Cut text of scripts without spaces between characters, and no other text."""
     return _cut(phrase, lambda left, right, _: _may_break(left, right))
 
 
@@ -165,7 +165,7 @@ def _chunks(part: str, max_width: int) -> Iterator[str]:
 
 
 def _strain(left: str, right: str, between: float) -> float:
-    """Say how much a break between two neighbours disturbs; `between` is what their joint alone says."""
+    """Return how much a break between two neighbours disturbs; `between` is what their joint alone gives."""
     if between == INSIDE_WORD:
         return INSIDE_WORD
     end = (left.rstrip(_CLOSING_QUOTES) or left)[-1]

@@ -1,7 +1,7 @@
 """Text in scripts without spaces -> where BudouX has its phrases start.
 
 BudouX has a model of some 50 kB for each of Japanese, Thai and the two ways to write Chinese. The
-characters say which one to ask; only Han characters without kana need the language, and then their form.
+characters say which one to use; only Han characters without kana need the language, and then their form.
 A model is loaded when the first text needs it, and stays: 1 ms, 0.6 MB at most.
 """
 
@@ -49,7 +49,7 @@ def is_known(char: str) -> bool:
 def starts(word: str, east_asian: str) -> set[int]:
     """Return where in a word without spaces phrases start, its own start left out.
 
-    What it says between characters of other scripts means nothing.
+    Offsets between characters of other scripts mean nothing.
     """
     has_thai, has_east_asian = _THAI.search(word), _EAST_ASIAN.search(word)
     if not has_thai:

@@ -42,7 +42,7 @@ def _spoken(text: str) -> str:
 def _spoken_times(segment: Segment) -> list[tuple[float, float]]:
     """Return start and end of each spoken character; starts and ends never run backwards.
 
-    Words that do not spell the text are not trusted.
+    Words that do not spell the text are not used.
     """
     known = [(word.start_s, word.end_s, _spoken(word.text)) for word in segment.words]
     spoken = _spoken(segment.text)

@@ -71,9 +71,9 @@ def _searching(shape: ModelShape, load: Load) -> int:
 
 
 def _aligning(shape: ModelShape, load: Load) -> int:
-    """The scores of the whole vocabulary for every token, and where each of them looks."""
-    looks = shape.heads * AUDIO_POSITIONS * load.item_bytes
-    per_position = shape.vocabulary * _ALIGNED_SCORE_BYTES + looks
+    """The scores of the whole vocabulary for every token, and its attention to the audio."""
+    attention = shape.heads * AUDIO_POSITIONS * load.item_bytes
+    per_position = shape.vocabulary * _ALIGNED_SCORE_BYTES + attention
     return _audio_keys(shape, load, load.max_batch) + load.aligned_positions * per_position
 
 

@@ -127,8 +127,8 @@ class TorchEngine:
         memory_bytes: int,
         spec: EngineSpec,
     ) -> None:
-        """Take the loaded parts; `generation` tells what is suppressed and which heads follow the words."""
-        config, self._network = network.config, network
+        """Take the loaded parts; `generation` names the suppressed tokens and the heads that align."""
+        config, self.network = network.config, network
         self.tokenizer = tokenizer
         self._languages, self._no_speech = languages, no_speech
         self._threads = spec.threads or os.cpu_count() or 1
@@ -143,7 +143,7 @@ class TorchEngine:
         self._watched = alignment_heads(generation, config.decoder_layers, config.decoder_attention_heads)
         shape = ModelShape(config.d_model, config.decoder_layers, config.vocab_size)
         batch = max_batch(facts_of(decided.device), shape, bytes_per_value=network.dtype.itemsize)
-        self._steps, notes = choose_steps(network, decided, batch, spec.beam_size)
+        self.steps, notes = choose_steps(network, decided, batch, spec.beam_size)
         self.info = EngineInfo(
             engine="torch",
             device=decided.device,
@@ -160,16 +160,16 @@ class TorchEngine:
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
         """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
         with self._device():
-            return _EncodedBatch(self._network.encode(torch.from_numpy(np.ascontiguousarray(mels))))
+            return _EncodedBatch(self.network.encode(torch.from_numpy(np.ascontiguousarray(mels))))
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
         """Return, per row, language code -> probability."""
         states = _states(encoded)
         with self._device():
             start = torch.full((len(states), 1), self.tokenizer.start, device=states.device)
-            hidden, _ = self._network.read(start, self._network.open_cache(states, 1), keeps=False)
+            hidden, _ = self.network.read(start, self.network.open_cache(states, 1), keeps=False)
             ids = torch.tensor(list(self._languages.values()), device=states.device)
-            rows = self._network.logits(hidden[:, 0])[:, ids].softmax(dim=-1).tolist()
+            rows = self.network.logits(hidden[:, 0])[:, ids].softmax(dim=-1).tolist()
         return [dict(zip(self._languages, row, strict=True)) for row in rows]
 
     def generate(
@@ -182,8 +182,8 @@ class TorchEngine:
         """Decode all rows in one call, whatever the lengths of their prompts."""
         given = Prompts(prompts, self.tokenizer.start, self.tokenizer.end, self._no_speech)
         with self._device():
-            search = Search(self._network, self._rules, given, sampling, self._steps)
-            cache = self._network.open_cache(_states(encoded), 1)
+            search = Search(self.network, self._rules, given, sampling, self.steps)
+            cache = self.network.open_cache(_states(encoded), 1)
             found = search.run(cache, is_wanted)
         results = []
         for one in found:
@@ -210,7 +210,7 @@ class TorchEngine:
             states = _states(encoded.select(rows))
             with self._device():
                 part = [sequences[row] for row in rows]
-                scores, probabilities = self._network.follow(states, part, self._watched, self.tokenizer.end)
+                scores, probabilities = self.network.follow(states, part, self._watched, self.tokenizer.end)
             for index, row in enumerate(rows):
                 seen = slice(lengths[row])  # and not what fills up shorter sequences
                 n_positions = n_frames[row] // FRAMES_PER_POSITION
@@ -222,7 +222,7 @@ class TorchEngine:
     def close(self) -> None:
         """Drop the weights."""
         device = self.info.device
-        del self._network, self._steps, self._rules
+        del self.network, self.steps, self._rules
         free_cached(device)
 
     @contextmanager
