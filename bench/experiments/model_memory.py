@@ -41,7 +41,7 @@ async def transcribe(services: Services, name: str) -> None:
 
 async def unloaded(services: Services, name: str) -> None:
     services.models.unload(name)
-    while services.models.loaded():  # noqa: ASYNC110  (the manager tells nobody, and servers need not know)
+    while services.models.loaded():  # noqa: ASYNC110  (the manager has no event for it; a server needs none)
         await asyncio.sleep(0.01)
 
 

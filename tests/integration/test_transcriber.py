@@ -219,7 +219,7 @@ async def test_a_long_file_keeps_every_sentence_in_order_and_in_place(services: 
             position_s += len(piece) / RATE
     transcript = await heard(services, encode(np.concatenate(pieces), 16_000, "flac", "flac"))
     said = " ".join(sample.text for _, sample in truth)
-    # 105 words: the nano model is weak where voices change within a window (bench/README.md, Pauses).
+    # 105 words: the nano model is weak where voices change within a window (bench/experiments/pauses.md).
     assert word_errors(said, transcript.text) <= 12
     assert transcript.language == "en"
     starts = [segment.start_s for segment in transcript.segments]
