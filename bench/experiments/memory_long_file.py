@@ -1,4 +1,4 @@
-"""Peak memory of the audio line on a long file: open -> vad.spans -> windows.pack.
+"""Peak memory of the audio stages of the pipeline on a long file: open -> vad.spans -> windows.pack.
 
     python -m bench.experiments.memory_long_file [--hours 3] [--container ogg] [--codec libopus]
 

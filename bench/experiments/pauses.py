@@ -8,6 +8,7 @@ it with the nano model for several settings of the voice detection.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import tempfile
 
@@ -31,6 +32,10 @@ async def count(data: bytes, said: str, silence_ms: float, pad_ms: float, cache:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     from tests.support.audio_files import encode
     from tests.support.nano_clips import ROBUST, pcm
 

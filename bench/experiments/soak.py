@@ -2,8 +2,8 @@
 NAME...]`.
 
 16 clients send clips of 3 to 15 s. The proportional set of the process and its children is read after every
-hundredth request, at once and again at rest: what is busy holds pieces of chance, what rests holds what has
-been kept. The slopes are those of straight lines through the second half of the readings.
+hundredth request, at once and again at rest: the first figure depends on what runs at that moment, the second
+is what the process keeps. The slopes are those of straight lines through the second half of the readings.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Where a request's processor time goes: `python -m bench.experiments.stages [--sizes tiny base small]
 [--runs 5]`.
 
-The stages of the straight line run one after the other in this process, over the clips of the mix, one window
+The stages of the pipeline run one after the other in this process, over the clips of the mix, one window
 each, in batches as large as the engine takes; the server answers 16 clients that send the same clips. What
 the server takes beyond the stages is HTTP, queues and threads that wait for each other; the load generator
-takes its time from the same cores. All in milliseconds of processor time per clip.
+runs on the same cores. All in milliseconds of processor time per clip.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ right are compared, or there would be no word to compare with.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import subprocess
@@ -94,6 +95,10 @@ def quantiles(heard: Sequence[tuple[Clip, Timed]]) -> dict[str, list[float]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         clips = measure(Path(cache))
         theirs = _faster_whisper(ensure_converted(NANO, Path(cache), "int8"), [clip.name for clip in clips])

@@ -36,7 +36,7 @@ Mels = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who works: CTranslate2 `workers` x `intra` threads, the encoder on `encoder` threads."""
+    """What works: CTranslate2 `workers` x `intra` threads, the encoder on `encoder` threads."""
 
     workers: int
     intra: int

@@ -43,7 +43,7 @@ def status_mb(key: str) -> float:
 
 def peak_mb(work: Callable[[], None], workers: int) -> float:
     """Return the most memory that the process had while so many threads did the work."""
-    Path("/proc/self/clear_refs").write_text("5")  # the highest figure starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the highest figure
     threads = [threading.Thread(target=work) for _ in range(workers)]
     for thread in threads:
         thread.start()

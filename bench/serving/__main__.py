@@ -6,8 +6,8 @@
 
 Needs `pip install -r requirements-bench.txt`. Makes what is missing under build/bench (environments,
 weights), then visits the servers by turns, so that a drift of the machine hits all alike: start, latency
-of one clip, a file of ten minutes, 16 clients in a closed loop, clients that come by chance (open loop).
-Prints tables for bench/README.md; every figure is kept in build/bench/serving-*.json.
+of one clip, a file of ten minutes, 16 clients in a closed loop, clients that arrive at random (open loop).
+Prints the tables of the pages beside this file; every figure is kept in build/bench/serving-*.json.
 
 Defaults of each: beam 5 in this server and faster-whisper, greedy in the others; voice detection in this
 server and the batched pipeline. `--beam` makes the beams equal, `--vad` the detection, where they can be.
@@ -81,7 +81,7 @@ def main() -> None:
     if source:
         binary = environments.build_whisper_cpp(source, args.build)
     loads = (args.language, tuple(args.rates))
-    plan = Plan(tuple(args.parts), args.repeats, args.seconds, 16, args.minutes, args.patience, *loads)
+    plan = Plan(tuple(args.parts), args.repeats, args.seconds, 16, args.minutes, args.timeout, *loads)
     if args.quick:
         plan = Plan(plan.parts, 1, 4.0, 16, 1.0, 10.0, args.language, rates=(0.5, 3.0))
     without = replace(plan, parts=tuple(part for part in plan.parts if part != "open"))
@@ -98,7 +98,7 @@ def main() -> None:
         kept = {"conditions": said, "visits": [asdict(each) for each in visits]}
         file = args.build / f"serving-{size}-beam{args.beam}-vad-{args.vad}.json"
         file.write_text(json.dumps(kept, indent=1))
-        print(f"### {size}\n\n{said}\n\n{report(by_server, OURS, plan.rates)}\n", flush=True)
+        print(f"# {size}\n\n{said}\n\n{report(by_server, OURS, plan.rates)}\n", flush=True)
 
 
 _SIZES = ("tiny", "base", "small")
@@ -122,7 +122,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="of the open loop: of capacity")
     parser.add_argument("--resume", action="store_true", help="keep what a run that was cut off has measured")
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the long file")
-    parser.add_argument("--patience", type=float, default=30.0, help="seconds of a client in the open loop")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds of a client in the open loop")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--build", type=Path, default=environments.BUILD)
     parser.add_argument("--whisper-cpp", type=Path, help="the server's binary of whisper.cpp")

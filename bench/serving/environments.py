@@ -1,9 +1,9 @@
 """The peers' virtual environments, one each with pinned versions: `python -m bench.serving.environments
 [PEER...]`.
 
-They are made once, under build/bench/venvs, and never touch the environment that the server runs in. What
-is whole carries the list it was made from; a changed list makes it anew. whisper.cpp is no Python package:
-`build_whisper_cpp` compiles a source folder that the caller has.
+They are made once, under build/bench/venvs, and never touch the environment that the server runs in. A
+finished one has a copy of the list it was made from; a changed list makes it again. whisper.cpp is no Python
+package: `build_whisper_cpp` compiles a source folder that the caller has.
 """
 
 from __future__ import annotations

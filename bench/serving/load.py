@@ -4,7 +4,7 @@
     python -m bench.serving.load http://127.0.0.1:8089 --clips mix --rate 1.5 --requests 30 --seed 1
     sleep 5 | python -m bench.serving.load http://127.0.0.1:8089 --probe
 
-Prints one JSON object. In the open loop a request's time runs from when its client wanted to come, whether
+Prints one JSON object. In the open loop a request's time runs from when it was due, whether
 or not the generator was late (no coordinated omission). Every text is compared with what is said in the
 clip. The probe asks every 50 ms until its standard input ends.
 """
@@ -48,7 +48,7 @@ class Load:
 
     model: str
     language: bool  # whether clients say which it is
-    patience_s: float
+    timeout_s: float
 
 
 async def send(client: httpx.AsyncClient, clip: Clip, load: Load, due_at: float) -> Reply:
@@ -58,7 +58,7 @@ async def send(client: httpx.AsyncClient, clip: Clip, load: Load, due_at: float)
     status, heard = 0, ""
     try:
         posted = client.post(ROUTE, data=form, files=files)
-        response = await asyncio.wait_for(posted, load.patience_s)
+        response = await asyncio.wait_for(posted, load.timeout_s)
         status = response.status_code
         heard = response.json()["text"] if status == 200 else ""
     except (TimeoutError, httpx.HTTPError):
@@ -96,7 +96,7 @@ async def opened(
 
 
 async def probe(client: httpx.AsyncClient) -> list[float]:
-    """Ask /health at a steady pace; return the times, from when each was due."""
+    """Ask /health at fixed intervals; return the times, from when each was due."""
     ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     start, times = time.perf_counter(), list[float]()
     for number in itertools.count():
@@ -122,7 +122,7 @@ async def run(args: argparse.Namespace) -> dict[str, object]:
         chosen = kinds[args.clips]() if args.clips in kinds else [audio.long(args.minutes)]
         offset = args.seed % len(chosen)
         clips = itertools.cycle([*chosen[offset:], *chosen[:offset]])
-        load = Load(args.model, args.language, args.patience)
+        load = Load(args.model, args.language, args.timeout)
         start, busy_s = time.perf_counter(), time.process_time()
         if args.rate:
             due_s = arrivals_s(args.rate, args.requests, args.seed)
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1)
     parser.add_argument("--rate", type=float, default=0.0, help="requests per second; 0: closed loop")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds that a client waits")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that a client waits")
     parser.add_argument("--probe", action="store_true", help="ask /health instead")
     json.dump(asyncio.run(run(parser.parse_args())), sys.stdout)
 

@@ -1,4 +1,4 @@
-"""Visits -> the tables of bench/README.md: medians of the runs, and how many times ahead ours is; pure."""
+"""Visits -> the tables of results-*.md: medians of the runs, and how many times ahead ours is; pure."""
 
 from __future__ import annotations
 

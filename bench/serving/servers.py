@@ -24,7 +24,7 @@ from bench.serving import environments
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "whisper-server"
-START_PATIENCE_S = 120.0
+START_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def running(name: str, setup: Setup) -> Iterator[Started]:
     with (logs / f"{name}.log").open("w") as log, _process(command, setup, log.fileno()) as process:
         server = Started(name, port, psutil.Process(process.pid), started_at, 0.0)
         while not _answers(port):
-            if process.poll() is not None or time.perf_counter() - started_at > START_PATIENCE_S:
+            if process.poll() is not None or time.perf_counter() - started_at > START_TIMEOUT_S:
                 raise RuntimeError(f"{name} did not start; its output is in {log.name}")
             time.sleep(0.005)
         yield replace(server, health_s=time.perf_counter() - started_at)
@@ -199,7 +199,7 @@ def _process(command: list[str], setup: Setup, log: int) -> Iterator[subprocess.
         process.terminate()
         try:
             process.wait(10)
-        except subprocess.TimeoutExpired:  # busy with requests whose clients have gone
+        except subprocess.TimeoutExpired:  # busy with requests whose clients have disconnected
             process.kill()
             process.wait()
 

@@ -1,6 +1,6 @@
 """One visit to one server: start it, measure what the plan says, end it.
 
-A visit gives one figure of each kind; medians are made of several, which serving.py spreads over time.
+A visit gives one figure of each kind; medians are made of several, which `__main__.py` spreads over time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARTS = ("start", "latency", "long", "clients", "open")
 WARM_UP = 4  # clients at once, with one request each, before anything is counted
 MOST_REQUESTS = 1000
 REST_S = 2.0  # after the first transcript, before the memory with one model is read
-_PATIENT_S = 3600.0  # where a request must not be given up
+_LONGEST_S = 3600.0  # where a request must not be given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Plan:
     seconds: float = 12.0  # that a loop should take; slow servers get fewer requests
     clients: int = 16
     minutes: float = 10.0  # of the long file
-    patience_s: float = 30.0  # of a client in the open loop
+    timeout_s: float = 30.0  # of a client in the open loop
     language: bool = False  # clients say the language
     rates: tuple[float, ...] = RATES
 
@@ -104,9 +104,9 @@ def _open(result: Visit, server: Started, setup: Setup, plan: Plan, seed: int) -
         key = f"open {factor:g}"
         flags = ["--rate", str(per_s), "--requests", str(plan.count(per_s, 8)), "--seed", str(seed)]
         outcome: dict[str, Any] = {}
-        patience = ("--patience", str(plan.patience_s))
+        timeout = ("--timeout", str(plan.timeout_s))
         replies = _measured(
-            result, server, plan, key, *flags, *patience, setup=setup, outcome=outcome, probe=True
+            result, server, plan, key, *flags, *timeout, setup=setup, outcome=outcome, probe=True
         )
         answered = sum(reply["status"] == 200 for reply in replies)
         result.figures[f"{key}, offered/s"] = per_s
@@ -151,8 +151,8 @@ def _measured(
 def load(server: Started, model: str, *flags: str, probe: bool = False) -> dict[str, Any]:
     """Run the generator, and the probe beside it; watch the memory meanwhile."""
     base = [sys.executable, "-m", "bench.serving.load", server.url]
-    patience = [] if "--patience" in flags else ["--patience", str(_PATIENT_S)]
-    command = [*base, "--model", model, *patience, *flags]
+    timeout = [] if "--timeout" in flags else ["--timeout", str(_LONGEST_S)]
+    command = [*base, "--model", model, *timeout, *flags]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     prober = subprocess.Popen([*base, "--probe"], **pipes) if probe else None
     peak_mb = server.memory_mb()

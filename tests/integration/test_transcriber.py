@@ -208,7 +208,7 @@ async def test_a_long_file_keeps_every_sentence_in_order_and_in_place(services: 
             position_s += len(piece) / RATE
     transcript = await heard(services, encode(np.concatenate(pieces), 16_000, "flac", "flac"))
     said = " ".join(sample.text for _, sample in truth)
-    # 105 words: the nano model is weak where voices change within a window (bench/README.md, Pauses).
+    # 105 words: the nano model is weak where voices change within a window (bench/experiments/pauses.md).
     assert word_errors(said, transcript.text) <= 12
     assert transcript.language == "en"
     starts = [segment.start_s for segment in transcript.segments]
@@ -289,23 +289,23 @@ async def test_a_language_that_the_model_lacks(services: Services) -> None:
 
 
 class CountedOpens:
-    """Opens sounds in this process, and counts those that are open."""
+    """Opens decoders in this process, and counts those that are open."""
 
     def __init__(self) -> None:
         self.opened = 0
         self.closed: set[int] = set()
 
-    def __call__(self, file: BoundedFile, max_seconds: float) -> Sound:
-        sound, number = LibavDecoder(file, max_seconds), self.opened
+    def __call__(self, file: BoundedFile, max_seconds: float) -> Decoder:
+        decoder, number = LibavDecoder(file, max_seconds), self.opened
         self.opened += 1
-        close = sound.close
+        close = decoder.close
 
         def closing() -> None:
             self.closed.add(number)
             close()
 
-        sound.close = closing  # type: ignore[method-assign]
-        return sound
+        decoder.close = closing  # type: ignore[method-assign]
+        return decoder
 
 
 @pytest.mark.parametrize(("speakers", "n_opened"), [(None, 1), ((), 1 + 2)], ids=["mixed", "by channel"])

@@ -46,7 +46,8 @@ _WORKERS = 2
 _MAX_BATCH = {"cpu": 4, "cuda": 16}
 # What all windows that are decoded at once may take on a CPU, in keys and values of their audio, which stay
 # until their texts are done: 18 MB each with tiny, 110 MB with small, where batches are cut for it. With two
-# workers that costs little time, and the process at its busiest half the memory (bench/README.md).
+# workers that costs little time, and the process at its busiest half the memory
+# (bench/experiments/workers.md).
 _KEYS_BYTES = 300_000_000
 
 

@@ -1,6 +1,6 @@
-"""What it costs to decode uploads in another process: time of a clip and of ten minutes, memory, start.
+"""What the decoder process costs: time of a clip and of ten minutes, memory, start.
 
-    python -m bench.experiments.decode_process [--runs 30]
+    python -m bench.experiments.decoder_process [--runs 30]
 
 Both ways take turns within one run, so other work on the machine slows down both. Times are those of
 `AudioProcessor.open` to the last block. Memory is the proportional set size of the server's side and of the
@@ -99,7 +99,7 @@ def memories(runs: int) -> str:
     for way in ("server", "process"):
         found = []
         for _ in range(runs):
-            command = [sys.executable, "-m", "bench.experiments.decode_process", "--memory", way]
+            command = [sys.executable, "-m", "bench.experiments.decoder_process", "--memory", way]
             done = subprocess.run(
                 command, input=b"".join(files), env=environment, stdout=subprocess.PIPE, check=True
             )
