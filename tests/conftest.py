@@ -13,9 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from whisper_server.core.config import Settings
 from whisper_server.core.types import ModelSource
+
+# The default ends an example after 0.2 s, which on a busy machine says nothing of the code.
+hypothesis_settings.register_profile("no wall clock", deadline=None)
+hypothesis_settings.load_profile("no wall clock")
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "models" / "nano-whisper"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, ShuttingDown
+from whisper_server.core.shutdown import SHUTTING_DOWN
 from whisper_server.core.types import AudioInfo
 from whisper_server.services.audio.decoder import Decoder, LibavDecoder
 from whisper_server.services.audio.decoder_process.handle import DecoderProcess, ProcessDied
@@ -79,7 +80,7 @@ class DecoderProcesses:
             ShuttingDown: no longer.
         """
         if self._is_closed:
-            raise ShuttingDown("The server is shutting down; try again later.")
+            raise ShuttingDown(SHUTTING_DOWN)
 
     def shared(self) -> DecoderProcess:
         """Return a process: an idle one, a new one, or the one with the fewest decoders; blocks."""
