@@ -1,6 +1,6 @@
 """Check that a resolution has every floor of requirements files: `check_floors.py RESOLVED REQUIREMENTS...`.
 
-A floor that another package forbids is one that nobody can have, and no run has proven it.
+A floor that another package forbids cannot be installed, so no run has proven it.
 """
 
 from __future__ import annotations

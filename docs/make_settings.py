@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT))
 from pydantic.fields import FieldInfo  # noqa: E402
 
 from whisper_server.core.config import Settings  # noqa: E402
+from whisper_server.core.settings.renamed import RENAMED  # noqa: E402
 
 TARGET = ROOT / "docs" / "settings.md"
 HEAD = """# Settings
@@ -21,6 +22,15 @@ the environment over `.env`. A bad value ends the start with one line that names
 
 | variable | flag | default | meaning |
 | --- | --- | --- | --- |
+"""
+RENAMED_HEAD = """
+## Old names
+
+Variables, and flags of the same names, that this release still reads, with one warning at the start, and the
+next one does not. New names win over old ones of the same source.
+
+| old | new |
+| --- | --- |
 """
 
 
@@ -42,7 +52,11 @@ def table() -> str:
     for name, field in Settings.model_fields.items():
         flag = "--" + name.replace("_", "-")
         rows.append(f"| `{field.alias}` | `{flag}` | {default_of(name, field)} | {field.description} |\n")
-    return HEAD + "".join(rows)
+    old = []
+    for each in RENAMED:
+        new = " and ".join(f"`{name}`" for name in each.new)
+        old.append(f"| `{each.old}` | {new}{each.difference and f' ({each.difference})'} |\n")
+    return HEAD + "".join(rows) + RENAMED_HEAD + "".join(old)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all tests share: settings that see no environment, a client in the process, a server beside it."""
+"""What all tests share: settings that see no environment, the clips of the nano model, a server beside it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
+from hypothesis import settings as hypothesis_settings
 
-from whisper_server.api.app import create_app
 from whisper_server.core.config import Settings
+from whisper_server.core.types import ModelSource
+
+# The default ends an example after 0.2 s, which on a busy machine says nothing of the code.
+hypothesis_settings.register_profile("no wall clock", deadline=None)
+hypothesis_settings.load_profile("no wall clock")
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "models" / "nano-whisper"
 SAMPLES = NANO / "samples"
-
-MakeSettings = Callable[..., Settings]
-OpenClient = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+NANO_MODEL = ModelSource("nano-whisper", folder=NANO)  # as the catalog of `nano_settings` has it
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def all_samples() -> list[Sample]:
 
 
 def forget_settings(patch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
+    """Keep the settings of the environment that runs the tests out of them."""
     for field_info in Settings.model_fields.values():
         patch.delenv(field_info.alias or "", raising=False)
 
@@ -87,63 +88,6 @@ def speech(samples: dict[str, Sample]) -> Sample:
 def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder for the whole run, so that the nano model is converted once."""
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> MakeSettings:
-    """Make settings with the fake engine, and without the process that decodes: it starts in 0.1 s."""
-    quick = {"engine": "fake", "cache_dir": tmp_path / "cache", "decode_process": False}
-
-    def make(**fields: Any) -> Settings:
-        return Settings(_env_file=None, **{**quick, **fields})
-
-    return make
-
-
-@pytest.fixture
-def nano_settings(nano_cache: Path) -> Settings:
-    """Settings with the nano model and the real engine."""
-    return Settings(
-        _env_file=None,
-        model=str(NANO),
-        cache_dir=nano_cache,
-        offline=True,
-        threads=1,
-        decode_process=False,  # see `settings`
-    )
-
-
-@asynccontextmanager
-async def client_of(app_settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """Run an application and its lifespan; yield a client that talks to it without a socket."""
-    app = create_app(app_settings)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
-        client.app = app
-        yield client
-
-
-@pytest.fixture
-def open_client(settings: MakeSettings) -> OpenClient:
-    """Open a client of an application with these settings, on the fake engine."""
-    return lambda **fields: client_of(settings(**fields))
-
-
-@pytest.fixture
-async def client(open_client: OpenClient) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an application with the fake engine."""
-    async with open_client() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def nano_client(nano_settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an application with the nano model."""
-    async with client_of(nano_settings) as opened:
-        yield opened
 
 
 @dataclass
@@ -212,7 +156,7 @@ def servers(folder: Path) -> Iterator[StartServer]:
                     server.url = line.split()[-1]
                     break
             assert server.url, server.lines
-            # Lines that nobody reads are dropped, and tests look at them.
+            # Lines that are not read are dropped, and tests look at them.
             reader = threading.Thread(target=lambda: server.lines.extend(process.stderr or ()))
             reader.start()
             stack.callback(reader.join)

@@ -6,15 +6,17 @@ import logging
 import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.conftest import StartServer
 from whisper_server import __version__
-from whisper_server.api.flags import parse_flags
-from whisper_server.api.server import read_settings
+from whisper_server.api.server.flags import parse_flags
+from whisper_server.api.server.run import read_settings
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError
-from whisper_server.core.folders import default_cache_dir
 from whisper_server.core.logging import LineFormatter, one_line
+from whisper_server.core.settings.types import default_cache_dir
 
 
 @pytest.fixture(autouse=True)
@@ -198,3 +200,91 @@ def test_the_version_is_the_package_s() -> None:
     assert "version" in project["project"]["dynamic"]
     source = (root / project["tool"]["hatch"]["version"]["path"]).read_text(encoding="utf-8")
     assert f'\n__version__ = "{__version__}"' in source
+
+
+# Settings that had another name in the release before.
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ({}, (2, 2)),
+        ({"WHISPER_DECODE_WORKERS": "5"}, (5, 5)),
+        ({"WHISPER_DECODE_WORKERS": "5", "WHISPER_AUDIO_THREADS": "3"}, (5, 3)),
+        ({"WHISPER_DECODE_WORKERS": "5", "WHISPER_DECODER_PROCESSES": "1"}, (1, 5)),
+        ({"WHISPER_DECODE_PROCESS": "true"}, (2, 2)),
+        ({"WHISPER_DECODE_PROCESS": "false"}, (0, 2)),
+        ({"whisper_decode_process": "No"}, (0, 2)),
+        ({"WHISPER_DECODE_PROCESS": "false", "WHISPER_DECODE_WORKERS": "5"}, (0, 5)),
+        ({"WHISPER_DECODE_PROCESS": "true", "WHISPER_DECODE_WORKERS": "5"}, (5, 5)),
+        ({"WHISPER_DECODE_PROCESS": "false", "WHISPER_DECODER_PROCESSES": "1"}, (1, 2)),
+    ],
+)
+def test_old_names_are_read_unless_the_new_ones_are_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: dict[str, str], expected: tuple[int, int]
+) -> None:
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in before.items()))
+    settings = load_settings()
+    assert (settings.decoder_processes, settings.audio_threads) == expected
+    (tmp_path / ".env").unlink()
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert (settings.decoder_processes, settings.audio_threads) == expected
+    old = [name for name in before if "DECODE_" in name.upper()]
+    assert len(settings.notices) == len(old)
+    for name in old:
+        assert any(notice.startswith(f"{name.upper()} ") for notice in settings.notices)
+
+
+def test_an_old_name_has_the_rank_of_its_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WHISPER_AUDIO_THREADS=7\nWHISPER_DECODER_PROCESSES=7\n")
+    monkeypatch.setenv("WHISPER_DECODE_WORKERS", "6")
+    monkeypatch.setenv("WHISPER_AUDIO_THREADS", "5")
+    settings = load_settings()
+    assert (settings.decoder_processes, settings.audio_threads) == (6, 5)
+    settings = load_settings(parse_flags(["--decode-workers", "4"]))
+    assert (settings.decoder_processes, settings.audio_threads) == (4, 4)
+    assert len(settings.notices) == 1
+    settings = load_settings(parse_flags(["--decode-workers=4", "--no-decode-process", "--audio-threads=3"]))
+    assert (settings.decoder_processes, settings.audio_threads) == (0, 3)
+
+
+def test_a_bad_value_under_an_old_name_names_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_DECODE_WORKERS", "many")
+    with pytest.raises(ConfigError, match=r"^WHISPER_DECODE_WORKERS: .*'many'"):
+        load_settings()
+
+
+def test_a_bad_value_under_a_new_name_names_the_new_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WHISPER_DECODE_PROCESS", "true")
+    (tmp_path / ".env").write_text("WHISPER_DECODER_PROCESSES=many\n")
+    with pytest.raises(ConfigError, match=r"^WHISPER_DECODER_PROCESSES: .*'many'"):
+        load_settings()
+
+
+@pytest.mark.parametrize("value", ["5", "maybe", ""])
+def test_a_bad_switch_under_an_old_name_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("WHISPER_DECODE_PROCESS", value)
+    with pytest.raises(ConfigError, match=r"^WHISPER_DECODE_PROCESS: "):
+        load_settings()
+
+
+def test_a_server_with_an_old_name_says_once_what_to_use(start_server: StartServer) -> None:
+    server = start_server(WHISPER_DECODE_WORKERS="1")
+    assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
+    server.stop()
+    (line,) = [line for line in server.lines if "WHISPER_DECODE_WORKERS" in line]
+    assert " WARNING " in line
+    assert "WHISPER_DECODER_PROCESSES" in line
+    assert "WHISPER_AUDIO_THREADS" in line
+
+
+def test_old_flags_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_flags(["--help"])
+    shown = capsys.readouterr().out
+    assert "decode-workers" not in shown
+    assert "--decoder-processes" in shown

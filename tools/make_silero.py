@@ -1,4 +1,4 @@
-"""Make the voice detection that ships, services/silero_vad.onnx, out of Silero VAD as it is published.
+"""Make the voice detection that ships, services/speech/silero_vad.onnx, out of Silero VAD as it is published.
 
     pip download silero-vad==6.2.3 --no-deps && pip install onnx
     python -m tools.make_silero silero_vad-6.2.3-py3-none-any.whl
@@ -11,7 +11,7 @@ it has the weights of another network than the wheel's .jit and .onnx files.)
 What differs from the published graph is how its convolutions are calculated. A frame is four positions
 long for the first of them and one for the last; onnxruntime multiplies each frame by itself, four columns
 at a time. Here the frames of a call are the rows of one product, which takes a third of the time
-(bench/vad.py) and differs in rounding only.
+(bench/experiments/vad.py) and differs in rounding only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whisper_server.services.engines.onnx_file import OnnxGraph
+from whisper_server.services.onnx.writer import OnnxGraph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,7 @@ PUBLISHED = "silero_vad/data/silero_vad_16k_sequence.onnx"  # in the wheel
 PUBLISHED_SHA256 = "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85"
 MADE_SHA256 = "f9dffc08548d397407ea33d0db3b30f5adbefb11335fa231624ef815c9c538d3"
 LICENSE = "silero_vad-6.2.3.dist-info/licenses/LICENSE"
-TARGET = Path(__file__).parents[1] / "whisper_server" / "services" / "silero_vad.onnx"
+TARGET = Path(__file__).parents[1] / "whisper_server" / "services" / "speech" / "silero_vad.onnx"
 
 FRAME = 576  # samples: 64 of the frame before, and 512
 HOP = 128  # of the spectrum, whose windows have two of them

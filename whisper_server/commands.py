@@ -10,12 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
-FROZEN_WORD = "decode-child"
 Command = Callable[[Sequence[str]], None]
 
 
 def _serve(argv: Sequence[str]) -> None:
-    from whisper_server.api.server import run  # noqa: PLC0415
+    from whisper_server.api.server.run import run  # noqa: PLC0415
 
     run(argv)
 
@@ -27,13 +26,13 @@ def _models(argv: Sequence[str]) -> None:
 
 
 def _transcribe(argv: Sequence[str]) -> None:
-    from whisper_server.cli import run  # noqa: PLC0415
+    from whisper_server.cli.transcribe import run  # noqa: PLC0415
 
     run(argv, prog="whisper_api_server transcribe")
 
 
-def _decode() -> None:
-    from whisper_server.services.decode_child import main  # noqa: PLC0415
+def _be_decoder_process() -> None:
+    from whisper_server.services.audio.decoder_process.child import main  # noqa: PLC0415
 
     main()
 
@@ -46,10 +45,12 @@ def run() -> None:
     if hasattr(sys, "frozen"):
         import multiprocessing  # noqa: PLC0415
 
-        # A lock of multiprocessing (tqdm makes one) can start the one-file program anew as its helper.
+        # A lock of multiprocessing (tqdm makes one) can start the one-file program again as its helper.
         multiprocessing.freeze_support()
-        if sys.argv[1:] == [FROZEN_WORD]:  # the program begins itself anew to decode (decode_spawn.py)
-            _decode()
+        from whisper_server.services.audio.decoder_process.messages import CHILD_WORD  # noqa: PLC0415
+
+        if sys.argv[1:] == [CHILD_WORD]:  # the program starts itself as a decoder process (handle.py)
+            _be_decoder_process()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     command = COMMANDS.get(first)
     if command is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SAMPLES, Sample
-from tests.unit.audio_files import Clip, encode
+from tests.support.audio_files import Clip, encode
 
 KEY = "sk-contract"
 NANO_NAME = "nano-whisper"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import NANO, Sample, StartServer
-from tests.integration.http_requests import b64
+from tests.support.http_requests import b64
 
 openai = pytest.importorskip("openai", reason="openai is not installed")
 

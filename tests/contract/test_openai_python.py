@@ -13,8 +13,8 @@ import pytest
 from tests.conftest import SAMPLES, Sample, Server, StartServer
 from tests.contract.clients import KEY, NANO_NAME, client_package, stereo, wav_of
 from tests.contract.document import needs_chat, needs_delete, needs_field, needs_stream, needs_translations
-from tests.integration.http_requests import upload_begun
-from tests.unit.audio_files import encode, tone
+from tests.support.audio_files import encode, tone
+from tests.support.http_requests import upload_begun
 
 openai = client_package("openai")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import NANO, Sample, Server, StartServer
-from tests.integration.long_audio import speak_for
+from tests.support.long_audio import speak_for
 
 openai = pytest.importorskip("openai", reason="openai is not installed")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from whisper_server.services.engines.base import Hypothesis, Sampling
-from whisper_server.services.engines.ct2_engine import ALIGNED_POSITIONS, CTranslate2Engine
-from whisper_server.services.engines.onnx_encoder import OnnxEncoder
+from whisper_server.services.engines.ct2.engine import ALIGNED_POSITIONS, CTranslate2Engine
+from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder
 
 
 class Library:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.unit.peak_memory import bounded_growth
+from tests.support.peak_memory import bounded_growth
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.checkpoint import Checkpoint
 
@@ -157,7 +157,7 @@ HEADERS = {
     "not UTF-8": b'{"\xff":' + header(x=entry())[5:],
     "nested lists": b"[" * 200_000,
     "nested objects": b'{"x":' * 200_000,
-    "nesting where nobody looks": b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"y":'
+    "nesting in a value that is not read": b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"y":'
     + b"[" * 100_000
     + b"]" * 100_000
     + b"}}",

@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.unit import reference_mel
+from tests.support import reference_mel
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.services.engines import convert
-from whisper_server.services.engines.convert import MARKER, ensure_converted
+from whisper_server.services.engines.ct2 import convert
+from whisper_server.services.engines.ct2.convert import ensure_converted
+from whisper_server.services.engines.ct2.folder import MARKER
 
 NANO = Path(__file__).parents[2] / "models" / "nano-whisper"
 SIDE_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")
@@ -126,7 +127,7 @@ def test_second_call_converts_nothing(whole: Path, cache: Path) -> None:
     assert ensure_converted(whole, cache, "float16") != folder
 
 
-def test_changed_weights_are_converted_anew(whole: Path, cache: Path) -> None:
+def test_changed_weights_are_converted_again(whole: Path, cache: Path) -> None:
     first = ensure_converted(whole, cache, "int8")
     os.utime(whole / "model.safetensors", ns=(1, 1))
     second = ensure_converted(whole, cache, "int8")
@@ -513,7 +514,8 @@ def test_two_processes_at_once(whole: Path, cache: Path) -> None:
 
 def test_import_is_cheap() -> None:
     code = (
-        "import sys, whisper_server.services.engines.convert, whisper_server.services.hub;"
+        "import sys, whisper_server.services.engines.ct2.convert;"
+        "import whisper_server.services.model_files.hub.fetch;"
         "heavy = {'ctranslate2', 'numpy', 'ml_dtypes', 'safetensors', 'tokenizers', 'huggingface_hub'};"
         "heavy = (heavy | {'torch'}) & set(sys.modules);"
         "sys.exit(repr(heavy) if heavy else 0)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from whisper_server.services.engines.convert import ensure_converted
+from whisper_server.services.engines.ct2.convert import ensure_converted
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -17,15 +17,16 @@ import pytest
 
 from tests.conftest import NANO, SAMPLES, all_samples
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.services.engines import encoder_graph, onnx_encoder
 from whisper_server.services.engines.base import Engine, EngineSpec, Sampling
 from whisper_server.services.engines.checkpoint import Checkpoint, read_config
-from whisper_server.services.engines.convert import MARKER, ensure_converted
-from whisper_server.services.engines.encoder_graph import GRAPHS, write_encoder
-from whisper_server.services.engines.onnx_encoder import OnnxEncoder
-from whisper_server.services.engines.onnx_file import ALIGNMENT, FILE_NAME
+from whisper_server.services.engines.ct2 import encoder_graph, onnx_encoder
+from whisper_server.services.engines.ct2.convert import ensure_converted
+from whisper_server.services.engines.ct2.encoder_graph import GRAPHS, write_encoder
+from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MARKER
+from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder
 from whisper_server.services.engines.registry import load_engine, prepare_engine
-from whisper_server.services.features import log_mel
+from whisper_server.services.onnx.writer import ALIGNMENT
+from whisper_server.services.speech.log_mel import log_mel
 
 CLIPS = [sample for sample in all_samples() if sample.is_robust]
 SEARCH = Sampling(beam_size=5, temperature=0.0)
@@ -54,7 +55,7 @@ def encoder_of(folder: Path, kind: str, change: Change = lambda _, tensor: tenso
     config, checkpoint = read_config(NANO), Checkpoint(NANO)
     folder.mkdir(exist_ok=True)
     write_encoder(
-        folder / FILE_NAME,
+        folder / ENCODER_FILE,
         lambda name: change(name, checkpoint.tensor(f"encoder.{name}").astype(np.float32)),
         layers=config["encoder_layers"],
         heads=config["encoder_attention_heads"],
@@ -204,25 +205,25 @@ def test_the_format_is_onnxs(kind: str, pieces: int, tmp_path: Path, monkeypatch
     """`full_check` infers the shape of every value, with and without a graph inside the graph (Scan)."""
     monkeypatch.setattr(encoder_graph, "PIECES", pieces)
     encoder_of(tmp_path, kind)
-    onnx.checker.check_model(tmp_path / FILE_NAME, full_check=True)
+    onnx.checker.check_model(tmp_path / ENCODER_FILE, full_check=True)
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_onnx_reads_the_weights_beside_the_graph(kind: str, tmp_path: Path) -> None:
     """The checker only looks whether the file is there."""
     encoder_of(tmp_path, kind)
-    graph = onnx.load(tmp_path / FILE_NAME, load_external_data=False).graph
+    graph = onnx.load(tmp_path / ENCODER_FILE, load_external_data=False).graph
     beside = [tensor for tensor in graph.initializer if onnx.external_data_helper.uses_external_data(tensor)]
     places = [onnx.external_data_helper.ExternalDataInfo(tensor) for tensor in beside]
     end = 0
     for tensor, place in zip(beside, places, strict=True):
-        assert place.location == f"{FILE_NAME}.data"
+        assert place.location == f"{ENCODER_FILE}.data"
         assert end <= place.offset < end + ALIGNMENT
         assert place.offset % ALIGNMENT == 0
         end = place.offset + place.length
         array = onnx.numpy_helper.to_array(tensor, base_dir=str(tmp_path))
         assert array.nbytes == place.length
-    assert end == (tmp_path / f"{FILE_NAME}.data").stat().st_size
+    assert end == (tmp_path / f"{ENCODER_FILE}.data").stat().st_size
     positions = Checkpoint(NANO).tensor("encoder.embed_positions.weight").astype(np.float32)
     arrays = [onnx.numpy_helper.to_array(tensor, base_dir=str(tmp_path)) for tensor in beside]
     assert any(np.array_equal(array, positions[None]) for array in arrays)
@@ -321,13 +322,13 @@ def test_model_bin_holds_no_second_encoder(tmp_path: Path) -> None:
     plain = ensure_converted(NANO, tmp_path, "int8")
     lean = ensure_converted(NANO, tmp_path, "int8", "int8")
     assert plain != lean
-    assert not (plain / FILE_NAME).exists()
+    assert not (plain / ENCODER_FILE).exists()
     assert (lean / "model.bin").stat().st_size < (plain / "model.bin").stat().st_size
-    assert json.loads((lean / MARKER).read_text())["files"].keys() >= {FILE_NAME, f"{FILE_NAME}.data"}
+    assert json.loads((lean / MARKER).read_text())["files"].keys() >= {ENCODER_FILE, f"{ENCODER_FILE}.data"}
 
 
-@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}.data"])
-def test_lost_encoder_is_converted_anew(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [ENCODER_FILE, f"{ENCODER_FILE}.data"])
+def test_lost_encoder_is_converted_again(tmp_path: Path, name: str) -> None:
     folder = ensure_converted(NANO, tmp_path, "int8", "int8")
     (folder / name).unlink()
     assert ensure_converted(NANO, tmp_path, "int8", "int8") == folder
@@ -336,8 +337,8 @@ def test_lost_encoder_is_converted_anew(tmp_path: Path, name: str) -> None:
 
 def test_damaged_encoder(tmp_path: Path) -> None:
     folder = ensure_converted(NANO, tmp_path, "int8", "int8")
-    size = (folder / FILE_NAME).stat().st_size
-    (folder / FILE_NAME).write_bytes(b"\xff" * size)
+    size = (folder / ENCODER_FILE).stat().st_size
+    (folder / ENCODER_FILE).write_bytes(b"\xff" * size)
     with pytest.raises(ModelUnavailable, match="encoder"):
         load_engine(NANO, EngineSpec(threads=1), tmp_path)
 

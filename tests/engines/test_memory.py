@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.working_memory import in_a_process
+from bench.experiments.working_memory import in_a_process
 from tests.conftest import NANO, ROOT, SAMPLES, server_environment
 from whisper_server.services.engines.base import EngineSpec
 
@@ -19,7 +19,7 @@ import asyncio, json, sys
 from pathlib import Path
 from whisper_server.core.config import Settings
 from whisper_server.services.container import open_services
-from whisper_server.services.transcriber import TranscribeParams
+from whisper_server.core.types import TranscribeParams
 
 def rss_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
@@ -28,11 +28,12 @@ async def main(folder, cache, clip, cycles):
     settings = Settings(_env_file=None, models=f"nano={folder}", cache_dir=cache, threads=2, offline=True)
     floor = []
     async with open_services(settings) as services:
+        model = services.catalog.resolve("nano")
         for _ in range(int(cycles)):
-            transcription = await services.transcriber.open(Path(clip), TranscribeParams(model="nano"))
+            transcription = await services.transcriber.open(Path(clip), TranscribeParams(model))
             async for _ in transcription.segments():
                 pass
-            services.models.unload("nano")
+            services.models.unload(model)
             while services.models.loaded():
                 await asyncio.sleep(0.001)
             floor.append(rss_mb())

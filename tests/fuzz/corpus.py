@@ -9,7 +9,7 @@ from functools import cache
 
 import av
 
-from tests.unit.audio_files import NOT_MEDIA, SCRIPTS, SDP, adaptive_multi_rate, encode, tone, video
+from tests.support.audio_files import NOT_MEDIA, SCRIPTS, SDP, adaptive_multi_rate, encode, tone, video
 
 SECONDS = 0.15
 NOBODY = "http://127.0.0.1:9/a.wav"  # the port that discards

@@ -9,10 +9,10 @@ from tests.fuzz.corpus import seeds
 from tests.fuzz.mutate import mutated
 from tests.fuzz.runner import run
 from tests.fuzz.target import PROCESSOR, outcome
-from tests.unit.audio_files import NOT_MEDIA
+from tests.support.audio_files import NOT_MEDIA
 from whisper_server.core.errors import InvalidAudio
+from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
-from whisper_server.services.decode_pool import DecodeProcesses
 
 
 def test_three_thousand_inputs_do_no_harm() -> None:
@@ -53,7 +53,7 @@ def test_in_a_process_of_its_own_the_outcome_is_the_same() -> None:
         except InvalidAudio as error:
             return type(error), error.message
 
-    pool = DecodeProcesses(1)
+    pool = DecoderProcesses(1)
     remote = AudioProcessor(1 << 20, 60, pool.open)
     for index in range(300):
         data = mutated(seeds(), 30, index)

@@ -14,11 +14,12 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import NANO, OpenClient, Sample, all_samples
-from tests.integration.http_requests import HEARD, URL, b64, error_of, form
-from tests.unit.audio_files import encode, samples_of, tone, wav_bytes
+from tests.conftest import NANO, Sample, all_samples
+from tests.support.audio_files import encode, samples_of, tone, wav_bytes
+from tests.support.http_requests import HEARD, URL, b64, error_of, form
+from tests.support.in_process import OpenClient
 from whisper_server import __version__
-from whisper_server.core.process import THREAD_PREFIX
+from whisper_server.core.system.process import THREAD_PREFIX
 from whisper_server.services.engines import fake
 
 ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind == "plain"]
@@ -338,7 +339,7 @@ async def test_a_client_that_leaves_frees_its_place(
     with caplog.at_level(logging.INFO, "whisper_server.requests"):
         await client.app(scope, receive, send)
     assert sent == []
-    assert "outcome=client_gone" in caplog.text
+    assert "outcome=client_disconnected" in caplog.text
     services = client.app.state.services
     assert [model.leases for model in services.models.loaded()] in ([], [0])
     fake.GATE.set()

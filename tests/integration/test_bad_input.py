@@ -10,9 +10,10 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import OpenClient, Sample
-from tests.integration.http_requests import URL, b64, error_of, form
-from tests.unit.audio_files import NOT_MEDIA, encode, tone, wav_bytes
+from tests.conftest import Sample
+from tests.support.audio_files import NOT_MEDIA, encode, tone, wav_bytes
+from tests.support.http_requests import URL, b64, error_of, form
+from tests.support.in_process import OpenClient
 
 
 async def test_empty_bodies(client: httpx.AsyncClient) -> None:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.conftest import Sample
-from tests.integration.asgi_client import StreamingClient, events_of
-from tests.integration.http_requests import HEARD, b64, error_of
+from tests.support.asgi_client import StreamingClient, events_of
+from tests.support.http_requests import HEARD, b64, error_of
 from whisper_server.services.engines import fake
 
 CHAT = "/v1/chat/completions"
@@ -129,7 +129,7 @@ async def test_a_stream_of_chunks(client: httpx.AsyncClient, speech: Sample, inc
 
 
 async def test_silence_is_an_empty_answer(client: httpx.AsyncClient) -> None:
-    from tests.unit.audio_files import wav_bytes
+    from tests.support.audio_files import wav_bytes
 
     silence = wav_bytes(bytes(64_000))
     body = (await client.post(CHAT, json=asking(silence))).json()

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from whisper_server import __version__
-from whisper_server.cli import main
+from whisper_server.cli.transcribe import main
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "models" / "nano-whisper"

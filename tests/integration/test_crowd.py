@@ -11,14 +11,14 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, Sample, all_samples
-from tests.integration.long_audio import speak_for
+from tests.conftest import NANO_MODEL, Sample, all_samples
+from tests.support.in_process import OpenClient
+from tests.support.long_audio import speak_for
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import DeviceOutOfMemory
-from whisper_server.core.types import Transcript
+from whisper_server.core.types import TranscribeParams, Transcript
 from whisper_server.services.container import Services, open_services
 from whisper_server.services.engines import fake
-from whisper_server.services.transcriber import TranscribeParams
 
 Traps = dict[str, Callable[[int], None]]
 ROBUST = [sample for sample in all_samples() if sample.is_robust]
@@ -33,7 +33,7 @@ async def services(nano_settings: Settings) -> AsyncIterator[Services]:
 def wanted(sample: Sample, number: int) -> TranscribeParams:
     """Ask for something else each time: batches mix languages, tasks, prompts, keywords and word times."""
     return TranscribeParams(
-        "nano-whisper",
+        NANO_MODEL,
         task="translate" if sample.kind == "translate" else "transcribe",
         language=sample.language if number % 3 == 0 else None,
         prompt=sample.prompt,
@@ -47,7 +47,7 @@ def wanted(sample: Sample, number: int) -> TranscribeParams:
 async def test_sixteen_at_once_get_what_each_gets_alone(nano_settings: Settings, threads: int) -> None:
     async with open_services(nano_settings.model_copy(update={"threads": threads})) as services:
         await sixteen_at_once(services)
-        async with services.models.lease("nano-whisper") as model:
+        async with services.models.lease(NANO_MODEL) as model:
             assert (model.engine.info.max_batch > 1) == (threads > 2)
 
 
@@ -74,21 +74,21 @@ def times(transcript: Transcript) -> list[tuple[float, float, list[tuple[float, 
 async def test_a_clip_behind_a_long_file_is_answered_within_a_few_batches(
     services: Services, speech: Sample
 ) -> None:
-    long = await services.transcriber.open(speak_for(700), TranscribeParams("nano-whisper"))
+    long = await services.transcriber.open(speak_for(700), TranscribeParams(NANO_MODEL))
     async with contextlib.aclosing(long.segments()) as segments:
         await anext(segments)
         reading = asyncio.create_task(_exhaust(segments))
         before = long.windows_done
-        clip = await services.transcriber.transcribe(speech.data, TranscribeParams("nano-whisper"))
+        clip = await services.transcriber.transcribe(speech.data, TranscribeParams(NANO_MODEL))
         meanwhile = long.windows_done - before
         assert clip.text == speech.text
         assert not reading.done()
         reading.cancel()
         await asyncio.wait({reading})
-    async with services.models.lease("nano-whisper") as model:
+    async with services.models.lease(NANO_MODEL) as model:
         info = model.engine.info
         assert meanwhile <= 3 * info.max_batch * info.workers
-        assert model.scheduler.ahead == 2 * info.max_batch * info.workers, "the lane is closed"
+        assert model.scheduler.ahead == 2 * info.max_batch * info.workers, "the stream is closed"
 
 
 async def _exhaust(segments: AsyncIterator[object]) -> None:

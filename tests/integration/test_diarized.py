@@ -13,18 +13,17 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import SAMPLES, Sample
-from tests.integration.http_requests import URL, b64, error_of, form
-from tests.unit.audio_files import clips, encode, samples_of, tone, wav_bytes
-from whisper_server.api.audio_models import DiarizedReply
+from tests.conftest import NANO_MODEL, SAMPLES, Sample
+from tests.support.audio_files import clips, encode, samples_of, tone, wav_bytes
+from tests.support.http_requests import URL, b64, error_of, form
+from whisper_server.api.replies.audio import DiarizedReply
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidRequest
-from whisper_server.core.types import Transcript
+from whisper_server.core.types import TranscribeParams, Transcript
 from whisper_server.services.container import Services, open_services
-from whisper_server.services.transcriber import TranscribeParams
 
 RATE = 16_000
-BY_CHANNEL = TranscribeParams("nano-whisper", speakers=())
+BY_CHANNEL = TranscribeParams(NANO_MODEL, speakers=())
 DIARIZED = {"response_format": "diarized_json"}
 # When the right channel begins. At 3.9 and 4.0 s the nano model takes one of its ten words for another.
 ANSWER_S = 4.2
@@ -88,7 +87,7 @@ async def test_a_channel_says_what_it_says_alone_and_in_a_crowd(services: Servic
     for other in await asyncio.gather(*(services.transcriber.transcribe(data, BY_CHANNEL) for _ in range(3))):
         assert other == first
     for speaker, channel in zip("AB", both, strict=True):
-        alone = await services.transcriber.transcribe(encode(channel), TranscribeParams("nano-whisper"))
+        alone = await services.transcriber.transcribe(encode(channel), TranscribeParams(NANO_MODEL))
         mine = [segment for segment in first.segments if segment.speaker == speaker]
         assert [(s.start_s, s.end_s, s.text) for s in alone.segments] == [
             (s.start_s, s.end_s, s.text) for s in mine
@@ -128,7 +127,7 @@ async def test_limits_hold(nano_settings: Settings) -> None:
             await services.transcriber.open(encode(call()), BY_CHANNEL)
         with pytest.raises(InvalidRequest, match="names are those"):
             await services.transcriber.open(
-                encode(call()), TranscribeParams("nano-whisper", speakers=("a", "b", "c"))
+                encode(call()), TranscribeParams(NANO_MODEL, speakers=("a", "b", "c"))
             )
 
 
@@ -238,7 +237,7 @@ async def test_unloading_meanwhile_does_not_disturb_it(services: Services) -> No
     said = []
     async with contextlib.aclosing(transcription.segments()) as segments:
         async for segment in segments:
-            services.models.unload("nano-whisper")
+            services.models.unload(NANO_MODEL)
             said.append((segment.speaker, segment.text.strip()))
-            services.models.unload("nano-whisper")
+            services.models.unload(NANO_MODEL)
     assert said == [("A", "mother house flower brother"), ("B", "house left tree")]

@@ -60,11 +60,28 @@ def test_the_curl_examples_transcribe(
     assert done.stdout.count(samples["fr-plain-009.flac"].text) == 2  # type: ignore[attr-defined]
 
 
-def test_links_in_the_documents_lead_somewhere() -> None:
-    tops = (ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md")
-    for page in (*tops, *(ROOT / "docs").glob("*.md"), *(ROOT / "bench").glob("*.md")):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "bench").rglob("*.md")),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what `#...` may name in a page: its headings, as GitHub writes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_in_the_documents_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"it links to {target}"
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), f"it links to {target}"
 
 
 def test_the_readme_names_every_route() -> None:

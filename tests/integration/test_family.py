@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from tests.conftest import server_command, server_environment
-from tests.integration.family import APP, family_command
-from tests.integration.http_requests import error_in, upload_begun
+from tests.support.family import APP, family_command
+from tests.support.http_requests import error_in, upload_begun
 
 LIMIT_S = 60.0  # no test waits for it; it only ends a hang
 
@@ -171,7 +171,7 @@ def test_it_does_not_start_after_the_end_of_the_app(tmp_path: Path) -> None:
 
 def test_a_one_file_executable_asks_for_the_app(tmp_path: Path) -> None:
     start = (
-        "import sys; sys._MEIPASS = '/tmp/_MEI123'; from whisper_server.api.server import main;"
+        "import sys; sys._MEIPASS = '/tmp/_MEI123'; from whisper_server.api.server.run import main;"
         "sys.exit(main(['--port', '0', '--exit-with-parent']))"
     )
     ended = run(sys.executable, "-c", start, cwd=tmp_path)

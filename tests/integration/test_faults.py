@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, all_samples
-from tests.integration.asgi_client import events_of
-from tests.integration.http_requests import PARTS_OF_AN_ERROR, URL, form
-from tests.integration.test_overload import inside, until
+from tests.conftest import all_samples
+from tests.support.asgi_client import events_of
+from tests.support.held_requests import inside, until
+from tests.support.http_requests import PARTS_OF_AN_ERROR, URL, form
+from tests.support.in_process import OpenClient
 from whisper_server.core.errors import DeviceOutOfMemory
 from whisper_server.services.engines import fake
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.conftest import MakeSettings, Sample, client_of
-from tests.integration.stand_in_hub import Hub
+from tests.conftest import Sample
+from tests.support.in_process import MakeSettings, client_of
+from tests.support.stand_in_hub import Hub
 
 
 async def transcribe(client: httpx.AsyncClient, speech: Sample, model: str) -> httpx.Response:
@@ -27,8 +28,8 @@ async def test_first_use_downloads_and_later_ones_need_no_hub(
             assert (reply.status_code, reply.json()["text"]) == (200, speech.text)
         models = (await client.get("/health")).json()["models"]
         assert len(models) == 1  # two names of one repository are one model
-    assert "model.safetensors" in stand_in.fetched()
-    assert "pytorch_model.bin" not in stand_in.fetched()
+    assert "model.safetensors" in stand_in.downloaded()
+    assert "pytorch_model.bin" not in stand_in.downloaded()
 
     seen = len(stand_in.seen)
     stand_in.refuse = 500
@@ -41,7 +42,7 @@ async def test_first_use_downloads_and_later_ones_need_no_hub(
 async def test_no_hub_is_a_503_that_names_the_model(
     monkeypatch: pytest.MonkeyPatch, settings: MakeSettings, speech: Sample, offline: bool
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # discard: no process listens there
     async with client_of(settings(engine="ctranslate2", offline=offline)) as client:
         reply = await transcribe(client, speech, "whisper-1")
         error = reply.json()["error"]

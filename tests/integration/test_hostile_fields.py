@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import OpenClient, Sample
-from tests.integration.http_requests import HEARD, PARTS_OF_AN_ERROR, URL, b64, form
-from tests.unit.audio_files import encode, tone
+from tests.conftest import Sample
+from tests.support.audio_files import encode, tone
+from tests.support.http_requests import HEARD, PARTS_OF_AN_ERROR, URL, b64, form
+from tests.support.in_process import OpenClient
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.validators import decode_base64
 
@@ -134,7 +135,7 @@ async def test_file_names_are_ignored_and_logs_stay_one_line(
         response = await client.post(
             URL, content=body, headers={"content-type": "multipart/form-data; boundary=x"}
         )
-    # Whoever writes a line break or a NUL into a header has sent no header; all others are heard.
+    # A line break or a NUL in a header makes it no header; every other character is heard.
     if response.status_code == 200:
         assert HEARD.search(response.text)
     else:

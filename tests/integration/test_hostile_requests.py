@@ -1,4 +1,4 @@
-"""Forms and heads that nobody sends in good faith: raw bytes to a real server."""
+"""Forms and headers that no client sends in good faith: raw bytes to a real server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.conftest import Server, StartServer, servers
-from tests.integration.http_requests import PARTS_OF_AN_ERROR, URL, exchange, form, head
-from tests.unit.audio_files import wav_bytes
+from tests.support.audio_files import wav_bytes
+from tests.support.http_requests import PARTS_OF_AN_ERROR, URL, exchange, form, request_headers
 
 FORM = "Content-Type: multipart/form-data; boundary=x"
 JSON = "Content-Type: application/json"
@@ -48,7 +48,9 @@ def error_in(reply: bytes, status: int) -> dict[str, Any]:
 
 
 def sent(server: Server, body: bytes, *lines: str) -> bytes:
-    return exchange(server.address, head(*(lines or (FORM,)), f"Content-Length: {len(body)}"), body)
+    return exchange(
+        server.address, request_headers(*(lines or (FORM,)), f"Content-Length: {len(body)}"), body
+    )
 
 
 def test_a_hundred_thousand_parts(server: Server) -> None:
@@ -97,7 +99,9 @@ def test_boundaries_that_are_almost_there(server: Server) -> None:
 
 def test_chunks_of_one_byte(server: Server) -> None:
     chunks = b"1\r\n \r\n" * 50_000 + b"0\r\n\r\n"
-    reply = exchange(server.address, head(JSON, "Transfer-Encoding: chunked", "Connection: close"), chunks)
+    reply = exchange(
+        server.address, request_headers(JSON, "Transfer-Encoding: chunked", "Connection: close"), chunks
+    )
     assert error_in(reply, 400)["param"] == "audio"
 
 
@@ -117,14 +121,14 @@ def test_chunks_of_one_byte(server: Server) -> None:
     ids=["value", "name", "many", "negative", "two in one", "two", "digits", "coding", "nameless"],
 )
 def test_heads_that_are_wrong(server: Server, lines: tuple[str, ...]) -> None:
-    error_in(exchange(server.address, head(JSON, *lines)), 400)
+    error_in(exchange(server.address, request_headers(JSON, *lines)), 400)
 
 
 @pytest.mark.parametrize("size", [b"nonsense", b"-1", b"f" * 30, b"0x10"])
 def test_chunks_that_are_wrong(server: Server, size: bytes) -> None:
     """In a request that is at work, and in one that has its answer already."""
     for lines in ((JSON, "Transfer-Encoding: chunked"), ("Transfer-Encoding: chunked",)):
-        reply = exchange(server.address, head(*lines), b"1\r\n{\r\n", size + b"\r\n")
+        reply = exchange(server.address, request_headers(*lines), b"1\r\n{\r\n", size + b"\r\n")
         error_in(reply, 400)
 
 

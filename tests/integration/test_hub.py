@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import WeakFileLock
 
-from tests.integration.stand_in_hub import (
+from tests.support.stand_in_hub import (
     BLOCK_BYTES,
     COMMIT,
     NEEDED,
@@ -25,9 +25,11 @@ from tests.integration.stand_in_hub import (
     Hub,
 )
 from whisper_server.core.errors import ModelUnavailable, ShuttingDown
-from whisper_server.services import hub, hub_lock, hub_transfer
-from whisper_server.services.catalog import ModelSource
-from whisper_server.services.hub_files import choose
+from whisper_server.core.types import ModelSource
+from whisper_server.services.model_files.hub import lock, transfer
+from whisper_server.services.model_files.hub.cache import marker_of
+from whisper_server.services.model_files.hub.fetch import download_repository
+from whisper_server.services.model_files.hub.files import choose
 
 WEIGHTS = "model.safetensors"
 
@@ -52,15 +54,21 @@ def test_first_use_downloads_what_is_needed(
 ) -> None:
     caplog.set_level(logging.INFO, "whisper_server")
     progress: list[tuple[int, int]] = []
-    folder = hub.fetch(SOURCE, tmp_path, on_progress=lambda done, total: progress.append((done, total)))
+    folder = download_repository(
+        SOURCE, tmp_path, on_progress=lambda done, total: progress.append((done, total))
+    )
     assert {path.name for path in folder.iterdir() if path.is_file()} == NEEDED
     for name in NEEDED:
         assert (folder / name).read_bytes() == stand_in.files[name]
-    assert sorted(stand_in.fetched()) == sorted(NEEDED)
+    assert sorted(stand_in.downloaded()) == sorted(NEEDED)
     total = sum(len(stand_in.files[name]) for name in NEEDED)
     assert progress[-1] == (total, total)
     assert progress == sorted(progress)
-    lines = [record.getMessage() for record in caplog.records if record.name == "whisper_server.services.hub"]
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "whisper_server.services.model_files.hub"
+    ]
     assert lines[0] == f"downloading someone/nano: 6 files, {total / 1e6:.1f} MB"
     assert "downloading someone/nano: 100 %" in lines
     assert lines[-1].startswith("downloaded someone/nano in ")
@@ -68,37 +76,37 @@ def test_first_use_downloads_what_is_needed(
 
 
 def test_second_use_opens_no_socket(stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = hub.fetch(SOURCE, tmp_path)
+    folder = download_repository(SOURCE, tmp_path)
     asked = len(stand_in.seen)
     forbid_sockets(monkeypatch)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert hub.fetch(SOURCE, tmp_path) == folder
-    assert hub.fetch(SOURCE, tmp_path, offline=True) == folder
+    assert download_repository(SOURCE, tmp_path) == folder
+    assert download_repository(SOURCE, tmp_path, offline=True) == folder
     assert len(stand_in.seen) == asked
 
 
-def test_lost_file_is_noticed_and_only_that_is_fetched_again(stand_in: Hub, tmp_path: Path) -> None:
-    folder = hub.fetch(SOURCE, tmp_path)
+def test_lost_file_is_noticed_and_only_that_is_downloaded_again(stand_in: Hub, tmp_path: Path) -> None:
+    folder = download_repository(SOURCE, tmp_path)
     (folder / "config.json").unlink()
     stand_in.seen.clear()
     with pytest.raises(ModelUnavailable, match="WHISPER_OFFLINE"):
-        hub.fetch(SOURCE, tmp_path, offline=True)
-    assert hub.fetch(SOURCE, tmp_path) == folder
-    assert stand_in.fetched() == ["config.json"]
+        download_repository(SOURCE, tmp_path, offline=True)
+    assert download_repository(SOURCE, tmp_path) == folder
+    assert stand_in.downloaded() == ["config.json"]
 
 
 def test_revision_is_asked_for_and_kept_apart(stand_in: Hub, tmp_path: Path) -> None:
     source = ModelSource("nano", repo="someone/nano", revision="refs/pr/1")
-    hub.fetch(source, tmp_path)
+    download_repository(source, tmp_path)
     assert [path.name for path in tmp_path.glob("hub/*/*.json")] == ["refs%2Fpr%2F1.json"]
     with pytest.raises(ModelUnavailable):
-        hub.fetch(SOURCE, tmp_path, offline=True)
+        download_repository(SOURCE, tmp_path, offline=True)
 
 
 def test_offline_and_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_sockets(monkeypatch)
     with pytest.raises(ModelUnavailable, match=r"'nano'.*WHISPER_OFFLINE"):
-        hub.fetch(SOURCE, tmp_path, offline=True)
+        download_repository(SOURCE, tmp_path, offline=True)
 
 
 def test_unreachable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,20 +114,20 @@ def test_unreachable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         port = server.getsockname()[1]
     monkeypatch.setenv("HF_ENDPOINT", f"http://user:secret@127.0.0.1:{port}")
     with pytest.raises(ModelUnavailable, match=r"'nano'.*does not answer.*HF_ENDPOINT") as caught:
-        hub.fetch(SOURCE, tmp_path)
+        download_repository(SOURCE, tmp_path)
     assert "secret" not in caught.value.message
     assert nothing_looks_whole(tmp_path)
 
 
 def test_hanging_hub(silent_port: None, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"'nano'.*does not answer.*Timeout"):
-        hub.fetch(SOURCE, tmp_path, timeout_s=0.05)
+        download_repository(SOURCE, tmp_path, timeout_s=0.05)
     assert nothing_looks_whole(tmp_path)
 
 
 def test_download_that_breaks_off_goes_on_by_itself(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.break_after = 1_000_000
-    folder = hub.fetch(SOURCE, tmp_path)
+    folder = download_repository(SOURCE, tmp_path)
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
     assert stand_in.ranges == ["bytes=1000000-"]
 
@@ -128,19 +136,19 @@ def test_a_later_attempt_goes_on_where_an_earlier_one_ended(stand_in: Hub, tmp_p
     stand_in.break_after = 1_000_000
     stand_in.refuse_files_after_break = True
     with pytest.raises(ModelUnavailable, match="'nano'"):
-        hub.fetch(SOURCE, tmp_path)
+        download_repository(SOURCE, tmp_path)
     assert nothing_looks_whole(tmp_path)
     assert not list(tmp_path.glob("hub/*/*/model.safetensors"))
     with pytest.raises(ModelUnavailable):
-        hub.fetch(SOURCE, tmp_path, offline=True)
+        download_repository(SOURCE, tmp_path, offline=True)
     stand_in.refuse = None
     stand_in.seen.clear()
     stand_in.ranges.clear()
     progress: list[int] = []
-    folder = hub.fetch(SOURCE, tmp_path, on_progress=lambda done, _: progress.append(done))
+    folder = download_repository(SOURCE, tmp_path, on_progress=lambda done, _: progress.append(done))
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
     assert stand_in.ranges == ["bytes=1000000-"]
-    assert "config.json" not in stand_in.fetched()  # what was whole is not fetched again
+    assert "config.json" not in stand_in.downloaded()  # what was whole is not downloaded again
     assert all(done > 1_000_000 for done in progress if done > sum_of_side_files(stand_in))
     assert not list(folder.glob("*.part"))
 
@@ -148,83 +156,86 @@ def test_a_later_attempt_goes_on_where_an_earlier_one_ended(stand_in: Hub, tmp_p
 def test_hub_without_ranges_starts_over(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.break_after = 1_000_000
     stand_in.knows_ranges = False
-    folder = hub.fetch(SOURCE, tmp_path)
+    folder = download_repository(SOURCE, tmp_path)
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
 
 
 def test_part_that_is_too_long_or_whole(stand_in: Hub, tmp_path: Path) -> None:
-    folder = hub.fetch(SOURCE, tmp_path)
+    folder = download_repository(SOURCE, tmp_path)
     whole = stand_in.files[WEIGHTS]
-    for content, fetched in ((whole + b"x", [WEIGHTS]), (whole, [])):
+    for content, downloaded in ((whole + b"x", [WEIGHTS]), (whole, [])):
         (folder / WEIGHTS).unlink()
-        hub_transfer.part_of(folder / WEIGHTS).write_bytes(content)
+        transfer.part_of(folder / WEIGHTS).write_bytes(content)
         stand_in.seen.clear()
-        assert hub.fetch(SOURCE, tmp_path) == folder
+        assert download_repository(SOURCE, tmp_path) == folder
         assert (folder / WEIGHTS).read_bytes() == whole
-        assert stand_in.fetched() == fetched
+        assert stand_in.downloaded() == downloaded
 
 
 def test_part_with_wrong_bytes_is_thrown_away(stand_in: Hub, tmp_path: Path) -> None:
-    folder = hub.fetch(SOURCE, tmp_path)
+    folder = download_repository(SOURCE, tmp_path)
     (folder / WEIGHTS).unlink()
-    hub_transfer.part_of(folder / WEIGHTS).write_bytes(b"x" * 1000)
+    transfer.part_of(folder / WEIGHTS).write_bytes(b"x" * 1000)
     with pytest.raises(ModelUnavailable, match="damaged"):
-        hub.fetch(SOURCE, tmp_path)
-    assert hub.fetch(SOURCE, tmp_path) == folder
+        download_repository(SOURCE, tmp_path)
+    assert download_repository(SOURCE, tmp_path) == folder
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
 
 
 @pytest.mark.parametrize(("blocks", "stall_s"), [(0, 0.05), (3, 0.5)])
 def test_hub_that_hangs_after_the_listing(stand_in: Hub, tmp_path: Path, blocks: int, stall_s: float) -> None:
-    stand_in.pace = threading.Semaphore(blocks)
+    stand_in.gate = threading.Semaphore(blocks)
     with pytest.raises(ModelUnavailable, match=r"'nano'.*does not answer.*Timeout"):
-        hub.fetch(SOURCE, tmp_path, stall_s=stall_s)
+        download_repository(SOURCE, tmp_path, stall_s=stall_s)
     assert nothing_looks_whole(tmp_path)
     # On a busy machine the client may have given up before it had all that was sent.
-    arrived = sum(part.stat().st_size for part in tmp_path.rglob(hub_transfer.part_of(Path(WEIGHTS)).name))
+    arrived = sum(part.stat().st_size for part in tmp_path.rglob(transfer.part_of(Path(WEIGHTS)).name))
     assert arrived <= blocks * BLOCK_BYTES
-    stand_in.pace.release(1000)
-    hub.fetch(SOURCE, tmp_path)
+    stand_in.gate.release(1000)
+    download_repository(SOURCE, tmp_path)
     assert stand_in.ranges == ([f"bytes={arrived}-"] if arrived else [])
 
 
 def test_hub_that_trickles_counts_as_hanging(
     stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_transfer, "SLOW_S", 0.0)  # every chunk is a window
-    monkeypatch.setattr(hub_transfer, "SLOW_BYTES", 10**9)
+    monkeypatch.setattr(transfer, "SLOW_S", 0.0)  # every chunk is a window
+    monkeypatch.setattr(transfer, "SLOW_BYTES", 10**9)
     with pytest.raises(ModelUnavailable, match=r"does not answer.*TimeoutError"):
-        hub.fetch(SOURCE, tmp_path)
+        download_repository(SOURCE, tmp_path)
 
 
 def test_slow_hub_is_waited_for(stand_in: Hub, tmp_path: Path) -> None:
-    stand_in.pace = threading.Semaphore(0)
+    stand_in.gate = threading.Semaphore(0)
     progress: list[int] = []
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(hub.fetch, SOURCE, tmp_path, on_progress=lambda done, _: progress.append(done))
+        coming = pool.submit(
+            download_repository, SOURCE, tmp_path, on_progress=lambda done, _: progress.append(done)
+        )
         while not coming.done():  # one block at a time
-            stand_in.pace.release()
+            stand_in.gate.release()
             stand_in.sent.acquire(timeout=0.1)
     assert (coming.result() / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
     # Told of as it arrives, and not when a file is whole.
     assert len(set(progress)) > len(stand_in.files[WEIGHTS]) // BLOCK_BYTES
 
 
-PULL = (
-    "import sys; from pathlib import Path; from whisper_server.services import hub;"
-    "from whisper_server.services.catalog import ModelSource;"
-    "print(hub.fetch(ModelSource('nano', repo='someone/nano'), Path(sys.argv[1])))"
+DOWNLOAD = (
+    "import sys; from pathlib import Path;"
+    "from whisper_server.services.model_files.hub.fetch import download_repository;"
+    "from whisper_server.core.types import ModelSource;"
+    "print(download_repository(ModelSource('nano', repo='someone/nano'), Path(sys.argv[1])))"
 )
 
 
-def start_pull(tmp_path: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PULL, str(tmp_path)]
+def start_download(tmp_path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", DOWNLOAD, str(tmp_path)]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, text=True)
 
 
 def test_process_that_is_killed_is_gone_on_from(stand_in: Hub, tmp_path: Path) -> None:
-    stand_in.pace = threading.Semaphore(5)
-    with start_pull(tmp_path) as process:
+    stand_in.gate = threading.Semaphore(5)
+    with start_download(tmp_path) as process:
         for _ in range(5):
             assert stand_in.sent.acquire(timeout=60)
         # What was sent may still be on its way: into the process, and from there to the disk.
@@ -233,31 +244,31 @@ def test_process_that_is_killed_is_gone_on_from(stand_in: Hub, tmp_path: Path) -
             threading.Event().wait(0.001)
         process.send_signal(signal.SIGKILL)
     assert nothing_looks_whole(tmp_path)
-    stand_in.pace.release(1000)
-    folder = hub.fetch(SOURCE, tmp_path)  # nor does its lock stay
+    stand_in.gate.release(1000)
+    folder = download_repository(SOURCE, tmp_path)  # nor does its lock stay
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
     assert len(stand_in.ranges) == 1
 
 
 def test_two_processes_at_once_are_one_download(stand_in: Hub, tmp_path: Path) -> None:
-    stand_in.pace = threading.Semaphore(1)
-    with start_pull(tmp_path) as first, start_pull(tmp_path) as second:
+    stand_in.gate = threading.Semaphore(1)
+    with start_download(tmp_path) as first, start_download(tmp_path) as second:
         assert stand_in.sent.acquire(timeout=60)  # one of them has begun
-        stand_in.pace.release(1000)
+        stand_in.gate.release(1000)
         outputs = {process.communicate(timeout=120)[0] for process in (first, second)}
         assert (first.returncode, second.returncode) == (0, 0)
     assert len(outputs) == 1
-    assert sorted(stand_in.fetched()) == sorted(NEEDED)
+    assert sorted(stand_in.downloaded()) == sorted(NEEDED)
 
 
 def test_another_process_is_waited_for_as_long_as_it_gets_further(
     stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = hub.marker_of(SOURCE, tmp_path).parent
+    home = marker_of(SOURCE, tmp_path).parent
     part = home / COMMIT / "model.safetensors.part"
     part.parent.mkdir(parents=True)
-    monkeypatch.setattr(hub_lock, "LOOK_S", 0.01)
-    look, looks = hub_lock.trace_of, []
+    monkeypatch.setattr(lock, "POLL_S", 0.01)
+    look, looks = lock.trace_of, []
     with ExitStack() as other:
         other.enter_context(WeakFileLock(home / ".lock"))
 
@@ -269,8 +280,10 @@ def test_another_process_is_waited_for_as_long_as_it_gets_further(
                 other.close()
             return look(where)
 
-        monkeypatch.setattr(hub_lock, "trace_of", after_some_bytes)
-        folder = hub.fetch(SOURCE, tmp_path, hangs_s=0.0)  # no look may find what the one before it found
+        monkeypatch.setattr(lock, "trace_of", after_some_bytes)
+        folder = download_repository(
+            SOURCE, tmp_path, hangs_s=0.0
+        )  # no look may find what the one before it found
     assert looks == [home] * 5
     assert (folder / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
 
@@ -278,30 +291,30 @@ def test_another_process_is_waited_for_as_long_as_it_gets_further(
 def test_another_process_that_hangs_is_not_waited_for_for_ever(
     stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_lock, "LOOK_S", 0.01)
-    stand_in.pace = threading.Semaphore(5)
-    with start_pull(tmp_path) as process:
+    monkeypatch.setattr(lock, "POLL_S", 0.01)
+    stand_in.gate = threading.Semaphore(5)
+    with start_download(tmp_path) as process:
         for _ in range(5):
             assert stand_in.sent.acquire(timeout=60)
         process.send_signal(signal.SIGSTOP)  # it lives, and holds the lock
         with pytest.raises(
             ModelUnavailable, match=r"'nano'.*another process.*no further.*end that"
         ) as caught:
-            hub.fetch(SOURCE, tmp_path, hangs_s=0.05)
+            download_repository(SOURCE, tmp_path, hangs_s=0.05)
         assert (caught.value.status, caught.value.retry_helps) == (503, True)
         process.kill()
-    stand_in.pace.release(1000)
-    assert (hub.fetch(SOURCE, tmp_path) / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
+    stand_in.gate.release(1000)
+    assert (download_repository(SOURCE, tmp_path) / WEIGHTS).read_bytes() == stand_in.files[WEIGHTS]
 
 
 def test_damaged_file_is_thrown_away(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.damage = True
     with pytest.raises(ModelUnavailable, match="damaged"):
-        hub.fetch(SOURCE, tmp_path)
+        download_repository(SOURCE, tmp_path)
     assert nothing_looks_whole(tmp_path)
     assert not list(tmp_path.glob("hub/*/*/model.safetensors"))
     stand_in.damage = False
-    folder = hub.fetch(SOURCE, tmp_path)
+    folder = download_repository(SOURCE, tmp_path)
     assert (folder / "model.safetensors").read_bytes() == stand_in.files["model.safetensors"]
 
 
@@ -319,7 +332,7 @@ def test_damaged_file_is_thrown_away(stand_in: Hub, tmp_path: Path) -> None:
 def test_refusals_say_what_to_do(stand_in: Hub, tmp_path: Path, status: int, code: str, words: str) -> None:
     stand_in.refuse, stand_in.error_code = status, code
     with pytest.raises(ModelUnavailable, match=f"'nano'.*{words}") as caught:
-        hub.fetch(SOURCE, tmp_path)
+        download_repository(SOURCE, tmp_path)
     assert caught.value.status == 503
     assert "\n" not in caught.value.message
 
@@ -327,21 +340,21 @@ def test_refusals_say_what_to_do(stand_in: Hub, tmp_path: Path, status: int, cod
 def test_hub_that_talks_nonsense(stand_in: Hub, tmp_path: Path) -> None:
     stand_in.refuse = 200
     with pytest.raises(ModelUnavailable):
-        hub.fetch(SOURCE, tmp_path)
+        download_repository(SOURCE, tmp_path)
 
 
 def test_repository_with_pickles_only(stand_in: Hub, tmp_path: Path) -> None:
     del stand_in.files["model.safetensors"]
     with pytest.raises(ModelUnavailable, match="pickled ones are never loaded"):
-        hub.fetch(SOURCE, tmp_path)
-    assert stand_in.fetched() == []
+        download_repository(SOURCE, tmp_path)
+    assert stand_in.downloaded() == []
 
 
 def test_cache_that_cannot_be_written(stand_in: Hub, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with pytest.raises(ModelUnavailable, match="WHISPER_CACHE_DIR cannot be written"):
-        hub.fetch(SOURCE, blocked)
+        download_repository(SOURCE, blocked)
 
 
 def test_disk_without_room(stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,8 +362,8 @@ def test_disk_without_room(stand_in: Hub, tmp_path: Path, monkeypatch: pytest.Mo
     listing["siblings"][list(stand_in.files).index("model.safetensors")]["size"] = 1 << 60
     monkeypatch.setattr(stand_in, "listing", lambda: listing)
     with pytest.raises(ModelUnavailable, match="MB in WHISPER_CACHE_DIR"):
-        hub.fetch(SOURCE, tmp_path)
-    assert stand_in.fetched() == []
+        download_repository(SOURCE, tmp_path)
+    assert stand_in.downloaded() == []
 
 
 def test_progress_may_end_the_download(stand_in: Hub, tmp_path: Path) -> None:
@@ -358,13 +371,13 @@ def test_progress_may_end_the_download(stand_in: Hub, tmp_path: Path) -> None:
         raise ShuttingDown("The server is shutting down.")
 
     with pytest.raises(ShuttingDown):
-        hub.fetch(SOURCE, tmp_path, on_progress=stop)
+        download_repository(SOURCE, tmp_path, on_progress=stop)
     assert nothing_looks_whole(tmp_path)
 
 
 def test_two_at_once(stand_in: Hub, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: hub.fetch(SOURCE, tmp_path), range(2))
+        first, second = pool.map(lambda _: download_repository(SOURCE, tmp_path), range(2))
     assert first == second
     assert (first / "model.safetensors").read_bytes() == stand_in.files["model.safetensors"]
 
@@ -374,7 +387,7 @@ def test_commit_that_is_a_path_is_refused(
 ) -> None:
     monkeypatch.setattr(stand_in, "listing", lambda: {"id": "x", "sha": "../../../out", "siblings": []})
     with pytest.raises(ModelUnavailable, match="no commit"):
-        hub.fetch(SOURCE, tmp_path)
+        download_repository(SOURCE, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.conftest import NANO, Sample, Server, StartServer, server_command, server_environment
-from tests.integration.http_requests import error_in, upload_begun
-from tests.unit.audio_files import clips, encode
+from tests.support.audio_files import clips, encode
+from tests.support.http_requests import error_in, upload_begun
 
 URL = "/v1/audio/transcriptions"
 HEAVY = {
@@ -134,7 +134,7 @@ def test_it_serves_other_machines_when_told_to(start_server: StartServer, variab
     assert httpx.get(f"http://127.0.0.1:{server.address[1]}/health").status_code == 200
 
 
-def test_a_name_that_nobody_knows_ends_the_start(tmp_path: Path) -> None:
+def test_a_name_that_cannot_be_resolved_ends_the_start(tmp_path: Path) -> None:
     ended = run("--host", "nowhere.invalid", cwd=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: cannot listen on nowhere.invalid:")

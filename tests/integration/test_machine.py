@@ -14,13 +14,14 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import NANO, ROOT, MakeSettings, Sample, client_of, servers
-from tests.integration.http_requests import URL, error_of, form
-from tests.integration.stand_in_hub import SOURCE, Hub
+from tests.conftest import NANO, ROOT, Sample, servers
+from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import MakeSettings, client_of
+from tests.support.stand_in_hub import SOURCE, Hub
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.core.folders import default_cache_dir
-from whisper_server.services import hub
-from whisper_server.services.hub_transfer import part_of
+from whisper_server.core.settings.types import default_cache_dir
+from whisper_server.services.model_files.hub.fetch import download_repository
+from whisper_server.services.model_files.hub.transfer import part_of
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /sys, /dev/full and limits of processes")
 UNAVAILABLE = {"param": "model", "code": "model_unavailable"}
@@ -57,13 +58,13 @@ def test_a_disk_that_is_full_in_the_middle_of_a_conversion(tmp_path: Path, speec
 
 @on_linux
 def test_a_disk_that_is_full_in_the_middle_of_a_download(stand_in: Hub, tmp_path: Path) -> None:
-    weights = hub.fetch(SOURCE, tmp_path) / "model.safetensors"
+    weights = download_repository(SOURCE, tmp_path) / "model.safetensors"
     weights.unlink()
     part_of(weights).symlink_to("/dev/full")
     with pytest.raises(ModelUnavailable, match="the disk of WHISPER_CACHE_DIR is full"):
-        hub.fetch(SOURCE, tmp_path)
+        download_repository(SOURCE, tmp_path)
     part_of(weights).unlink()
-    assert (hub.fetch(SOURCE, tmp_path) / "model.safetensors").stat().st_size
+    assert (download_repository(SOURCE, tmp_path) / "model.safetensors").stat().st_size
 
 
 def test_the_command_line_says_so_in_one_line(tmp_path: Path, speech: Sample) -> None:

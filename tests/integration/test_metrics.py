@@ -13,14 +13,15 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import ROOT, SAMPLES, OpenClient, Sample, server_environment
-from tests.integration.asgi_client import StreamingClient
-from tests.integration.http_requests import URL, error_of, form
-from tests.integration.long_audio import speak_for
-from tests.integration.test_overload import Uploading, held, until
+from tests.conftest import ROOT, SAMPLES, Sample, server_environment
+from tests.support.asgi_client import StreamingClient, Uploading
+from tests.support.held_requests import held, until
+from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import OpenClient
+from tests.support.long_audio import speak_for
 from whisper_server.core import errors
+from whisper_server.core.events import Events
 from whisper_server.core.metrics import Metrics
-from whisper_server.core.watcher import Watcher
 from whisper_server.services.engines import fake
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -123,14 +124,14 @@ async def test_failures_by_kind(client: httpx.AsyncClient, monkeypatch: pytest.M
 
 async def test_the_work_of_the_device(client: httpx.AsyncClient) -> None:
     """What the scheduler tells."""
-    watcher = client.app.state.services.metrics
+    events = client.app.state.services.metrics
     before = await values(client)
-    watcher.window_waited(0.3)
-    watcher.batch_done(3, 80.0, 0.5)
-    watcher.batch_done(1, 10.0, 0.25)
-    watcher.windows_cancelled(5)
-    watcher.windows_failed(2)
-    watcher.worker_replaced()
+    events.window_waited(0.3)
+    events.batch_done(3, 80.0, 0.5)
+    events.batch_done(1, 10.0, 0.25)
+    events.windows_cancelled(5)
+    events.windows_failed(2)
+    events.worker_replaced()
     after = await values(client)
     told = {
         "whisper_window_wait_seconds_sum": 0.3,
@@ -190,7 +191,7 @@ async def test_the_key_is_asked_for(open_client: OpenClient) -> None:
         assert value(values_of(found.text), "whisper_request_failures_total", error="Unauthorized") == 1
 
 
-def test_an_error_that_nobody_foresaw() -> None:
+def test_an_unforeseen_error() -> None:
     counted = Metrics()
     counted.request_failed(HOSTILE)
     assert value(values_of(counted.exposition()[0].decode()), "whisper_request_failures_total", error="other")
@@ -201,7 +202,7 @@ def exercised() -> Metrics:
     counted = Metrics()
     counted.request_done(None, "GET", 200, 0.1)
     counted.request_failed("bug")
-    counted.client_gone("work")
+    counted.client_disconnected("work")
     return counted
 
 
@@ -223,9 +224,9 @@ def test_the_page_lists_every_metric() -> None:
 
 def test_a_watcher_takes_all_that_is_counted() -> None:
     """Who counts nothing is told the same."""
-    told = {name for name in vars(Watcher) if not name.startswith("_")}
+    told = {name for name in vars(Events) if not name.startswith("_")}
     assert told == {name for name in vars(Metrics) if not name.startswith("_")}
-    assert Watcher().exposition() == (b"", "text/plain")
+    assert Events().exposition() == (b"", "text/plain")
 
 
 async def test_dropped_lines_of_the_log_are_counted(
@@ -238,7 +239,7 @@ async def test_dropped_lines_of_the_log_are_counted(
 
 def test_the_command_line_counts_nothing() -> None:
     code = (
-        "import sys; from whisper_server.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from whisper_server.cli.transcribe import main; code = main(sys.argv[1:]);"
         "sys.exit(code or 'prometheus_client' in sys.modules)"
     )
     done = subprocess.run(

@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.http_requests import HEARD, URL, exchange, head
-from whisper_server.api.access import AccessMiddleware
-from whisper_server.api.auth import AuthMiddleware
+from tests.conftest import Sample, Server, StartServer
+from tests.support.http_requests import HEARD, URL, exchange, request_headers
+from tests.support.in_process import OpenClient
+from whisper_server.api.middleware.auth import AuthMiddleware
+from whisper_server.api.middleware.host_check import HostCheckMiddleware
 
 
 async def status_for(client: httpx.AsyncClient, method: str = "GET", **headers: str) -> int:
@@ -33,7 +34,7 @@ async def status_for(client: httpx.AsyncClient, method: str = "GET", **headers: 
         "[fe80::1]",
     ],
 )
-async def test_hosts_that_nobody_can_rebind(client: httpx.AsyncClient, host: str) -> None:
+async def test_hosts_that_cannot_be_rebound(client: httpx.AsyncClient, host: str) -> None:
     assert await status_for(client, host=host) == 200
 
 
@@ -125,7 +126,7 @@ async def test_websockets_are_checked_too() -> None:
     async def nothing() -> Any:
         raise AssertionError
 
-    guarded = AccessMiddleware(app, own_host="127.0.0.1", allowed_hosts=(), allowed_origins=())
+    guarded = HostCheckMiddleware(app, own_host="127.0.0.1", allowed_hosts=(), allowed_origins=())
     for headers, expected in [
         ([(b"host", b"localhost")], "websocket.accept"),
         ([(b"host", b"evil.example")], "websocket.close"),
@@ -234,13 +235,15 @@ JSON = "Content-Type: application/json"
 
 
 def test_a_declared_length_over_the_limit_is_refused_unread(small: Server) -> None:
-    check_413(exchange(small.address, head(JSON, "Content-Length: 10000000", "Expect: 100-continue")))
+    check_413(
+        exchange(small.address, request_headers(JSON, "Content-Length: 10000000", "Expect: 100-continue"))
+    )
     check_health(small)
 
 
 def test_a_body_over_the_limit_gets_its_answer_although_it_is_sent(small: Server) -> None:
     body = b"x" * 5_000_000
-    check_413(exchange(small.address, head(JSON, f"Content-Length: {len(body)}"), body))
+    check_413(exchange(small.address, request_headers(JSON, f"Content-Length: {len(body)}"), body))
     check_health(small)
 
 
@@ -249,12 +252,16 @@ def test_a_body_without_a_length_is_counted(small: Server, kind: str) -> None:
     start = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
     chunks = [start, *[b"y" * (1 << 18)] * 12]
     encoded = [b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks]
-    check_413(exchange(small.address, head(kind, "Transfer-Encoding: chunked"), *encoded, b"0\r\n\r\n"))
+    check_413(
+        exchange(small.address, request_headers(kind, "Transfer-Encoding: chunked"), *encoded, b"0\r\n\r\n")
+    )
     check_health(small)
 
 
 def test_a_body_longer_than_its_declared_length(small: Server) -> None:
-    reply = exchange(small.address, head(JSON, "Content-Length: 2"), b"{}" + b"z" * 70_000 + b"\r\n\r\n")
+    reply = exchange(
+        small.address, request_headers(JSON, "Content-Length: 2"), b"{}" + b"z" * 70_000 + b"\r\n\r\n"
+    )
     assert reply.startswith(b"HTTP/1.1 400 ")
     assert b'"param": "audio"' in reply
     # What was too much is no second request.
@@ -264,7 +271,7 @@ def test_a_body_longer_than_its_declared_length(small: Server) -> None:
 
 def test_a_body_shorter_than_its_declared_length(small: Server) -> None:
     with socket.create_connection(small.address, timeout=60) as connection:
-        connection.sendall(head(JSON, "Content-Length: 1000") + b"{")
+        connection.sendall(request_headers(JSON, "Content-Length: 1000") + b"{")
     check_health(small)
 
 

@@ -8,13 +8,15 @@ import httpx
 import pytest
 from huggingface_hub.utils import WeakFileLock
 
-from tests.conftest import NANO, OpenClient, Sample, client_of
-from tests.integration.http_requests import URL, error_of, form
+from tests.conftest import NANO, Sample
+from tests.support.http_requests import URL, error_of, form
+from tests.support.in_process import OpenClient, client_of
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import Unavailable
-from whisper_server.services import removal
-from whisper_server.services.catalog import ModelSource
-from whisper_server.services.hub_files import record, recorded
+from whisper_server.core.types import ModelSource
+from whisper_server.services.model_files.disk import remove_download
+from whisper_server.services.model_files.hub import lock
+from whisper_server.services.model_files.hub.cache import record, recorded
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SLASHED = ("org/model=owner/name", "org/old=owner/name@v1")
@@ -131,26 +133,26 @@ async def test_a_folder_of_the_operator_is_never_deleted(open_client: OpenClient
 
 def test_files_that_another_revision_needs_stay(tmp_path: Path) -> None:
     main, old = download(tmp_path), download(tmp_path, "v1")
-    assert removal.remove_download(ModelSource("a", repo="owner/name"), tmp_path)
+    assert remove_download(ModelSource("a", repo="owner/name"), tmp_path)
     assert recorded(main) is None
     assert recorded(old) is not None
-    assert removal.remove_download(ModelSource("a", repo="owner/name", revision="v1"), tmp_path)
+    assert remove_download(ModelSource("a", repo="owner/name", revision="v1"), tmp_path)
     assert not (old.parent / COMMIT).exists()
-    assert not removal.remove_download(ModelSource("a", repo="owner/name"), tmp_path)
+    assert not remove_download(ModelSource("a", repo="owner/name"), tmp_path)
 
 
 def test_a_damaged_record_deletes_nothing_but_itself(tmp_path: Path) -> None:
     marker = download(tmp_path)
     (tmp_path / "precious").mkdir()
     marker.write_text('{"commit": "../../precious"}')
-    assert removal.remove_download(ModelSource("a", repo="owner/name"), tmp_path)
+    assert remove_download(ModelSource("a", repo="owner/name"), tmp_path)
     assert (tmp_path / "precious").exists()
     assert not marker.exists()
 
 
 def test_a_download_on_its_way_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = download(tmp_path)
-    monkeypatch.setattr(removal, "LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(lock, "REMOVAL_TIMEOUT_S", 0.01)
     with WeakFileLock(marker.parent / ".lock"), pytest.raises(Unavailable, match="being downloaded"):
-        removal.remove_download(ModelSource("a", repo="owner/name"), tmp_path)
+        remove_download(ModelSource("a", repo="owner/name"), tmp_path)
     assert recorded(marker) is not None

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NANO, ROOT, forget_settings
-from tests.integration.stand_in_hub import Hub
+from tests.support.stand_in_hub import Hub
 from whisper_server.cli.models import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -131,7 +131,7 @@ def test_a_folder_of_ones_own_is_converted_and_never_deleted(run: Run, cache: Pa
     ("arguments", "variables", "code", "words"),
     [
         (("pull", "whisper-9"), {}, 2, "does not exist; this server knows whisper-tiny"),
-        (("pull", "someone/else"), {}, 2, "does not exist"),  # nobody configured it
+        (("pull", "someone/else"), {}, 2, "does not exist"),  # it is not configured
         (("remove", "../.."), {}, 2, "does not exist"),
         (("list",), {"WHISPER_MODELS": "x"}, 2, "WHISPER_MODELS"),
         (("pull", "theirs"), {"WHISPER_OFFLINE": "1"}, 1, "WHISPER_OFFLINE forbids"),
@@ -186,7 +186,7 @@ def environment() -> dict[str, str]:
 
 
 def test_the_bar_at_a_terminal(stand_in: Hub) -> None:
-    stand_in.pace = threading.Semaphore(5)
+    stand_in.gate = threading.Semaphore(5)
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     command = [sys.executable, SCRIPT, "models", "pull", "theirs"]
@@ -196,7 +196,7 @@ def test_the_bar_at_a_terminal(stand_in: Hub) -> None:
         shown = b""
         while b"B/s]" not in shown:  # drawn while the hub holds the rest back
             shown += os.read(controller, 1000)
-        stand_in.pace.release(1000)
+        stand_in.gate.release(1000)
         with contextlib.suppress(OSError):  # the terminal has lost its last user
             while True:
                 shown += os.read(controller, 1000)

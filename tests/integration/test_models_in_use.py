@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, Sample, client_of
-from tests.integration.asgi_client import StreamingClient, events_of
-from tests.integration.http_requests import URL, form
-from tests.integration.long_audio import speak_for
-from tests.integration.test_overload import inside, until
+from tests.conftest import Sample
+from tests.support.asgi_client import StreamingClient, events_of
+from tests.support.held_requests import inside, until
+from tests.support.http_requests import URL, form
+from tests.support.in_process import OpenClient, client_of
+from tests.support.long_audio import speak_for
 from whisper_server.core.config import Settings
 from whisper_server.services.engines import fake
 
@@ -33,7 +34,7 @@ def states(client: httpx.AsyncClient) -> list[tuple[str, str, int]]:
 async def test_first_requests_for_one_model_are_one_load(
     nano_settings: Settings, speech: Sample, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "whisper_server.services.loader")
+    caplog.set_level(logging.INFO, "whisper_server.services.loaded_models.loader")
     async with client_of(nano_settings) as client:
         replies = await asyncio.gather(*[client.post(URL, **form(speech.data)) for _ in range(6)])
         assert [reply.json()["text"] for reply in replies] == [speech.text] * 6

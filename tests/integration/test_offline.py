@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from tests.conftest import NANO, ROOT, SAMPLES, Sample, StartServer, server_environment
-from tests.integration.stand_in_hub import SOURCE, Hub
-from whisper_server.services import hub
+from tests.support.stand_in_hub import SOURCE, Hub
+from whisper_server.services.model_files.hub.fetch import download_repository
 
 LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 HOOK = """
@@ -65,7 +65,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """Where the model hub would be; nobody comes."""
+    """Where the model hub would be; no connection comes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
@@ -112,7 +112,7 @@ def test_a_server_without_a_network(
     request: pytest.FixtureRequest,
 ) -> None:
     cache = tmp_path / "cache"
-    hub.fetch(SOURCE, cache)
+    download_repository(SOURCE, cache)
     asked = len(stand_in.seen)
     canary = request.getfixturevalue("canary")  # from now on the hub is there
     server = start_server(**variables(seen, WHISPER_CACHE_DIR=str(cache), WHISPER_OFFLINE="true"))

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.asgi_client import StreamingClient, Uploading
-from tests.integration.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
-from tests.integration.long_audio import speak_for
-from tests.unit.audio_files import wav_bytes
+from tests.conftest import Sample, Server, StartServer
+from tests.support.asgi_client import StreamingClient, Uploading
+from tests.support.audio_files import wav_bytes
+from tests.support.held_requests import held, inside, until
+from tests.support.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
+from tests.support.in_process import OpenClient
+from tests.support.long_audio import speak_for
+from whisper_server.core.types import TranscribeParams
 from whisper_server.services.engines import fake
-from whisper_server.services.transcriber import TranscribeParams
 
 CODE = "rate_limit_exceeded"
 
@@ -32,36 +33,6 @@ def _device_runs() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def talk() -> bytes:
     return speak_for(70)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let everything else run until it is so."""
-
-    async def turns() -> None:
-        while not condition():  # noqa: ASYNC110  (nobody announces it)
-            await asyncio.sleep(0)
-
-    await asyncio.wait_for(turns(), 60)
-
-
-def inside(client: httpx.AsyncClient) -> tuple[int, float, int]:
-    state = client.app.state.services.admission.state()
-    return state.requests, state.audio_s, state.upload_bytes
-
-
-@asynccontextmanager
-async def held(client: httpx.AsyncClient, *requests: dict[str, Any]) -> AsyncIterator[list[Any]]:
-    """Send requests and stop the device as soon as all are at work; with the end of the block it goes on."""
-    fake.GATE.clear()
-    tasks: list[Any] = []
-    for n, arguments in enumerate(requests, 1):
-        tasks.append(asyncio.create_task(client.post(URL, **arguments)))
-        await until(lambda n=n: inside(client)[0] == n and inside(client)[1] > 0)  # type: ignore[misc]
-    try:
-        yield tasks
-    finally:
-        fake.GATE.set()
-        await asyncio.gather(*tasks)
 
 
 def overload_of(response: httpx.Response) -> str:
@@ -220,7 +191,7 @@ async def test_a_recording_of_two_speakers_is_as_far_as_its_slower_channel(
     both = np.stack([one, np.concatenate([np.zeros(35 * 16_000, "<i2"), one])[: len(one)]], axis=1)
     services = client.app.state.services
     told: list[float] = []
-    params = TranscribeParams("whisper-1", speakers=("Ann", "Bob"))
+    params = TranscribeParams(services.catalog.resolve("whisper-1"), speakers=("Ann", "Bob"))
     conversation = await services.transcriber.open(wav_bytes(both.tobytes(), channels=2), params)
     conversation.on_window = told.append
     transcript = await conversation.collect()

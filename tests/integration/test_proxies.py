@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, Server, StartServer
-from tests.integration.http_requests import URL, error_of, form
-from tests.integration.long_audio import speak_for
-from tests.integration.test_shutdown import LIMIT_S, let_through, open_gate, wait_for_batch
+from tests.support.gated_server import LIMIT_S, let_through, open_gate, wait_for_batch
+from tests.support.http_requests import URL, error_of, form
+from tests.support.long_audio import speak_for
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 NAME = "speech.example.org"
@@ -97,7 +97,7 @@ def test_a_proxy_as_the_document_shows_it(
         pytest.skip(f"{proxy.__name__} is not installed")
     (shown,) = re.findall(r"^(\w.*) python whisper_api_server.py$", block("behind a proxy"), re.MULTILINE)
     server = start_server(
-        module="tests.integration.gated_server",
+        module="tests.support.gated_server",
         pipe=subprocess.PIPE,
         **dict(pair.split("=") for pair in shown.split()),
     )

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from tests.conftest import NANO, ROOT, SAMPLES, Sample, server_environment
-from tests.integration.stand_in_hub import SOURCE, Hub
-from whisper_server.services import hub
+from tests.support.stand_in_hub import SOURCE, Hub
+from whisper_server.services.model_files.hub.fetch import download_repository
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux")
 
@@ -43,7 +43,7 @@ def read_only() -> Iterator[ExitStack]:
 
 
 def lock(stack: ExitStack, folder: Path) -> Path:
-    """Let nobody write in the folder and what is below it."""
+    """Make the folder and what is below it read-only."""
     for path in (folder, *folder.rglob("*")):
         mode = path.stat().st_mode
         path.chmod(mode & ~0o222)
@@ -102,7 +102,7 @@ def test_a_read_only_folder_for_the_output(cell: Path, nano_cache: Path) -> None
 def filled(stand_in: Hub, tmp_path: Path, read_only: ExitStack) -> Path:
     """A cache with a downloaded and converted model, in which nothing can be written any more."""
     cache = tmp_path / "cache"
-    hub.fetch(SOURCE, cache)
+    download_repository(SOURCE, cache)
     models = {"WHISPER_MODELS": "theirs=someone/nano"}
     done = run(SERVER, "models", "pull", "theirs", cwd=tmp_path, cache=cache, **models)
     assert done.returncode == 0, done.stderr
@@ -179,7 +179,8 @@ def test_closed_standard_input(tmp_path: Path, nano_cache: Path) -> None:
 def test_nothing_temporary_can_be_written(tmp_path: Path, nano_cache: Path) -> None:
     """As in a container whose root is read-only: the model loads, by the way that is right everywhere."""
     program = (
-        "import sys, tempfile; from whisper_server.cli import main; tempfile.tempdir = '/dev/null/x';"
+        "import sys, tempfile; from whisper_server.cli.transcribe import main;"
+        "tempfile.tempdir = '/dev/null/x';"
         "sys.exit(main(sys.argv[1:]))"
     )
     done = run("-c", program, "--model", str(NANO), str(CLIP), cwd=tmp_path, cache=nano_cache)

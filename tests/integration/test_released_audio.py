@@ -12,10 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import OpenClient
-from tests.integration.asgi_client import StreamingClient
-from tests.integration.http_requests import URL, form
-from tests.integration.long_audio import speak_for
+from tests.support.asgi_client import StreamingClient
+from tests.support.http_requests import URL, form
+from tests.support.in_process import OpenClient
+from tests.support.long_audio import speak_for
 from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
 from whisper_server.core.types import Window
 from whisper_server.services.engines import fake

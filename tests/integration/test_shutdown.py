@@ -17,10 +17,9 @@ import httpx
 import pytest
 
 from tests.conftest import NANO, Sample, Server, StartServer
-from tests.integration.http_requests import PARTS_OF_AN_ERROR, URL, b64, error_in, form, upload_begun
-from tests.integration.long_audio import speak_for
-
-LIMIT_S = 60.0  # no test waits for it; it only ends a hang
+from tests.support.gated_server import LIMIT_S, let_through, open_gate, wait_for_batch
+from tests.support.http_requests import PARTS_OF_AN_ERROR, URL, b64, error_in, form, upload_begun
+from tests.support.long_audio import speak_for
 
 StartGated = Callable[..., Server]
 
@@ -28,29 +27,13 @@ StartGated = Callable[..., Server]
 @pytest.fixture
 def start_gated(start_server: StartServer) -> StartGated:
     """Start servers with the fake engine whose device waits for `let_through`."""
-    return lambda *flags: start_server(*flags, module="tests.integration.gated_server", pipe=subprocess.PIPE)
+    return lambda *flags: start_server(*flags, module="tests.support.gated_server", pipe=subprocess.PIPE)
 
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as executor:
         yield executor
-
-
-def wait_for_batch(server: Server) -> None:
-    assert server.process.stdout is not None
-    assert server.process.stdout.readline() == "batch\n"
-
-
-def let_through(server: Server, batches: int) -> None:
-    assert server.process.stdin is not None
-    server.process.stdin.write("." * batches)
-    server.process.stdin.flush()
-
-
-def open_gate(server: Server) -> None:
-    assert server.process.stdin is not None
-    server.process.stdin.close()
 
 
 def post(server: Server, data: bytes) -> httpx.Response:
@@ -123,14 +106,14 @@ def test_what_runs_finishes_and_what_waits_is_refused(
         uploading.sendall(body)
         assert error_in(uploading)[0] == "HTTP/1.1 503 Service Unavailable"
     assert not running.done()
-    wait_until_nobody_listens(server)
+    wait_until_the_port_is_closed(server)
     open_gate(server)
     assert running.result().status_code == 200
     assert "heard" in running.result().json()["text"]
     check_end(server)
 
 
-def wait_until_nobody_listens(server: Server) -> None:
+def wait_until_the_port_is_closed(server: Server) -> None:
     """Knock until the port is free for a successor."""
     answer = 0
     while answer != errno.ECONNREFUSED:

@@ -14,15 +14,16 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.conftest import OpenClient, Sample, Server, StartServer
-from tests.integration.asgi_client import Uploading
-from tests.integration.http_requests import HEARD, URL, error_in, form, upload_begun
-from tests.integration.long_audio import speak_for
-from whisper_server.api.allowance import Patience
-from whisper_server.api.gone import ClientGone
-from whisper_server.api.protocol import Limits, PatientProtocol
-from whisper_server.api.sse import EventStream
-from whisper_server.services.pulls import Pull
+from tests.conftest import Sample, Server, StartServer
+from tests.support.asgi_client import Uploading
+from tests.support.http_requests import HEARD, URL, error_in, form, upload_begun
+from tests.support.in_process import OpenClient
+from tests.support.long_audio import speak_for
+from whisper_server.api.disconnect import ClientDisconnected
+from whisper_server.api.min_rate import TransferTimeout
+from whisper_server.api.replies.sse import EventStream
+from whisper_server.api.server.protocol import ConnectionLimits, TimeoutProtocol
+from whisper_server.services.model_files.downloads import Download
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -33,7 +34,7 @@ async def test_an_upload_that_stops_frees_its_place(
     open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client whose network is gone does not hang up."""
-    monkeypatch.setattr("whisper_server.api.middleware._LINGER_S", 0.05)
+    monkeypatch.setattr("whisper_server.api.middleware.body_limit.LINGER_S", 0.05)
     async with open_client(queue_requests=1, stall_timeout_s=0.05) as client:
         for arguments in (form(speech.data), {"json": {"audio": ""}}):
             stopped = Uploading(client.build_request("POST", URL, **arguments))
@@ -48,17 +49,17 @@ async def test_an_upload_that_stops_frees_its_place(
 @pytest.mark.parametrize(
     ("query", "has_begun"), [("", False), ("?stream=true", False), ("?stream=true", True)]
 )
-async def test_a_body_that_nobody_reads_has_a_deadline_too(
+async def test_a_body_that_is_not_read_has_a_timeout_too(
     open_client: OpenClient, monkeypatch: pytest.MonkeyPatch, query: str, has_begun: bool
 ) -> None:
     """A route that only waits for its client to leave, also when its reply is on its way."""
-    monkeypatch.setattr("whisper_server.api.middleware._LINGER_S", 0.05)
+    monkeypatch.setattr("whisper_server.api.middleware.body_limit.LINGER_S", 0.05)
     async with open_client(stall_timeout_s=0.05) as client:
         services = client.app.state.services
-        pull = Pull(services.catalog.resolve("whisper-1"))
-        monkeypatch.setattr(services.pulls, "start", lambda _: pull)
+        download = Download(services.catalog.resolve("whisper-1"))
+        monkeypatch.setattr(services.downloads, "start", lambda _: download)
         if has_begun:
-            pull.arrived(1, 2)
+            download.arrived(1, 2)
         silent = Uploading(client.build_request("POST", f"/v1/models/whisper-1{query}", content=b"x"))
         await silent.run(client.app)
         assert silent.status == (200 if has_begun else 408)
@@ -66,10 +67,12 @@ async def test_a_body_that_nobody_reads_has_a_deadline_too(
         assert silent.is_complete
 
 
-class Hasty(PatientProtocol):
+class Hasty(TimeoutProtocol):
     """Does not wait a minute."""
 
-    limits = Limits(Patience(stall_s=0.05, min_bytes_per_s=1000), head_s=60, keep_alive_s=60, connections=9)
+    limits = ConnectionLimits(
+        TransferTimeout(stall_s=0.05, min_bytes_per_s=1000), headers_s=60, keep_alive_s=60, connections=9
+    )
 
 
 async def test_a_client_that_reads_nothing_is_cut_off() -> None:
@@ -86,7 +89,7 @@ async def test_a_client_that_reads_nothing_is_cut_off() -> None:
         await receive()  # the request, which has no body
         try:
             await EventStream(frames())(scope, receive, send)
-        except ClientGone as error:
+        except ClientDisconnected as error:
             ended.set_result(type(error))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -96,7 +99,7 @@ async def test_a_client_that_reads_nothing_is_cut_off() -> None:
         client = socket.create_connection(listening.getsockname())
         with client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert await asyncio.wait_for(ended, 60) is ClientGone
+            assert await asyncio.wait_for(ended, 60) is ClientDisconnected
             assert not server.server_state.connections
         server.should_exit = True
         await serving
@@ -161,7 +164,7 @@ def test_an_upload_that_trickles_in_loses_its_place(start_server: StartServer, s
         assert "1000 bytes per second (WHISPER_MIN_BYTES_PER_S)" in error["message"]
 
 
-def test_a_head_that_trickles_in_is_answered_at_its_deadline(start_server: StartServer) -> None:
+def test_headers_that_trickle_in_are_answered_at_their_deadline(start_server: StartServer) -> None:
     server = start_server("--header-timeout-s", "0.5")
     with connected(server) as slow, connected(server) as idle:
         trickle(slow, iter(GET[:20] + b"x" * 10_000))
@@ -190,7 +193,7 @@ def test_a_body_without_end_after_its_answer(start_server: StartServer) -> None:
         read_to_the_end(connection)
 
 
-def test_many_idle_connections_keep_nobody_out(start_server: StartServer, speech: Sample) -> None:
+def test_many_idle_connections_do_not_keep_others_out(start_server: StartServer, speech: Sample) -> None:
     """No deadline helps here: those that have been idle for the longest time make room."""
     server = start_server(*LONG, "--max-connections", "8", "--queue-requests", "4")
     with ExitStack() as stack:

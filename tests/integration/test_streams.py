@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import OpenClient, Sample, all_samples
-from tests.integration.asgi_client import StreamingClient, events_of
-from tests.integration.http_requests import URL, b64, error_of, form
-from tests.integration.long_audio import speak_for
-from tests.unit.audio_files import wav_bytes
+from tests.conftest import Sample, all_samples
+from tests.support.asgi_client import StreamingClient, events_of
+from tests.support.audio_files import wav_bytes
+from tests.support.http_requests import URL, b64, error_of, form
+from tests.support.in_process import OpenClient
+from tests.support.long_audio import speak_for
 from whisper_server.services.engines import fake
 
 ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind == "plain"]
@@ -123,7 +124,7 @@ async def test_leaving_before_the_first_event(
         await streaming.run(client.app)
     assert streaming.sent == []
     assert [model.leases for model in client.app.state.services.models.loaded()] in ([], [0])
-    assert "outcome=client_gone" in caplog.text
+    assert "outcome=client_disconnected" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -158,7 +159,8 @@ async def test_a_fault_of_ours_later_on_tells_nothing_of_itself(
 ) -> None:
     def break_down(part: bytes) -> None:
         monkeypatch.setattr(
-            "whisper_server.services.segments.of", lambda *_: (_ for _ in ()).throw(KeyError("secret"))
+            "whisper_server.services.decoding.segments.of",
+            lambda *_: (_ for _ in ()).throw(KeyError("secret")),
         )
 
     streaming = StreamingClient(client.build_request("POST", URL, **form(talk, stream="true")), break_down)

@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from tests.conftest import NANO, Sample, all_samples
-from tests.integration.http_requests import URL, b64, error_of, form
-from tests.unit.subtitle_files import Shown, check_times, parse_srt, parse_vtt
-from whisper_server.api.bodies import TranscriptionFields
-from whisper_server.cli import main
+from tests.support.http_requests import URL, b64, error_of, form
+from tests.support.subtitle_files import Shown, check_times, parse_srt, parse_vtt
+from whisper_server.api.requests.bodies import TranscriptionFields
 from whisper_server.cli.arguments import PROG, build_parser
-from whisper_server.services.subtitles import SubtitleOptions, check_options
+from whisper_server.cli.transcribe import main
+from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
 SPOKEN = [sample for sample in all_samples() if sample.is_robust and sample.kind == "plain"][::3]
 

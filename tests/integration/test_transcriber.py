@@ -12,18 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import SAMPLES, Sample, all_samples
-from tests.unit.audio_files import encode, noises, samples_of
+from tests.conftest import NANO_MODEL, SAMPLES, Sample, all_samples
+from tests.support.audio_files import encode, noises
+from tests.support.nano_clips import RATE, ROBUST, pcm, word_errors
 from whisper_server.core.config import Settings
-from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound
-from whisper_server.core.types import Segment, Transcript
+from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound, Overloaded
+from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
+from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.decoder import Decoder, LibavDecoder
+from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import Services, open_services
-from whisper_server.services.transcriber import TranscribeParams, Transcription
+from whisper_server.services.transcriber import Transcriber
+from whisper_server.services.transcription import Transcription
 
-RATE = 16_000
 BY_NAME = {sample.name: sample for sample in all_samples()}
-ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind != "translate"]
-AUTO = TranscribeParams("nano-whisper")
+AUTO = TranscribeParams(NANO_MODEL)
 FORMATS = {
     "wav": ("wav", "pcm_s16le"),
     "wav-24": ("wav", "pcm_s24le"),
@@ -44,10 +47,6 @@ async def services(nano_settings: Settings) -> AsyncIterator[Services]:
         yield opened
 
 
-def pcm(name: str) -> np.ndarray:
-    return samples_of((SAMPLES / name).read_bytes())
-
-
 def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     """Change the rate by cutting or padding the spectrum: no aliases, and no code under test."""
     size = round(len(samples) * rate / RATE)
@@ -58,16 +57,6 @@ def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     return (np.fft.irfft(bins, size) * rate / RATE).astype(np.float32)
 
 
-def word_errors(expected: str, heard: str) -> int:
-    """Levenshtein distance in words."""
-    row = list(range(len(heard.split()) + 1))
-    for i, word in enumerate(expected.split(), 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(heard.split(), 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
-    return row[-1]
-
-
 async def heard(services: Services, data: bytes, params: TranscribeParams = AUTO) -> Transcript:
     return await services.transcriber.transcribe(data, params)
 
@@ -75,7 +64,7 @@ async def heard(services: Services, data: bytes, params: TranscribeParams = AUTO
 async def test_every_robust_sample_word_for_word_language_and_times(services: Services) -> None:
     wrong = {}
     for sample in ROBUST:
-        params = TranscribeParams("nano-whisper", prompt=sample.prompt)
+        params = TranscribeParams(NANO_MODEL, prompt=sample.prompt)
         transcript = await heard(services, sample.data, params)
         if (transcript.text, transcript.language) != (sample.text, sample.language):
             wrong[sample.name] = transcript.text
@@ -96,7 +85,7 @@ async def test_dense_samples_within_the_reference_error(services: Services) -> N
 @pytest.mark.parametrize("sample", [s for s in all_samples() if s.kind == "translate" and s.is_robust])
 async def test_translation(services: Services, sample: Sample) -> None:
     clips = (SAMPLES / "clips.json").read_text(encoding="utf-8")
-    params = TranscribeParams("nano-whisper", task="translate")
+    params = TranscribeParams(NANO_MODEL, task="translate")
     transcript = await heard(services, sample.data, params)
     assert f'"translation": "{transcript.text}"' in clips
     assert transcript.text != sample.text
@@ -105,7 +94,7 @@ async def test_translation(services: Services, sample: Sample) -> None:
 
 async def test_a_prompt_changes_how_digits_are_written(services: Services) -> None:
     sample = next(s for s in ROBUST if s.kind == "numerals" and s.language == "en")
-    with_prompt = await heard(services, sample.data, TranscribeParams("nano-whisper", prompt=sample.prompt))
+    with_prompt = await heard(services, sample.data, TranscribeParams(NANO_MODEL, prompt=sample.prompt))
     without = await heard(services, sample.data)
     assert with_prompt.text == sample.text
     assert without.text != sample.text
@@ -118,14 +107,14 @@ async def test_keywords_reach_every_window_and_a_prompt_the_first(services: Serv
     data = encode(np.concatenate([part for name in names for part in (pcm(f"en-{name}.flac"), pause)]))
     found = {}
     for name, biased in {
-        "keywords": TranscribeParams("nano-whisper", language="en", keywords=("4 0 2", "7 1 8")),
-        "prompt": TranscribeParams("nano-whisper", language="en", prompt="4 0 2 7 1 8"),
-        "none": TranscribeParams("nano-whisper", language="en"),
+        "keywords": TranscribeParams(NANO_MODEL, language="en", keywords=("4 0 2", "7 1 8")),
+        "prompt": TranscribeParams(NANO_MODEL, language="en", prompt="4 0 2 7 1 8"),
+        "none": TranscribeParams(NANO_MODEL, language="en"),
     }.items():
         transcription = await services.transcriber.open(data, biased)
         assert isinstance(transcription, Transcription)
         # Fallback draws lots, and this window is close to it.
-        transcription._options = replace(transcription._options, temperatures=(0.0,))
+        transcription.options = replace(transcription.options, temperatures=(0.0,))
         segments = (await transcription.collect()).segments
         windows = {segment.seek_frames for segment in segments}
         assert len(windows) == 2
@@ -139,7 +128,7 @@ async def test_keywords_reach_every_window_and_a_prompt_the_first(services: Serv
 async def test_languages_limit_the_detection(services: Services) -> None:
     sample = BY_NAME["de-plain-020.flac"]
     for languages, possible in [(("en", "de"), {"de"}), (("en", "fr"), {"en", "fr"}), (("fr",), {"fr"})]:
-        transcript = await heard(services, sample.data, TranscribeParams("nano-whisper", languages=languages))
+        transcript = await heard(services, sample.data, TranscribeParams(NANO_MODEL, languages=languages))
         assert transcript.language in possible
 
 
@@ -150,7 +139,7 @@ async def test_every_container(services: Services, name: str, channels: int) -> 
     data = encode(resampled(pcm("en-plain-003.flac"), 48_000), 48_000, container, codec, channels)
     transcription = await services.transcriber.open(data, AUTO)
     # An MP4 with sound only is what people call m4a.
-    assert transcription.audio.info.format == name.partition("-")[0].replace("mp4", "m4a")
+    assert transcription.info.format == name.partition("-")[0].replace("mp4", "m4a")
     transcript = await transcription.collect()
     assert transcript.text == BY_NAME["en-plain-003.flac"].text
 
@@ -172,7 +161,7 @@ async def test_low_rates(services: Services, rate: int, name: str, errors: int) 
     # The nano model never heard telephone bands, which lack what tells its words apart: with most clips
     # it fails there, whatever decodes. These two it can do.
     data = encode(resampled(pcm(name), rate), rate)
-    transcript = await heard(services, data, TranscribeParams("nano-whisper", language=name[:2]))
+    transcript = await heard(services, data, TranscribeParams(NANO_MODEL, language=name[:2]))
     assert word_errors(BY_NAME[name].text, transcript.text) <= errors
 
 
@@ -202,7 +191,7 @@ async def test_ten_minutes_of_silence_then_speech_at_the_right_time(services: Se
     sample = BY_NAME["en-plain-003.flac"]
     quiet = np.zeros(600 * RATE, np.float32)
     data = encode(np.concatenate([quiet, pcm(sample.name)]), 16_000, "flac", "flac")
-    transcript = await heard(services, data, TranscribeParams("nano-whisper", word_timestamps=True))
+    transcript = await heard(services, data, TranscribeParams(NANO_MODEL, word_timestamps=True))
     assert transcript.text == sample.text
     # A segment may begin with the padding that voice detection leaves; its words do not.
     assert transcript.segments[0].words[0].start_s == pytest.approx(600.70, abs=0.05)
@@ -219,7 +208,7 @@ async def test_a_long_file_keeps_every_sentence_in_order_and_in_place(services: 
             position_s += len(piece) / RATE
     transcript = await heard(services, encode(np.concatenate(pieces), 16_000, "flac", "flac"))
     said = " ".join(sample.text for _, sample in truth)
-    # 105 words: the nano model is weak where voices change within a window (bench/README.md, Pauses).
+    # 105 words: the nano model is weak where voices change within a window (bench/experiments/pauses.md).
     assert word_errors(said, transcript.text) <= 12
     assert transcript.language == "en"
     starts = [segment.start_s for segment in transcript.segments]
@@ -273,12 +262,12 @@ async def test_a_cancelled_request_leaves_nothing_behind(services: Services) -> 
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert (await heard(services, BY_NAME["en-plain-000.flac"].data)).text == "house left tree"
     assert [state.leases for state in services.models.loaded()] == [0]
-    assert threading.active_count() <= threads + services.settings.decode_workers
+    assert threading.active_count() <= threads + services.settings.audio_threads
 
 
 async def test_refusals_come_before_any_model_is_loaded(services: Services, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
-        await heard(services, b"", TranscribeParams("../../etc/passwd"))
+        await heard(services, b"", TranscribeParams(services.catalog.resolve("../../etc/passwd")))
     with pytest.raises(InvalidAudio):
         await heard(services, b"this is no audio, whatever its name says" * 10)
     with pytest.raises(InvalidAudio, match="No such file"):
@@ -296,6 +285,58 @@ async def test_audio_over_the_length_limit_names_it(nano_settings: Settings) -> 
 
 async def test_a_language_that_the_model_lacks(services: Services) -> None:
     with pytest.raises(InvalidRequest, match="yue"):
-        await heard(
-            services, BY_NAME["en-plain-000.flac"].data, TranscribeParams("nano-whisper", language="yue")
-        )
+        await heard(services, BY_NAME["en-plain-000.flac"].data, TranscribeParams(NANO_MODEL, language="yue"))
+
+
+class CountedOpens:
+    """Opens decoders in this process, and counts those that are open."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.closed: set[int] = set()
+
+    def __call__(self, file: BoundedFile, max_seconds: float) -> Decoder:
+        decoder, number = LibavDecoder(file, max_seconds), self.opened
+        self.opened += 1
+        close = decoder.close
+
+        def closing() -> None:
+            self.closed.add(number)
+            close()
+
+        decoder.close = closing  # type: ignore[method-assign]
+        return decoder
+
+
+@pytest.mark.parametrize(("speakers", "n_opened"), [(None, 1), ((), 1 + 2)], ids=["mixed", "by channel"])
+async def test_a_file_is_admitted_once_and_not_opened_for_its_header_alone(
+    services: Services, speakers: tuple[str, ...] | None, n_opened: int
+) -> None:
+    opens = CountedOpens()
+    audio = AudioProcessor(1 << 30, 3600.0, opens)
+    transcriber = Transcriber(audio, services.models, services.pool)
+    left = pcm("en-plain-003.flac")
+    data, params = encode(np.stack([left, left[::-1]])), replace(AUTO, speakers=speakers)
+    admitted: list[AudioInfo] = []
+    transcription = await transcriber.open(data, params, admitted.append)
+    assert admitted == [transcription.info]
+    await transcription.collect()
+    assert len(admitted) == 1
+    assert opens.opened == n_opened  # by channel: the survey, which reads it all, and then each channel
+    assert opens.closed == set(range(n_opened))
+
+
+@pytest.mark.parametrize("speakers", [None, ()], ids=["mixed", "by channel"])
+async def test_what_is_not_admitted_is_closed_again(
+    services: Services, speakers: tuple[str, ...] | None
+) -> None:
+    opens = CountedOpens()
+    transcriber = Transcriber(AudioProcessor(1 << 30, 3600.0, opens), services.models, services.pool)
+
+    def refuse(_: AudioInfo) -> None:
+        raise Overloaded("too much")
+
+    with pytest.raises(Overloaded):
+        await transcriber.open(encode(pcm("en-plain-003.flac")), replace(AUTO, speakers=speakers), refuse)
+    assert (opens.opened, opens.closed) == (1, {0})
+    assert services.models.loaded() == []

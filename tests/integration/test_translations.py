@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.conftest import SAMPLES, Sample, all_samples
-from tests.integration.http_requests import b64, error_of, form
+from tests.support.http_requests import b64, error_of, form
 
 TRANSLATIONS = "/v1/audio/translations"
 ENGLISH = {"de-translate-040.flac": "coffee green bird book door", "es-translate-042.flac": "nine six"}

@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.word_times import Clip, measure, quantiles
-from tests.conftest import SAMPLES, all_samples
-from tests.integration.test_transcriber import RATE, pcm
-from tests.unit.audio_files import encode
+from bench.experiments.word_times import Clip, measure, quantiles
+from tests.conftest import NANO_MODEL, SAMPLES, all_samples
+from tests.support.audio_files import encode
+from tests.support.nano_clips import RATE, pcm
 from whisper_server.core.config import Settings
-from whisper_server.core.types import Span, Transcript
-from whisper_server.services import vad
+from whisper_server.core.types import Span, TranscribeParams, Transcript
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import Services, open_services
-from whisper_server.services.transcriber import TranscribeParams
+from whisper_server.services.speech import vad
 
-WORDS = TranscribeParams("nano-whisper", word_timestamps=True)
+WORDS = TranscribeParams(NANO_MODEL, word_timestamps=True)
 BOUNDS_S = (0.03, 0.05, 0.75)  # of the error at 50, 90 and 99 %
 DENSE = [sample for sample in all_samples() if sample.kind == "dense"]
 

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from tests.conftest import Sample
-from tests.integration.http_requests import URL, b64, form
-from tests.unit.audio_files import wav_bytes
+from tests.support.audio_files import wav_bytes
+from tests.support.http_requests import URL, b64, form
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from typing import Any
 import h11
 import httpx
 
-from tests.integration.asgi_client import events_of
-from tests.integration.http_requests import HEARD, PARTS_OF_AN_ERROR, URL, b64, form
+from tests.support.asgi_client import events_of
+from tests.support.http_requests import HEARD, PARTS_OF_AN_ERROR, URL, b64, form
 
 
 @dataclass(frozen=True)

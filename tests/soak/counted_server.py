@@ -12,13 +12,13 @@ import os
 import threading
 from typing import Any
 
-from whisper_server.api import server
 from whisper_server.api.asgi import Receive, Scope, Send
-from whisper_server.api.front import Front
-from whisper_server.core.memory import return_memory
+from whisper_server.api.server import run
+from whisper_server.api.server.startup import StartupApp
+from whisper_server.core.system.allocator import return_memory
 
 
-class Counted(Front[Any]):
+class Counted(StartupApp[Any]):
     """Counts itself when asked to."""
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,5 +45,5 @@ class Counted(Front[Any]):
 
 
 if __name__ == "__main__":
-    server.Front = Counted  # type: ignore[misc]
-    server.run()
+    run.StartupApp = Counted  # type: ignore[misc]
+    run.run()

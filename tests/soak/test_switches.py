@@ -10,8 +10,8 @@ import pytest
 
 from bench.figures import slope
 from tests.conftest import NANO, Sample, StartServer
-from tests.integration.http_requests import URL, form
 from tests.soak.watched import LIMIT_S, settled, start_watched
+from tests.support.http_requests import URL, form
 
 pytestmark = pytest.mark.slow
 

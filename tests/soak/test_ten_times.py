@@ -15,8 +15,8 @@ import pytest
 
 from bench.figures import arrivals_s
 from tests.conftest import NANO, StartServer, all_samples
-from tests.integration.http_requests import URL, error_of, form
 from tests.soak.watched import LIMIT_S, Watched, settled, start_watched
+from tests.support.http_requests import URL, error_of, form
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,8 @@ def test_ten_times_the_capacity_for_a_minute(
         *("--model", str(NANO), "--threads", "1", "--queue-requests", str(PLACES)),
         WHISPER_ENGINE="ctranslate2",
         WHISPER_CACHE_DIR=str(nano_cache),
-        WHISPER_DECODE_WORKERS="1",  # a second decoder process begins when two files come at the same moment
+        WHISPER_AUDIO_THREADS="1",
+        WHISPER_DECODER_PROCESSES="1",  # a second one would start when two files come at the same moment
     )
     assert httpx.post(f"{watched.server.url}{URL}", timeout=LIMIT_S, **form(said.data)).status_code == 200
     before = watched.held()

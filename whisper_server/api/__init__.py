@@ -1,1 +1,1 @@
-"""The HTTP face: the only place that imports a web library."""
+"""HTTP and WebSocket: the only room that imports a web library."""

@@ -13,38 +13,44 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from whisper_server import __version__
-from whisper_server.api.access import AccessMiddleware
-from whisper_server.api.allowance import Patience
-from whisper_server.api.auth import AuthMiddleware
-from whisper_server.api.deadline import ReceiveDeadlineMiddleware
-from whisper_server.api.handlers import install_handlers
-from whisper_server.api.measure import MeasureMiddleware
-from whisper_server.api.middleware import BodyLimitMiddleware, ErrorMiddleware, RequestLogMiddleware
+from whisper_server.api.framework_errors import install_handlers
+from whisper_server.api.middleware.auth import AuthMiddleware
+from whisper_server.api.middleware.body_limit import BodyLimitMiddleware
+from whisper_server.api.middleware.errors import ErrorMiddleware
+from whisper_server.api.middleware.host_check import HostCheckMiddleware
+from whisper_server.api.middleware.request_log import RequestLogMiddleware
+from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
+from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.models import ErrorBody
 from whisper_server.api.openapi import install_document
-from whisper_server.api.requests import body_limit
+from whisper_server.api.requests.read import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
+from whisper_server.core.events import Events
 from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
-from whisper_server.core.watcher import Watcher
+from whisper_server.core.shutdown import Shutdown
 from whisper_server.services.container import Services, open_services
 
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, *, services: Services | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, services: Services | None = None, shutdown: Shutdown | None = None
+) -> FastAPI:
     """Make the application; it opens its own services unless it is lent some.
+
+    Its own take no new work from the moment at which `shutdown` drains.
 
     Raises:
         ConfigError: when its lifespan starts, a setting names something that is not there.
     """
 
-    watcher = services.metrics if services else Metrics()
+    events = services.metrics if services else Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        lent = contextlib.nullcontext(services) if services else open_services(settings, watcher)
+        lent = contextlib.nullcontext(services) if services else open_services(settings, events, shutdown)
         async with lent as opened:
             app.state.services = opened
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
@@ -59,7 +65,7 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
         version=__version__,
         description="Speech to text on your own machine, with OpenAI's audio API.",
         lifespan=lifespan,
-        middleware=_middleware(settings, watcher),
+        middleware=_middleware(settings, events),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
         redirect_slashes=False,
         redoc_url=None,
@@ -70,22 +76,18 @@ def create_app(settings: Settings, *, services: Services | None = None) -> FastA
     return app
 
 
-def _middleware(settings: Settings, watcher: Watcher) -> list[Middleware]:
-    """Return the middleware, outermost first.
-
-    Every request has its name and its line in the log, whatever becomes of it. From there on nobody waits for
-    a body without a deadline. The counters see every status that goes out. CORS lies around the errors, so
-    that a page may read them, and before the key, which a preflight does not carry. The body is counted last,
-    when it is clear that the request is welcome, but before anything parses it; what a deadline or a full
-    queue raises gets its answer there, because the client is still sending.
-    """
+def _middleware(settings: Settings, events: Events) -> list[Middleware]:
+    """Return the middleware, outermost first; each comment says why an entry stands where it does."""
     return [
-        Middleware(RequestLogMiddleware),
+        # Around everything: whatever becomes of a request, it has a name, a line in the log and a count.
+        Middleware(RequestLogMiddleware, events=events),
+        # Before anything reads the body. Its error is answered by the last entry, as a missing slot is: the
+        # client is still sending then, and hears an answer only if its body is read on.
         Middleware(
-            ReceiveDeadlineMiddleware,
-            patience=Patience(settings.stall_timeout_s, settings.min_bytes_per_s),
+            UploadTimeoutMiddleware,
+            timeout=TransferTimeout(settings.stall_timeout_s, settings.min_bytes_per_s),
         ),
-        Middleware(MeasureMiddleware, watcher=watcher),
+        # Around the errors, so that a page may read them; before the key, which a preflight does not carry.
         Middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
@@ -94,14 +96,18 @@ def _middleware(settings: Settings, watcher: Watcher) -> list[Middleware]:
             expose_headers=("x-request-id", "retry-after"),
             allow_private_network=True,  # only to the origins above
         ),
+        # Around all that raises: the checks below, and the routes.
         Middleware(ErrorMiddleware),
+        # Before the key: a page that must not use this server is refused whatever it carries.
         Middleware(
-            AccessMiddleware,
+            HostCheckMiddleware,
             own_host=settings.host,
             allowed_hosts=settings.allowed_hosts,
             allowed_origins=settings.allowed_origins,
         ),
+        # Before the body: without the key nothing of it is read.
         Middleware(AuthMiddleware, api_key=settings.api_key),
+        # Last, when it is clear that the request is welcome, but before anything parses its body.
         Middleware(
             BodyLimitMiddleware,
             limit_of=partial(body_limit, max_audio_bytes=settings.max_audio_bytes),
@@ -114,5 +120,5 @@ async def _preload(services: Services, settings: Settings) -> None:
     """Load the models of WHISPER_PRELOAD; one that fails is tried again by its first request."""
     for name in settings.preload:
         with contextlib.suppress(WhisperServerError):  # the manager has logged it
-            async with services.models.lease(name):
+            async with services.models.lease(services.catalog.resolve(name)):
                 log.info("model %s is preloaded", name)

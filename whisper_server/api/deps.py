@@ -1,15 +1,31 @@
-"""What routes ask for: the services of the app they belong to, and a place among those that are served."""
+"""What routes ask for: the services of their app, and a request that is admitted."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from whisper_server.api.asgi import log_fields
 from whisper_server.api.models import ErrorBody
-from whisper_server.services.admission import Ticket
+from whisper_server.services.admission import Slot
 from whisper_server.services.container import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """One request that is admitted, and what its endpoint works with until the reply has been sent."""
+
+    request: Request
+    services: Services
+    slot: Slot
+
+    @property
+    def log(self) -> dict[str, Any]:
+        """What the request's line in the log says of the work; add to it."""
+        return log_fields(self.request.scope)
 
 
 async def get_services(request: Request) -> Services:
@@ -18,20 +34,19 @@ async def get_services(request: Request) -> Services:
     return services
 
 
-async def admitted(request: Request) -> AsyncIterator[Ticket]:
-    """Let the request in before its body is read, and out when its reply has been sent, streams too.
+async def admit(request: Request) -> AsyncIterator[Admitted]:
+    """Give the request a slot before its body is read, and take it back after its reply, streams too.
 
     Raises:
         Overloaded: the server has enough to do.
     """
     declared = request.headers.get("content-length", "")
     services = await get_services(request)
-    with services.admission.enter(int(declared) if declared.isdecimal() else 0) as ticket:
-        yield ticket
+    with services.admission.enter(int(declared) if declared.isdecimal() else 0) as slot:
+        yield Admitted(request, services, slot)
 
 
-# Routes name the ticket first of all: what they ask for is made ready in that order.
-TicketDep = Annotated[Ticket, Depends(admitted)]
+AdmittedDep = Annotated[Admitted, Depends(admit)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 OVERLOADED: dict[int | str, dict[str, Any]] = {

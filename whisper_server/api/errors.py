@@ -1,16 +1,18 @@
-"""core.errors -> OpenAI's error object; nobody else knows its JSON.
+"""core.errors -> OpenAI's error object; no other module knows its JSON.
 
-Standard library and core only: the front needs it before the web framework is imported.
+Standard library and core only: the server's startup needs it before the web framework is imported.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whisper_server.core.errors import ShuttingDown, Unauthorized, WhisperServerError
+from whisper_server.core.errors import InvalidRequest, ShuttingDown, Unauthorized, WhisperServerError
+
+MAX_SHOWN_CHARS = 100  # of what a client sent, in a message
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -49,7 +51,7 @@ def error_reply(error: WhisperServerError) -> ErrorReply:
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if error.status == 413 or isinstance(error, ShuttingDown):
-        headers["connection"] = "close"  # the rest of the body is not read; nobody is there any more
+        headers["connection"] = "close"  # the rest of the body is not read, or the server ends
     # Lone surrogates come in through JSON escapes; they are no UTF-8 and must not fail here.
     body = json.dumps(error_object(error), ensure_ascii=False).encode("utf-8", "replace")
     headers["content-length"] = str(len(body))
@@ -60,6 +62,16 @@ def error_event(error: WhisperServerError) -> bytes:
     """Return the event that ends a stream whose status line has gone out already."""
     # In ASCII, because some clients take other characters for the end of the line.
     return b"data: " + json.dumps({"type": "error", **error_object(error)}).encode("ascii") + b"\n\n"
+
+
+def invalid_value(errors: Sequence[Any]) -> InvalidRequest:
+    """Return the first of pydantic's errors, naming the parameter."""
+    first = errors[0]
+    location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"}]
+    param = location[0] if location else None
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    where = ".".join(location)[:MAX_SHOWN_CHARS] or "The request"
+    return InvalidRequest(f"{where}: {reason}", param=param)
 
 
 def unforeseen() -> WhisperServerError:

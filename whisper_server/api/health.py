@@ -1,4 +1,4 @@
-"""What /health says; one function, because the front answers it before the app is there."""
+"""What /health says; one function, because the startup app answers it before the real one is there."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from whisper_server import __version__
 if TYPE_CHECKING:
     from whisper_server.services.model_manager import ModelState
 
-PROBES = frozenset({"/health", "/ready"})  # asked every second or so, by who starts and balances servers
-_STARTED_AT = time.monotonic()  # a process starts once; imported first of all
+PROBES = frozenset({"/health", "/ready"})  # asked every second or so, by supervisors and load balancers
+_STARTED_AT = time.monotonic()  # a process starts once; this module is imported first of all
 
 
 def health_body(models: Iterable[ModelState] = (), *, is_draining: bool = False) -> dict[str, Any]:
     """Return the body of /health; `models` are those in memory or on their way.
 
-    The status is "degraded" while a model's engine was lost and is being loaded anew.
+    The status is "degraded" while a model's engine was lost and is being reloaded.
     """
     models = list(models)
     is_degraded = any(model.state == "degraded" for model in models)

@@ -1,6 +1,6 @@
-"""The shapes of replies about the server and its models, and of errors; those about audio are beside it.
+"""The shapes of replies about the server and its models, and of errors; those about audio are in `replies`.
 
-They make the OpenAPI document right. Requests are in `bodies`.
+They make the OpenAPI document right. Requests are in `requests.bodies`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class HealthReply(BaseModel):
 
 
 class QueueObject(BaseModel):
-    """What is inside of the server, and how much of it may be."""
+    """What is admitted, and how much may be."""
 
     requests: int = Field(description="Requests with audio, running and waiting.")
     max_requests: int
@@ -77,14 +77,14 @@ class ModelList(BaseModel):
 
 
 class DeletedModel(BaseModel):
-    """A model is gone from memory, and from the disk where the settings allow that."""
+    """A model is no longer in memory, nor on the disk where the settings allow to delete it."""
 
     id: str
     object: Literal["model"] = "model"
     deleted: Literal[True] = True
 
 
-class PulledModel(BaseModel):
+class DownloadedModel(BaseModel):
     """A model is on the disk, ready to be loaded without a network."""
 
     id: str

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from whisper_server.api.auth import OPEN_PATHS
+from whisper_server.api.middleware.auth import OPEN_PATHS
 
 _LOCAL = "#/$defs/"
 _COMPONENTS = "#/components/schemas/"

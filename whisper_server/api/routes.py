@@ -1,4 +1,4 @@
-"""The HTTP endpoints: what the server is and which models it has; those that take audio are beside it."""
+"""Small HTTP endpoints: what the server is and which models it has; those with audio are in `endpoints`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from whisper_server import __version__
-from whisper_server.api import audio, chat, pulls
 from whisper_server.api.deps import ServicesDep
+from whisper_server.api.endpoints import audio, chat, model_downloads
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
     DeletedModel,
@@ -24,10 +24,10 @@ from whisper_server.api.models import (
     RootReply,
 )
 from whisper_server.core.errors import Unavailable
-from whisper_server.services.admission import QueueState
-from whisper_server.services.catalog import ModelSource
+from whisper_server.core.types import ModelSource
+from whisper_server.services.admission import AdmissionState
 from whisper_server.services.container import Services
-from whisper_server.services.removal import remove_download
+from whisper_server.services.model_files.disk import remove_download
 
 router = APIRouter()
 
@@ -57,14 +57,14 @@ async def root() -> RootReply:
 @router.get("/health", response_model=HealthReply, response_model_exclude_none=True)
 async def health(services: ServicesDep) -> dict[str, Any]:
     """Tell that the process lives, and which models are in memory; always 200."""
-    return health_body(services.models.loaded(), is_draining=services.models.is_draining)
+    return health_body(services.models.loaded(), is_draining=services.shutdown.is_draining)
 
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request, services: ServicesDep) -> ReadyReply:
     """Tell whether work is taken: the models of WHISPER_PRELOAD are loaded, and the queue is not full."""
-    services.models.check_open()
+    services.shutdown.check_open()
     preloading: asyncio.Task[None] = request.app.state.preloading
     if services.settings.preload and not preloading.done():
         raise Unavailable("The models of WHISPER_PRELOAD are being loaded.")
@@ -98,18 +98,18 @@ async def get_model(model: str, services: ServicesDep) -> ModelObject:
 
 @router.delete("/v1/models/{model:path}")
 async def delete_model(model: str, services: ServicesDep) -> DeletedModel:
-    """Take a model out of memory as soon as nobody uses it; the next request that names it loads it anew.
+    """Take a model out of memory as soon as no request uses it; the next one that names it reloads it.
 
     Its downloaded files go too where WHISPER_ALLOW_DELETE says so; a folder of the operator's never does.
     """
     source = services.catalog.resolve(model)
-    services.models.unload(model)
+    services.models.unload(source)
     if services.settings.allow_delete and source.repo is not None:
         await services.pool.run(remove_download, source, services.settings.cache_dir)
     return DeletedModel(id=model)
 
 
-def _queue_object(state: QueueState) -> QueueObject:
+def _queue_object(state: AdmissionState) -> QueueObject:
     limits = state.limits
     return QueueObject(
         requests=state.requests,
@@ -138,4 +138,4 @@ def _model_object(
 
 router.include_router(audio.router)
 router.include_router(chat.router)
-router.include_router(pulls.router)
+router.include_router(model_downloads.router)

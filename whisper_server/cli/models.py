@@ -17,11 +17,11 @@ from dataclasses import asdict
 from typing import Any
 
 from whisper_server.cli.progress import ByteBar
-from whisper_server.core.config import Settings, load_settings
+from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, ModelNotFound, WhisperServerError
-from whisper_server.core.process import ensure_streams, leave
-from whisper_server.services.catalog import Catalog
-from whisper_server.services.inventory import Holding, holding_of, holdings
+from whisper_server.core.system.process import ensure_streams, leave
+from whisper_server.services.model_files.catalog import Catalog
+from whisper_server.services.model_files.disk import Holding, holding_of, holdings, remove_download
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -40,11 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return 0, 1 where it failed, 2 for wrong usage or an unknown name."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    # A bar says the same better, but only to somebody who looks at it.
+    # At a terminal the bar shows the progress, and the lines about it would only disturb it.
     shown = logging.WARNING if sys.stderr.isatty() else logging.INFO
     logging.getLogger("whisper_server.services").setLevel(shown)
     try:
         settings = load_settings()
+        log_notices(settings)
         command: Callable[[Namespace, Settings, Catalog], int] = arguments.command
         return command(arguments, settings, Catalog(settings))
     except (ConfigError, ModelNotFound) as error:
@@ -104,11 +105,11 @@ def _as_json(one: Holding) -> dict[str, Any]:
 
 
 def _pull(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
-    from whisper_server.services.provision import pull  # noqa: PLC0415  (--help stays quick)
+    from whisper_server.services.model_files.prepare import prepare_model  # noqa: PLC0415  (--help stays quick)
 
     source = catalog.resolve(arguments.name)
     with closing(ByteBar(source.name)) as bar:
-        folder = pull(source, settings, bar.show)
+        folder = prepare_model(source, settings, bar.show)
     print(folder)
     return 0
 
@@ -118,8 +119,6 @@ def _remove(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
     if source.repo is None:
         _say(f"error: {source.name} is your own folder, {source.folder}; delete it yourself if you want to")
         return FAILED
-    from whisper_server.services.removal import remove_download  # noqa: PLC0415  (as above)
-
     before_bytes = holding_of(source, settings.cache_dir).size_bytes
     if not remove_download(source, settings.cache_dir):
         _say(f"{source.name} is not downloaded")

@@ -1,25 +1,29 @@
-"""Settings: every value an operator can set, from the environment, `.env` and flags (flags win).
+"""Settings: every value that an operator can set, from the environment, `.env` and flags (flags win).
 
-This module and the groups that it puts together own names, defaults, bounds and the sentence that explains
-each; the settings table of the docs and the flags of the scripts are made from the class. There is no
-module-level instance: an entry point reads the settings once and hands them down.
+This module and the groups that it joins own names, defaults, bounds and the sentence that explains each; the
+settings table of the docs and the flags of the scripts are made from the class. There is no module-level
+instance: an entry point reads the settings once and passes them on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
-from whisper_server.core.client_settings import ClientSettings
 from whisper_server.core.errors import ConfigError
-from whisper_server.core.model_settings import ModelSettings
+from whisper_server.core.settings.clients import ClientSettings
+from whisper_server.core.settings.models import ModelSettings
+from whisper_server.core.settings.renamed import RENAMED, Renamed, old_values
+
+log = logging.getLogger(__name__)
 
 
 class ProcessSettings(BaseModel):
-    """What the server process does with itself."""
+    """Where the server listens, what it logs, and when it ends."""
 
     host: str = Field("127.0.0.1", alias="WHISPER_SERVER_HOST", description="Address to listen on.")
     port: int = Field(
@@ -59,12 +63,18 @@ class ProcessSettings(BaseModel):
 
 
 class Settings(ModelSettings, ClientSettings, ProcessSettings, BaseSettings):
-    """What the operator decided; frozen, so that nobody decides again."""
+    """What the operator decided; frozen."""
 
-    # The bases are read last first: so the settings stand in the docs.
+    # Fields are collected from the last base to the first: the order of the docs.
     model_config = SettingsConfigDict(
         frozen=True, env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True
     )
+    _notices: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Lines that tell the operator of settings to be changed; for an entry point to log."""
+        return self._notices
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -73,16 +83,53 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     Raises:
         ConfigError: one line that names the variable, its value and what is wrong with it.
     """
-    aliases = {name: field.alias or name for name, field in Settings.model_fields.items()}
-    given = {aliases[name]: value for name, value in (overrides or {}).items()}
+    variables = {name: field.alias or name for name, field in Settings.model_fields.items()}
+    variables |= {renamed.name: renamed.old for renamed in RENAMED}
+    given = {variables[name]: value for name, value in (overrides or {}).items()}
+    names = dict(variables)  # what an error calls a setting, by field name or variable
     try:
-        return Settings(**given)
+        used = list(old_values([given, *_environment()]))
+        for renamed, value, targets in used:
+            given.pop(renamed.old, None)
+            current = _converted(renamed, value)
+            for target in targets if current is not None else ():
+                if target not in given:
+                    given[target] = current
+                    names[target] = renamed.old
+        settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         variable = str(first["loc"][0]) if first["loc"] else "settings"
-        variable = aliases.get(variable, variable)
-        reason = first["msg"].removeprefix("Value error, ")
-        shown = "" if variable == "WHISPER_API_KEY" else f" (got {str(first['input'])[:80]!r})"
-        raise ConfigError(f"{variable}: {reason}{shown}") from error
+        raise _config_error(names.get(variable, variable), error) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f".env cannot be read: {error}") from error
+    settings._notices = tuple(each.renamed.notice for each in used)
+    return settings
+
+
+def log_notices(settings: Settings) -> None:
+    """Log a line for each setting that the operator should change; call it once logging is set up."""
+    for notice in settings.notices:
+        log.warning("%s", notice)
+
+
+def _environment() -> Iterator[dict[str, str]]:
+    """Yield the variables of the environment, then those of `.env`."""
+    for source in (EnvSettingsSource(Settings), DotEnvSettingsSource(Settings)):
+        yield {name.upper(): value for name, value in source.env_vars.items() if value is not None}
+
+
+def _converted(renamed: Renamed, value: Any) -> Any:
+    """Return the value that the new names take. Raises as `load_settings`."""
+    try:
+        return renamed.convert(value)
+    except ValidationError as error:
+        raise _config_error(renamed.old, error) from error
+
+
+def _config_error(variable: str, error: ValidationError) -> ConfigError:
+    """Say in one line what is wrong with a variable; the key is never shown."""
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    shown = "" if variable == "WHISPER_API_KEY" else f" (got {str(first['input'])[:80]!r})"
+    return ConfigError(f"{variable}: {reason}{shown}")

@@ -6,13 +6,13 @@
     |   |-- InvalidAudio                 400 param file
     |   |   |-- AudioTooLong             400
     |-- Unauthorized                     401 invalid_api_key
-    |-- Forbidden                        403 a Host or Origin that nobody configured
+    |-- Forbidden                        403 a Host or Origin that is not configured
     |-- RouteNotFound                    404
     |-- ModelNotFound                    404 model_not_found
     |-- MethodNotAllowed                 405
     |-- UploadStalled                    408 the client sends too slowly
     |-- PayloadTooLarge                  413 as the hosted API words it
-    |-- Overloaded                       429 rate_limit_exceeded; the server has enough to do
+    |-- Overloaded                       429 rate_limit_exceeded; too many requests are admitted
     |-- Unavailable                      503 try again later
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
     |   |   |-- ModelTooLarge            503 no retry helps
@@ -22,15 +22,15 @@
     ConfigError                          ends the start; never seen by a client
 
 Class attributes carry what the OpenAI error object and the HTTP status line need; services raise
-these, and only `api/errors.py` turns them into JSON. Messages are for the person who reads them:
-what was wrong, and what to do about it.
+these, and only `api/errors.py` turns them into JSON. Messages say what was wrong, and what to do
+about it.
 """
 
 from __future__ import annotations
 
 
 class WhisperServerError(Exception):
-    """Base of everything below; also the answer to a fault of our own."""
+    """Base of everything below; also the answer to a bug of the server."""
 
     status: int = 500
     type: str = "server_error"
@@ -82,7 +82,7 @@ class Unauthorized(WhisperServerError):
 
 
 class Forbidden(WhisperServerError):
-    """The Host or Origin header names nobody whom the operator configured."""
+    """The Host or Origin header is not one that the operator configured."""
 
     status = 403
     type = "invalid_request_error"
@@ -98,7 +98,7 @@ class RouteNotFound(WhisperServerError):
 
 
 class ModelNotFound(WhisperServerError):
-    """A model name that nobody configured."""
+    """A model name that is not configured."""
 
     status = 404
     type = "invalid_request_error"
@@ -116,7 +116,7 @@ class MethodNotAllowed(WhisperServerError):
 
 
 class UploadStalled(WhisperServerError):
-    """The request comes in too slowly; a place that was held for it is free again."""
+    """The request comes in too slowly; its slot is free again."""
 
     status = 408
     type = "invalid_request_error"
@@ -136,7 +136,7 @@ class PayloadTooLarge(WhisperServerError):
 
 
 class Overloaded(WhisperServerError):
-    """The server has as much to do as it takes on; nothing is wrong with the request."""
+    """As many requests are admitted as the limits allow; nothing is wrong with this one."""
 
     status = 429
     type = "rate_limit_error"
@@ -155,7 +155,7 @@ class Unavailable(WhisperServerError):
 
 
 class ModelUnavailable(Unavailable):
-    """A configured model cannot be had: the hub does not answer, or its files are broken."""
+    """A configured model cannot be loaded: the hub does not answer, or its files are broken."""
 
     code = "model_unavailable"
     param = "model"
@@ -168,7 +168,7 @@ class ModelTooLarge(ModelUnavailable):
 
 
 class ShuttingDown(Unavailable):
-    """The server is on its way out and takes no new work."""
+    """The server is draining and takes no new work."""
 
 
 class DeviceOutOfMemory(Unavailable):

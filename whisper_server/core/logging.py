@@ -1,8 +1,8 @@
-"""How log lines look; called by the entry points only, everybody else just logs.
+"""The format of log lines and the set-up of logging, which only entry points call.
 
 One record is one line of `time level logger message`. Line breaks, control characters and marks that
 change the reading direction are escaped, so that nothing from outside can forge or hide a line; the
-lines of a traceback are indented. Who logs never waits: `line_writer` writes.
+lines of a traceback are indented. A thread that logs never waits: `line_writer` writes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sys
 import unicodedata
 from collections.abc import Callable
 
-from whisper_server.core.line_writer import LineStream, LineWriter, line_bytes, unblock, writer_to
+from whisper_server.core.system.line_writer import LineStream, LineWriter, line_bytes, unblock, writer_to
 
-LAST_LINES_S = 1.0  # for what is not written yet when the process ends, or is about to be busy
-_WRITER_END_S = 0.2  # for the writer behind that: it has nothing left to write, or is blocked
+LAST_LINES_S = 1.0  # for lines that are not written yet when the process ends, or is about to be busy
+_WRITER_END_S = 0.2  # for the writer's thread after that: it has nothing left to write, or is blocked
 
-codecs.lookup("unicode_escape")  # a file, which could not be opened any more when descriptors have run out
+codecs.lookup("unicode_escape")  # imports a module now: without free descriptors that would fail
 
 _QUIET = (
     "python_multipart",  # one warning for each malformed byte of a request
@@ -61,7 +61,7 @@ def one_line(text: str) -> str:
 
 
 class WriterHandler(logging.Handler):
-    """Formats where it is called, and leaves the writing to a `LineWriter`."""
+    """Formats on the calling thread, and leaves the writing to a `LineWriter`."""
 
     def __init__(self, writer: LineWriter, encode: Callable[[str], bytes]) -> None:
         super().__init__()
@@ -86,15 +86,16 @@ class WriterHandler(logging.Handler):
 
 
 class _Stderr:
-    """The process has one standard error, and it has one writer."""
+    """The one writer of the process's standard error."""
 
     writer: LineWriter | None = None
 
 
 def configure_logging(level: str) -> None:
-    """Send every logger's lines to stderr, and with them what is printed there; for a process, once.
+    """Send every logger's lines, and what is printed there, to stderr; once per process.
 
-    Nobody who logs or prints waits for a reader any more. Lines that do not fit into the queue are dropped.
+    From then on neither logging nor printing waits for a reader. Lines that do not fit into the queue are
+    dropped.
     """
     stream = sys.stderr
     unblock(stream)
@@ -103,7 +104,7 @@ def configure_logging(level: str) -> None:
         return line_bytes(stream, text)
 
     def notice(n_lines: int) -> bytes:
-        message = f"{n_lines} lines of the log were dropped here: nobody read them in time"
+        message = f"{n_lines} lines of the log were dropped here: they were not read in time"
         record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, None, None)
         return encode(formatter.format(record) + "\n")
 
@@ -114,14 +115,14 @@ def configure_logging(level: str) -> None:
     sys.stderr = LineStream(stream, lambda text: writer.put(encode(text)))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     is_debug = level == "DEBUG"
-    # uvicorn tells the story of its start in ten lines; ours tells it in one.
+    # uvicorn logs its start in ten lines; ours takes one.
     logging.getLogger("uvicorn").setLevel("INFO" if is_debug else "WARNING")
     for name in _QUIET:
         logging.getLogger(name).setLevel("INFO" if is_debug else "ERROR")
 
 
 def flush_log() -> None:
-    """Wait until what was logged and printed is written, or a moment where nobody reads it."""
+    """Wait until what was logged and printed is written, at most LAST_LINES_S where it is not read."""
     if _Stderr.writer is not None:
         _Stderr.writer.flush(LAST_LINES_S)
 

@@ -1,6 +1,6 @@
-"""What happened so far, as Prometheus reads it; docs/metrics.md lists the same, and a test compares.
+"""Events -> counters in the text format of Prometheus; docs/metrics.md lists them, and a test compares.
 
-Owns a registry of its own, so that two applications in one process do not add up. No label has a value
+Owns a registry, so that two applications in one process do not add up. No label has a value
 from a client: routes are templates, methods and errors come from fixed sets, and what is not among them
 is `other`.
 """
@@ -16,12 +16,12 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from whisper_server.core.errors import WhisperServerError
+from whisper_server.core.events import Events, Stage
 from whisper_server.core.logging import dropped_lines
-from whisper_server.core.watcher import Stage, Watcher
 
 OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-NOT_CLASSES = ("bug", "shutdown")  # what a request may end with besides our errors
+NOT_CLASSES = ("bug", "shutdown")  # outcomes of requests besides our errors
 
 WAIT_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 REQUEST_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -41,8 +41,8 @@ GAUGES = {
 }
 
 
-class Metrics(Watcher):
-    """Counts what it is told; thread-safe."""
+class Metrics(Events):
+    """Counts events; thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -60,7 +60,7 @@ class Metrics(Watcher):
         )
         self._request_s = Histogram(
             "whisper_request_seconds",
-            "From the head of a request to the end of its reply.",
+            "From the headers of a request to the end of its reply.",
             ["route"],
             registry=registry,
             buckets=REQUEST_S,
@@ -69,16 +69,16 @@ class Metrics(Watcher):
             "whisper_request_failures", "Requests that ended with an error.", ["error"], registry=registry
         )
         self._errors = {kind.__name__ for kind in _errors(WhisperServerError)} | {*NOT_CLASSES, OTHER}
-        self._gone = Counter(
+        self._disconnects = Counter(
             "whisper_clients_gone",
-            "Clients that left before the end of their reply.",
+            "Clients that disconnected before the end of their reply.",
             ["stage"],
             registry=registry,
         )
         for error in self._errors:  # from zero: the first of its kind shows in rates
             self._failures.labels(error)
         for stage in get_args(Stage):
-            self._gone.labels(stage)
+            self._disconnects.labels(stage)
 
     def _count_audio(self) -> None:
         registry = self.registry
@@ -87,7 +87,7 @@ class Metrics(Watcher):
         )
         self._transcribing_s = Counter(
             "whisper_transcribing_seconds",
-            "Time that transcriptions took which came to their end.",
+            "Time that finished transcriptions took.",
             registry=registry,
         )
         self._factor = Histogram(
@@ -115,13 +115,13 @@ class Metrics(Watcher):
             "whisper_batch_audio_seconds", "Audio in these batches, padding left out.", registry=registry
         )
         self._cancelled = Counter(
-            "whisper_windows_cancelled", "Windows that nobody waited for any more.", registry=registry
+            "whisper_windows_cancelled", "Windows of requests that were cancelled.", registry=registry
         )
         self._failed = Counter(
             "whisper_windows_failed", "Windows that were answered with an error.", registry=registry
         )
         self._replaced = Counter(
-            "whisper_workers_replaced", "Workers of the device that were started anew.", registry=registry
+            "whisper_workers_replaced", "Workers of the device that were replaced.", registry=registry
         )
 
     def request_done(self, route: str | None, method: str, status: int, wall_s: float) -> None:
@@ -134,16 +134,16 @@ class Metrics(Watcher):
         """Count an error by its class."""
         self._failures.labels(error if error in self._errors else OTHER).inc()
 
-    def client_gone(self, stage: Stage) -> None:
-        """Count a client that left."""
-        self._gone.labels(stage).inc()
+    def client_disconnected(self, stage: Stage) -> None:
+        """Count a client that disconnected."""
+        self._disconnects.labels(stage).inc()
 
     def audio_read(self, audio_s: float) -> None:
-        """Count audio, whatever came of it."""
+        """Count audio, whether or not it was transcribed."""
         self._audio_s.observe(audio_s)
 
     def audio_transcribed(self, audio_s: float, wall_s: float) -> None:
-        """Count what it took to transcribe a file."""
+        """Count the time of a transcription, and its real time factor."""
         self._transcribing_s.inc(wall_s)
         if audio_s > 0:
             self._factor.observe(wall_s / audio_s)
@@ -159,7 +159,7 @@ class Metrics(Watcher):
         self._batch_audio_s.inc(audio_s)
 
     def windows_cancelled(self, n: int) -> None:
-        """Count windows that were given up."""
+        """Count windows that were cancelled."""
         self._cancelled.inc(n)
 
     def windows_failed(self, n: int) -> None:
@@ -167,12 +167,12 @@ class Metrics(Watcher):
         self._failed.inc(n)
 
     def worker_replaced(self) -> None:
-        """Count a new worker."""
+        """Count a worker that was replaced."""
         self._replaced.inc()
 
-    def watch(self, gauge: str, read: Callable[[], float]) -> None:
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
         """Show one of `GAUGES`."""
-        self._gauges[gauge].set_function(read)
+        self._gauges[name].set_function(read)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the page, and its media type."""
@@ -180,10 +180,12 @@ class Metrics(Watcher):
 
 
 class _LogCollector(Collector):
-    """Shows what the log counts itself; it belongs to the process, as what `ProcessCollector` shows."""
+    """Shows what the log counts; it belongs to the process, as what `ProcessCollector` shows."""
 
     def collect(self) -> Iterable[CounterMetricFamily]:
-        text = "Lines of the log that were dropped because nobody read them, or could not be written."
+        text = (
+            "Lines of the log that were dropped because they were not read in time, or could not be written."
+        )
         yield CounterMetricFamily("whisper_log_lines_dropped", text, value=dropped_lines())
 
 

@@ -1,4 +1,4 @@
-"""The values that flow down the line: Span -> Window -> Decoded -> Segment -> Transcript.
+"""The values of the pipeline: Span -> Window -> Decoded -> Segment -> Transcript.
 
 Owns their shapes, units and clocks. File time counts from the first sample of the file, window time
 from the first sample of a window; no field is in both. NumPy is imported for type checkers only,
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import TypeAlias
 
     import numpy as np
@@ -30,12 +31,65 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP_SAMPLES  # 100
 SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, one encoder position
 
 Task = Literal["transcribe", "translate"]
-Priority = Literal["interactive", "normal", "background"]  # shares of a busy device, not turns
+Priority = Literal["interactive", "normal", "background"]  # weights of a fair share of a busy device
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where one model comes from: a folder, or a repository; never both."""
+
+    name: str  # canonical: names of the same model share it, so that it is loaded once
+    folder: Path | None = None  # absolute
+    repo: str | None = None  # "owner/name"
+    revision: str | None = None  # branch, tag or commit; None: the repository's main branch
+
+
+@dataclass(frozen=True, slots=True)
+class VadOptions:
+    """When a stretch of audio counts as speech; for files, where a lost word costs more than a pause.
+
+    Threshold and hysteresis are Silero's; the durations differ. Its 100 ms of silence are for dialogues.
+    Here a pause of 2 s splits, and 0.8 s on each side stay: models learned on
+    natural pauses, and a sentence squeezed against the next one loses words (bench/experiments/pauses.py
+    counts them). Less than 100 ms of speech is a click.
+    """
+
+    threshold: float = 0.5
+    neg_threshold: float | None = None  # speech goes on down to this; None: threshold - 0.15
+    min_speech_ms: float = 100.0
+    min_silence_ms: float = 2000.0
+    speech_pad_ms: float = 800.0
+
+    @property
+    def end_threshold(self) -> float:
+        """The probability under which running speech ends."""
+        return max(self.threshold - 0.15, 0.01) if self.neg_threshold is None else self.neg_threshold
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribeParams:
+    """What a request asks for, checked."""
+
+    model: ModelSource
+    task: Task = "transcribe"
+    language: str | None = None  # a code; None: detect it once, on the first window
+    languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all
+    prompt: str = ""  # on the first window only
+    keywords: tuple[str, ...] = ()  # words to expect, on every window
+    temperature: float = (
+        0.0  # 0: raised where the text looks wrong (temperature fallback); above 0: used as it is
+    )
+    word_timestamps: bool = False
+    shows_segments: bool = True  # False: the reply has the words only
+    logprobs: bool = False  # of every text token
+    speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
+    vad: VadOptions = VadOptions()
+    priority: Priority = "normal"  # the request's share of a busy device
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a container says of itself, before anything is decoded."""
+    """What a container says of itself, before any sample is read."""
 
     format: str  # what the bytes are: "m4a", "mp3", "wav", "webm", ...; never from the name
     container: str  # libav's demuxer: "mov,mp4,m4a,3gp,3g2,mj2"
@@ -113,7 +167,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """What windows must share to be decoded in one batch; what may differ is in `WindowJob`.
+    """What windows must have in common to be decoded in one batch; what may differ is in `WindowJob`.
 
     The defaults are those of "Robust Speech Recognition via Large-Scale Weak Supervision"
     (Radford et al., 2022), section 4.5 (long-form transcription).
@@ -128,7 +182,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class WindowJob:
-    """One window on its way to the device."""
+    """One window to be decoded, and its own options."""
 
     window: Window
     language: str | None  # a code such as "en"; None: detect it on this window
@@ -176,7 +230,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """One text token of a segment, and how sure the model is of it."""
+    """One text token of a segment, and its probability."""
 
     text: str  # with replacement characters where the token is a part of a character
     data: bytes  # joined over the tokens of a segment: its text in UTF-8
@@ -199,7 +253,7 @@ class Segment:
     seek_frames: int  # file time of the window's start, in frames of 10 ms
     words: tuple[Word, ...] = ()
     scores: tuple[TokenScore, ...] = ()  # with word times: one per text token, in order
-    speaker: str = ""  # who says it, where every speaker has a channel
+    speaker: str = ""  # the name of its channel, where every speaker has one
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Pure checks of what a request says; each returns the checked value or raises a core error.
 
-Must not know of HTTP, audio formats or models. Formats are checked by `services.formats`, a language by
-`core.languages`.
+Must not know of HTTP, audio formats or models. Formats are checked by `services.rendering.formats`, a
+language by `core.languages`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from whisper_server.core.chat_audio import data_of, newest_spoken
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
 from whisper_server.core.languages import parse_language
-from whisper_server.core.messages import data_of, newest_spoken
 
 GRANULARITIES = ("word", "segment")
-MAX_KEYWORDS = 100  # more do not fit into the model's context anyway
+MAX_KEYWORDS = 100  # more do not fit into the model's context
 MAX_KEYWORD_CHARS = 1_000
 MAX_SPEAKERS = 4  # of the hosted API
 MAX_SPEAKER_CHARS = 100
@@ -61,7 +61,7 @@ def decode_base64(text: str, max_bytes: int) -> bytes:
 
 
 def _decoded(padded: bytes) -> Iterator[bytes]:
-    """Decode in chunks: one call over tens of megabytes would hold up every other thread."""
+    """Decode in chunks: one call over tens of megabytes would block every other thread."""
     for first in range(0, len(padded), _CHUNK_CHARS):
         yield base64.b64decode(padded[first : first + _CHUNK_CHARS], validate=True)
 
@@ -82,11 +82,11 @@ def without_surrogates(value: Any) -> Any:
 
 
 def find_audio(body: object) -> str:
-    """Return the base64 text of a JSON request, wherever its client puts it.
+    """Return the base64 text of a JSON request, from any of the places that clients use.
 
-    The first that is there: `audio`, `audio_options.data`, `messages[].content`. Of several messages or
-    parts with audio the last one counts: it is the newest turn of a conversation, which is what the
-    client asks about. `audio` may also be an object with `data`.
+    The first of these: `audio`, `audio_options.data`, `messages[].content`. Of several messages or
+    parts with audio the last one counts: a client asks about the newest turn of a conversation.
+    `audio` may also be an object with `data`.
 
     Raises:
         InvalidRequest: there is none.

@@ -1,9 +1,15 @@
-"""Who may come in: how many requests, how much audio and how many bytes of uploads there are at once.
+"""What is admitted: how many requests, how much audio and how many bytes of uploads there are at once.
 
-Theory of operation. A request enters before its body is read, so that a server which has enough to do
-says so before anything is uploaded, parsed or decoded. It expects no audio until its header was read;
-then it counts for what the header claims, less what is decoded, and for more once more than that has
-been read. Leaving returns everything.
+Theory of operation. A request is admitted before its body is read, so that a busy server says so before
+anything is uploaded, parsed or decoded. Its slot counts no audio until the file's header was read; then
+what the header claims, less what is decoded, and more once more than that has been read. Leaving returns
+everything.
+
+How long a refused client should wait follows from the measured throughput. Limits are in seconds of audio,
+which operators know; time is computed in steps. A step is 30 s of a file, the last of a file however short:
+a clip of 3 s costs the device as much as one of 30 s, and a speed in seconds of audio would be ten times
+too low for lectures after an hour of short clips. Silence that is left out makes steps cheap; the measured
+throughput has that in it.
 
 Knows nothing of HTTP, and has no clock but the one it is given. For the event loop only: nothing here
 is locked.
@@ -11,13 +17,18 @@ is locked.
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 
 from whisper_server.core.errors import Overloaded
-from whisper_server.services.pace import Pace, steps_of
+from whisper_server.core.types import WINDOW_S
+
+MIN_RETRY_S = 1
+MAX_RETRY_S = 60  # official clients wait no longer than that: told more, some come back at once
+MEMORY_S = 60.0  # busy time after which a measurement counts for a third
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +41,8 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueState:
-    """What is inside."""
+class AdmissionState:
+    """What is inside at one moment."""
 
     requests: int
     audio_s: float  # still to be decoded, as far as known
@@ -48,13 +59,18 @@ class QueueState:
         )
 
 
-@dataclass(eq=False, slots=True)
-class Place:
-    """What one request takes up."""
+class Slot:
+    """The right of one request to be inside, and what it takes up; a context manager that leaves at its end.
 
-    upload_bytes: int = 0
-    expected_s: float = 0.0  # of audio; what the header claims, or what was read where that is more
-    done_s: float = 0.0
+    After an `Overloaded` all is as it was before the call; the slot still has to be left.
+    """
+
+    def __init__(self, admission: Admission, upload_bytes: int) -> None:
+        self._admission = admission
+        self._received_bytes = 0
+        self.upload_bytes = upload_bytes  # declared, or received where that is more
+        self.expected_s = 0.0  # of audio; what the header claims, or what was read where that is more
+        self.done_s = 0.0
 
     @property
     def left_s(self) -> float:
@@ -66,158 +82,168 @@ class Place:
         """Steps still to be done; one, as long as nothing is known of the audio."""
         return max(0, steps_of(self.expected_s) - steps_of(self.done_s)) if self.expected_s > 0 else 1
 
-
-class Backlog:
-    """The requests inside, and the arithmetic of the limits; `now_s` is any clock that runs forward.
-
-    After an `Overloaded` all is as it was before the call; a request that is inside still has to leave.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self._inside: set[Place] = set()
-        self._pace = Pace()
-        self._seen_s = 0.0  # when time was last accounted for
-        self._turned_away = 0  # for want of a place, less the places given back since
-
-    def state(self) -> QueueState:
-        """Return what is inside."""
-        return QueueState(
-            len(self._inside),
-            sum(place.left_s for place in self._inside),
-            sum(place.upload_bytes for place in self._inside),
-            self.limits,
-        )
-
-    def retry_after_s(self) -> int:
-        """Return when one more place is free, behind those that have been sent away before."""
-        mean = sum(place.left_steps for place in self._inside) / max(1, len(self._inside))
-        return self._pace.retry_after_s(mean * (self._turned_away + 1))
-
-    def enter(self, now_s: float, upload_bytes: int = 0) -> Place:
-        """Take a place, and room for a body of this size.
+    def receive(self, n_bytes: int) -> None:
+        """Count bytes of the body; those that were declared have their room.
 
         Raises:
-            Overloaded: every place is taken, or enough audio or too many bytes are inside.
+            Overloaded: with them, too many bytes would be inside.
         """
-        self._advance(now_s)
-        state = self.state()
-        if state.requests >= self.limits.requests:
-            raise self._full(f"{self.limits.requests} requests at once")
-        if state.audio_s >= self.limits.audio_s:
-            raise self._full(f"{self.limits.audio_s:.0f} seconds of waiting audio")
-        self._check_bytes(state.upload_bytes + max(1, upload_bytes))  # one that does not say brings some, too
-        place = Place(upload_bytes)
-        self._inside.add(place)
-        return place
+        received_bytes = self._received_bytes + n_bytes
+        if received_bytes > self.upload_bytes:
+            self._admission.check_bytes(received_bytes - self.upload_bytes)
+            self.upload_bytes = received_bytes
+        self._received_bytes = received_bytes
 
-    def hold(self, place: Place, now_s: float, upload_bytes: int) -> None:
-        """Make room for the body as it turns out to be: it only grows.
-
-        Raises:
-            Overloaded: with it, too many bytes would be inside.
-        """
-        self._advance(now_s)
-        more = upload_bytes - place.upload_bytes
-        if more > 0:
-            self._check_bytes(self.state().upload_bytes + more)
-            place.upload_bytes = upload_bytes
-
-    def expect(self, place: Place, now_s: float, audio_s: float) -> None:
-        """Add its audio to what is to be done. Beside no other audio there is always room.
+    def expect(self, audio_s: float) -> None:
+        """Take the length that the audio claims, before it is decoded. Beside no other audio it always fits.
 
         Raises:
             Overloaded: with it, too much audio would be inside.
         """
-        self._advance(now_s)
-        others_s = self.state().audio_s - place.left_s
-        over_s = others_s + audio_s - self.limits.audio_s
+        self._admission.check_audio(self, audio_s)
+        self.expected_s = audio_s
+
+    def progress(self, done_s: float, read_s: float = 0.0) -> None:
+        """Note up to where, in file time, the audio is decoded and how much of it has been read."""
+        self._admission.count(max(0, steps_of(done_s) - steps_of(self.done_s)))
+        self.expected_s = max(self.expected_s, done_s, read_s)
+        self.done_s = max(self.done_s, done_s)
+
+    def leave(self) -> None:
+        """Give back everything that the request took up; once."""
+        self._admission.leave(self)
+
+    def __enter__(self) -> Slot:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+
+class Admission:
+    """The requests inside, and the arithmetic of the limits; `clock` is any that runs forward, in seconds."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._slots: set[Slot] = set()
+        self._throughput = Throughput()
+        self._seen_s = 0.0  # when time was last accounted for
+        self._refused = 0  # for want of a slot, less the slots given back since
+
+    def state(self) -> AdmissionState:
+        """Return what is inside."""
+        return AdmissionState(
+            len(self._slots),
+            sum(slot.left_s for slot in self._slots),
+            sum(slot.upload_bytes for slot in self._slots),
+            self._limits,
+        )
+
+    def retry_after_s(self) -> int:
+        """Return the whole seconds until one more slot is free, behind the requests refused before."""
+        mean = sum(slot.left_steps for slot in self._slots) / max(1, len(self._slots))
+        return self._throughput.retry_after_s(mean * (self._refused + 1))
+
+    def enter(self, upload_bytes: int = 0) -> Slot:
+        """Return a slot, with room for a body of this size.
+
+        Raises:
+            Overloaded: every slot is taken, or enough audio or too many bytes are inside.
+        """
+        self._advance()
+        state = self.state()
+        if state.requests >= self._limits.requests:
+            raise self._full(f"{self._limits.requests} requests at once")
+        if state.audio_s >= self._limits.audio_s:
+            raise self._full(f"{self._limits.audio_s:.0f} seconds of waiting audio")
+        self.check_bytes(max(1, upload_bytes))  # one that does not say brings some, too
+        slot = Slot(self, upload_bytes)
+        self._slots.add(slot)
+        return slot
+
+    def check_bytes(self, more_bytes: int) -> None:
+        """Check that so many more bytes of uploads may come in.
+
+        Raises:
+            Overloaded: with them, too many would be inside.
+        """
+        self._advance()
+        if self.state().upload_bytes + more_bytes > self._limits.upload_bytes:
+            raise self._full(f"{self._limits.upload_bytes // (1 << 20)} MiB of uploads")
+
+    def check_audio(self, slot: Slot, audio_s: float) -> None:
+        """Check that the audio of this slot may be so long.
+
+        Raises:
+            Overloaded: beside that of other requests, it is too much.
+        """
+        self._advance()
+        others_s = self.state().audio_s - slot.left_s
+        over_s = others_s + audio_s - self._limits.audio_s
         if others_s > 0 and over_s > 0:
             steps = steps_of(min(over_s, others_s))
             raise Overloaded(
                 f"This audio of {audio_s:.0f} seconds and that of other requests are more than the"
-                f" {self.limits.audio_s:.0f} seconds that may wait at once. Try again later.",
-                retry_after_s=self._pace.retry_after_s(steps),
+                f" {self._limits.audio_s:.0f} seconds that may wait at once. Try again later.",
+                retry_after_s=self._throughput.retry_after_s(steps),
             )
-        place.expected_s = audio_s
 
-    def progress(self, place: Place, now_s: float, done_s: float, read_s: float = 0.0) -> None:
-        """Note up to where its audio is decoded, and how much of it has been read."""
-        self._advance(now_s)
-        place.expected_s = max(place.expected_s, done_s, read_s)
-        if done_s > place.done_s:
-            self._pace.gain(steps_of(done_s) - steps_of(place.done_s))
-            place.done_s = done_s
+    def count(self, steps: int) -> None:
+        """Count steps that were done since the last call."""
+        self._advance()
+        self._throughput.gain(steps)
 
-    def leave(self, place: Place, now_s: float) -> None:
-        """Give back everything that it took up."""
-        self._advance(now_s)
-        self._inside.remove(place)
-        # Not all of them come back; where nobody is inside, nobody is waiting outside either.
-        self._turned_away = max(0, self._turned_away - 1) if self._inside else 0
+    def leave(self, slot: Slot) -> None:
+        """Forget a slot."""
+        self._advance()
+        self._slots.remove(slot)
+        # Not all refused clients come back; and when the last slot is free, none of them is waiting outside.
+        self._refused = max(0, self._refused - 1) if self._slots else 0
 
-    def _advance(self, now_s: float) -> None:
-        """Count the time since the last call as busy, if somebody's audio was being decoded."""
-        if any(place.left_s > 0 for place in self._inside):
-            self._pace.spend(max(0.0, now_s - self._seen_s))
+    def _advance(self) -> None:
+        """Count the time since the last call as busy, if there was audio to decode."""
+        now_s = self._clock()
+        if any(slot.left_s > 0 for slot in self._slots):
+            self._throughput.spend(max(0.0, now_s - self._seen_s))
         self._seen_s = now_s
-
-    def _check_bytes(self, upload_bytes: int) -> None:
-        if upload_bytes > self.limits.upload_bytes:
-            raise self._full(f"{self.limits.upload_bytes // (1 << 20)} MiB of uploads")
 
     def _full(self, limit: str) -> Overloaded:
         retry_after_s = self.retry_after_s()
-        self._turned_away += 1
+        self._refused += 1
         return Overloaded(
             f"The server is busy: it takes no more than {limit}. Try again in {retry_after_s} seconds.",
             retry_after_s=retry_after_s,
         )
 
 
-class Ticket:
-    """The right of one request to be inside."""
+class Throughput:
+    """Steps done per second of busy time, the last minute of it counting most. Has no clock."""
 
-    def __init__(self, backlog: Backlog, place: Place, clock: Callable[[], float]) -> None:
-        self._backlog = backlog
-        self._place = place
-        self._clock = clock
-        self._received_bytes = 0
+    def __init__(self) -> None:
+        # Until something was measured: a step a second, as if that had been seen for a second.
+        self._steps = 1.0
+        self._busy_s = 1.0
 
-    def receive(self, n_bytes: int) -> None:
-        """Count bytes of the body; those that were declared have their room. Raises `Overloaded`."""
-        self._received_bytes += n_bytes
-        self._backlog.hold(self._place, self._clock(), self._received_bytes)
+    def spend(self, busy_s: float) -> None:
+        """Let busy time pass."""
+        kept = math.exp(-busy_s / MEMORY_S)
+        self._steps *= kept
+        self._busy_s = self._busy_s * kept + MEMORY_S * (1.0 - kept)
 
-    def expect(self, audio_s: float) -> None:
-        """Tell how long the audio claims to be, before it is decoded. Raises `Overloaded`."""
-        self._backlog.expect(self._place, self._clock(), audio_s)
+    def gain(self, steps: int) -> None:
+        """Count what was done in it."""
+        self._steps += steps
 
-    def progress(self, done_s: float, read_s: float = 0.0) -> None:
-        """Tell up to where, in file time, the audio is decoded and how much of it has been read."""
-        self._backlog.progress(self._place, self._clock(), done_s, read_s)
+    def retry_after_s(self, steps: float) -> int:
+        """Return the whole seconds that so many steps take, within what clients accept."""
+        if steps * self._busy_s >= MAX_RETRY_S * self._steps:
+            return MAX_RETRY_S
+        return max(MIN_RETRY_S, math.ceil(steps * self._busy_s / self._steps))
 
 
-class Admission:
-    """The door: gives tickets while there is room."""
-
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._backlog = Backlog(limits)
-        self._clock = clock
-
-    @contextlib.contextmanager
-    def enter(self, upload_bytes: int = 0) -> Iterator[Ticket]:
-        """Let one request in; its place is given back with the end of the block. Raises `Overloaded`."""
-        place = self._backlog.enter(self._clock(), upload_bytes)
-        try:
-            yield Ticket(self._backlog, place, self._clock)
-        finally:
-            self._backlog.leave(place, self._clock())
-
-    def state(self) -> QueueState:
-        """Return what is inside."""
-        return self._backlog.state()
-
-    def retry_after_s(self) -> int:
-        """Return the whole seconds until one more request may have a place."""
-        return self._backlog.retry_after_s()
+def steps_of(audio_s: float) -> int:
+    """Return about how many times the device is asked for so much of a file."""
+    return math.ceil(audio_s / WINDOW_S)

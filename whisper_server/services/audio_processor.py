@@ -1,8 +1,8 @@
 """Bytes or a file -> blocks of float32 16 kHz mono, normalised; every limit on audio is here.
 
-Owns the life of an open file and the order of the checks. Nothing is decoded before somebody pulls,
-and never more than about 150 s are held, whatever the file's length or its header claims. Must not
-know of speech, windows or HTTP.
+Owns the life of an open file and the order of the checks. Samples are read when they are pulled, and never
+more than about 150 s are held, whatever the file's length or its header claims. Must not know of speech,
+windows or HTTP.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import numpy as np
 
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE, AudioLevels
-from whisper_server.services.loudness import Meter, normalised
-from whisper_server.services.mp4_tables import check_mp4_tables
-from whisper_server.services.nameless import NamelessFile
-from whisper_server.services.sound import TOO_SHORT, LibavSound, Sound
+from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.decoder import TOO_SHORT, Decoder, LibavDecoder
+from whisper_server.services.audio.loudness import Meter, normalised
+from whisper_server.services.audio.mp4_guard import check_mp4_tables
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
-    from whisper_server.services.resampler import Channel, Piece
+    from whisper_server.services.audio.resampler import Channel, Piece
 
 AudioSource: TypeAlias = bytes | bytearray | memoryview | Path | BinaryIO
-OpenSound: TypeAlias = Callable[[NamelessFile, float], Sound]  # a file and the longest audio, in seconds
+OpenDecoder: TypeAlias = Callable[[BoundedFile, float], Decoder]  # a file and the longest audio, in seconds
 
 BLOCK_SAMPLES = 30 * SAMPLE_RATE
 
@@ -37,28 +37,28 @@ BLOCK_SAMPLES = 30 * SAMPLE_RATE
 class AudioProcessor:
     """Opens audio within the configured limits; one instance serves all threads."""
 
-    def __init__(self, max_bytes: int, max_seconds: float, open_sound: OpenSound = LibavSound) -> None:
-        """Take `open_sound`, which says in what process libav works."""
+    def __init__(self, max_bytes: int, max_seconds: float, open_decoder: OpenDecoder = LibavDecoder) -> None:
+        """Take `open_decoder`, which says in what process libav works."""
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
-        self._open_sound = open_sound
+        self._open_decoder = open_decoder
 
     def open(self, source: AudioSource, channel: int | None = None) -> AudioStream:
         """Read the header; blocks. A file object stays the caller's to close and is rewound.
 
-        The stream has the sound of one channel, counted from 0, or a mix of all.
+        The stream has the samples of one channel, counted from 0, or a mix of all.
 
         Raises:
             PayloadTooLarge: the source has more bytes than the limit.
-            InvalidAudio: it cannot be read, is no audio that we know, or has no sound.
+            InvalidAudio: it cannot be read, is no audio that we know, or has no audio track.
         """
         opened = _binary(source)
         try:
-            file = NamelessFile(opened, self._max_bytes, is_ours=opened is not source)
+            file = BoundedFile(opened, self._max_bytes, is_ours=opened is not source)
             if file.size_bytes == 0:
                 raise InvalidAudio(TOO_SHORT)  # noqa: TRY301  what was opened is closed below
             check_mp4_tables(file)
-            return AudioStream(file, self._open_sound(file, self._max_seconds), channel)
+            return AudioStream(file, self._open_decoder(file, self._max_seconds), channel)
         except BaseException:
             if opened is not source:
                 opened.close()
@@ -68,14 +68,14 @@ class AudioProcessor:
 class AudioStream:
     """One open file: what it is, and its samples, once. A context manager; close it when done."""
 
-    def __init__(self, file: NamelessFile, sound: Sound, channel: int | None = None) -> None:
+    def __init__(self, file: BoundedFile, decoder: Decoder, channel: int | None = None) -> None:
         self._channel: Channel = "mix" if channel is None else channel
-        self.info = sound.info
-        self._sound = sound
+        self.info = decoder.info
+        self._decoder = decoder
         self._meter = Meter()
-        # Closing a sound while another thread reads from it would crash the process that libav is in.
+        # Closing a decoder while another thread reads from it would crash the process that libav is in.
         self._lock = threading.Lock()
-        self._close = weakref.finalize(self, _close, sound, file)
+        self._close = weakref.finalize(self, _close, decoder, file)
 
     def __enter__(self) -> AudioStream:
         return self
@@ -92,17 +92,17 @@ class AudioStream:
 
     @property
     def position_s(self) -> float:
-        """Seconds decoded so far; the true duration once the blocks are exhausted."""
+        """Seconds read so far; the true duration once the blocks are exhausted."""
         return self._meter.levels().duration_s
 
     def levels(self) -> AudioLevels:
-        """Measure what has been decoded so far, before normalisation."""
+        """Measure what has been read so far, before normalisation."""
         return self._meter.levels()
 
     def blocks(self) -> Iterator[Samples]:
-        """Decode: yield float32 [n], 0 < n <= BLOCK_SAMPLES, 16 kHz mono, -1..1; blocks; use it once.
+        """Yield float32 [n], 0 < n <= BLOCK_SAMPLES, 16 kHz mono, -1..1; blocks; use it once.
 
-        A file that breaks off, or is damaged here and there, gives what can be decoded of it.
+        A file that breaks off, or is damaged here and there, gives what can be read of it.
 
         Raises:
             InvalidAudio: nothing can be decoded, or less than 0.1 s.
@@ -112,7 +112,7 @@ class AudioStream:
         return normalised(self._blocks())
 
     def planes(self) -> Iterator[Samples]:
-        """Decode: yield float32 [n_channels, n] at 16 kHz, as loud as they are; use it instead of `blocks`.
+        """Yield float32 [n_channels, n] at 16 kHz, as loud as they are; use it instead of `blocks`.
 
         Raises what `blocks` does.
         """
@@ -136,7 +136,7 @@ class AudioStream:
 
     def _chunks(self) -> Iterator[Samples]:
         """Yield the samples of each piece, taken under the lock that `close` waits for."""
-        pieces = self._sound.pieces(self._channel)
+        pieces = self._decoder.pieces(self._channel)
         while True:
             with self._lock:
                 if not self._close.alive:
@@ -172,6 +172,6 @@ def _samples(piece: Piece, *, side_by_side: bool) -> Samples:
     return samples if np.isfinite(samples).all() else np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _close(sound: Sound, file: NamelessFile) -> None:
-    sound.close()
+def _close(decoder: Decoder, file: BoundedFile) -> None:
+    decoder.close()
     file.close()

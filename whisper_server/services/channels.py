@@ -1,7 +1,7 @@
-"""Recordings with one speaker per channel: a line for each channel, merged by time.
+"""Recordings with one speaker per channel: a transcription per channel, merged by time.
 
-Owns what a channel is called, whether channels differ, and what one microphone picks up of another's
-speaker. Must not know how a channel becomes text: a `Transcription` per channel does that, as for any file.
+Owns what a channel is called; `audio.channel_survey` measures whether channels differ. Must not know how a
+channel becomes text: a `Transcription` per channel does that, as for any file.
 """
 
 from __future__ import annotations
@@ -13,79 +13,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from whisper_server.core.errors import InvalidAudio, InvalidRequest
-from whisper_server.core.types import SAMPLE_RATE, Segment, Transcript
+from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.types import AudioInfo, Segment, Transcript
+from whisper_server.services.audio.channel_survey import Survey
+from whisper_server.services.transcription import SegmentSource, Transcription
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from whisper_server.core.types import Samples
     from whisper_server.services.audio_processor import AudioStream
-    from whisper_server.services.params import TranscribeParams
-    from whisper_server.services.pool import WorkPool
-    from whisper_server.services.transcriber import Transcription
+    from whisper_server.services.work_pool import WorkPool
 
-MAX_CHANNELS = 8  # lines that one request may keep open
-STEP_SAMPLES = SAMPLE_RATE // 10  # 100 ms: shorter than a word
-SAME_ENERGY = 1e-4  # -40 dB: what a lossy codec makes different of two equal channels
-BLEED_ENERGY = 0.0025  # -26 dB: further below the other channel than two people on one call are
+MAX_CHANNELS = 8  # files that one request may keep open
 
 _NEEDS = f"diarized_json needs a recording with one speaker per channel, 2 to {MAX_CHANNELS} channels"
-
-
-class Survey:
-    """Measures the channels of a whole file: 100 ms at a time, and how far they differ."""
-
-    def __init__(self, n_channels: int) -> None:
-        self._rest: Samples = np.zeros((n_channels, 0), dtype=np.float32)
-        self._steps: list[NDArray[np.float32]] = []
-        self._energy = np.zeros(n_channels)
-        self._common = np.zeros(n_channels)  # product of each channel with the first
-
-    def add(self, planes: Samples) -> None:
-        """Take the next samples, float32 [n_channels, n].
-
-        Raises:
-            InvalidAudio: the number of channels is another one now.
-        """
-        if len(planes) != len(self._rest):
-            raise InvalidAudio("The number of channels changes within the recording.")
-        self._energy += np.square(planes, dtype=np.float64).sum(axis=1)
-        self._common += (planes * planes[0]).sum(axis=1, dtype=np.float64)
-        samples = np.concatenate([self._rest, planes], axis=1)
-        whole = samples.shape[1] // STEP_SAMPLES * STEP_SAMPLES
-        self._rest = samples[:, whole:].copy()
-        steps = samples[:, :whole].reshape(len(samples), -1, STEP_SAMPLES)
-        self._steps.append(np.square(steps).mean(axis=2))
-
-    def finish(self) -> None:
-        """Join what was measured; call it once, after the last samples."""
-        self._steps = [np.concatenate(self._steps, axis=1)] if self._steps else []
-
-    @property
-    def is_one_signal(self) -> bool:
-        """Whether all channels carry the same sound, louder or softer; silence carries none.
-
-        What is left of a channel when its share of the first is taken out has `rest` of its energy.
-        """
-        if not self._energy.all():
-            return False
-        rest = 1.0 - self._common**2 / (self._energy * self._energy[0])
-        return bool((rest <= SAME_ENERGY).all())
-
-    def is_bleed(self, channel: int, start_s: float, end_s: float) -> bool:
-        """Tell whether another channel is so much louder then that this one only picks it up."""
-        if not self._steps:
-            return False
-        first = int(start_s * SAMPLE_RATE / STEP_SAMPLES)
-        last = max(first + 1, round(end_s * SAMPLE_RATE / STEP_SAMPLES))
-        steps = self._steps[0][:, first:last]
-        if not steps.size:
-            return False
-        energies = steps.mean(axis=1)
-        return bool(energies[channel] < BLEED_ENERGY * energies.max())
 
 
 def check_channels(n_channels: int) -> None:
@@ -117,7 +56,7 @@ def measured(stream: AudioStream, survey: Survey) -> Generator[None, None, None]
 
 
 def labels(names: Sequence[str], n_channels: int) -> tuple[str, ...]:
-    """Return what the channels are called: the names in order; A, B, ... by place where there is none.
+    """Return what the channels are called: the names in order; A, B, ... by position where there is none.
 
     Raises:
         InvalidRequest: there are more names than channels.
@@ -136,77 +75,64 @@ def labels(names: Sequence[str], n_channels: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-async def converse(
-    mixed: Transcription,
+async def open_channels(
+    stream: AudioStream,
     names: Sequence[str],
     pool: WorkPool,
-    line: Callable[[int], Awaitable[Transcription]],
-) -> Conversation:
-    """Read the file once to compare its channels, then open a `line` for each; closes `mixed`.
+    open_one: Callable[[int], Awaitable[Transcription]],
+) -> ByChannel:
+    """Read the stream to its end to compare its channels, then open each of them; closes `stream`.
 
     Raises:
         InvalidRequest: there are too few channels or too many, or more names than channels, or all
             channels carry the same sound.
     """
-    n_channels = mixed.audio.info.channels
+    n_channels = stream.info.channels
     with contextlib.ExitStack() as opened:
-        opened.callback(mixed.audio.close)
+        opened.callback(stream.close)
         check_channels(n_channels)
-        found = labels(names, n_channels)
+        speakers = labels(names, n_channels)
         survey = Survey(n_channels)
-        steps = pool.iterate(measured(mixed.audio, survey))
+        steps = pool.iterate(measured(stream, survey))
         async with contextlib.aclosing(steps):  # type: ignore[type-var]
             async for _ in steps:
                 pass
-        lines = []
+        channels = []
         for channel in range(n_channels):
-            lines.append(await line(channel))
-            opened.callback(lines[-1].audio.close)
+            channels.append(await open_one(channel))
+            opened.callback(channels[-1].audio.close)
         opened.pop_all()
-    return Conversation(tuple(lines), found, survey)
+    return ByChannel(tuple(channels), speakers, survey)
 
 
 @dataclass(slots=True)
-class Conversation:
-    """One recording on its way through as many lines as it has channels; use it once.
+class ByChannel(SegmentSource):
+    """One recording on its way through a pipeline per channel; use it once."""
 
-    Has the surface of a `Transcription`.
-    """
-
-    lines: tuple[Transcription, ...]  # one per channel
+    channels: tuple[Transcription, ...]
     speakers: tuple[str, ...]  # one per channel
     survey: Survey
-    on_window: Callable[[float], None] | None = field(default=None, init=False)  # as of a `Transcription`
-    _decoded_s: dict[int, float] = field(default_factory=dict, init=False)  # of lines at work, by channel
+    on_window: Callable[[float], None] | None = field(default=None, init=False)
+    _decoded_s: dict[int, float] = field(default_factory=dict, init=False)  # of channels not yet at their end
 
     @property
-    def audio(self) -> AudioStream:
-        """The first channel; the others are of the same file."""
-        return self.lines[0].audio
-
-    @property
-    def params(self) -> TranscribeParams:
-        """What the request asks for."""
-        return self.lines[0].params
+    def info(self) -> AudioInfo:
+        """What the container says of itself."""
+        return self.channels[0].info
 
     @property
     def duration_s(self) -> float:
         """Seconds of the file read so far; all of it once the segments are exhausted."""
-        return max(line.duration_s for line in self.lines)
+        return max(channel.duration_s for channel in self.channels)
 
     @property
     def windows_done(self) -> int:
         """Windows decoded so far, of all channels."""
-        return sum(line.windows_done for line in self.lines)
-
-    async def collect(self) -> Transcript:
-        """Return the whole transcript."""
-        async with contextlib.aclosing(self.segments()) as produced:
-            return self.transcript(tuple([segment async for segment in produced]))
+        return sum(channel.windows_done for channel in self.channels)
 
     def transcript(self, found: tuple[Segment, ...]) -> Transcript:
         """Return the transcript of these segments, in the language of the first channel that has one."""
-        transcripts = [line.transcript(()) for line in self.lines]
+        transcripts = [channel.transcript(()) for channel in self.channels]
         spoken = next((each for each in transcripts if each.language), transcripts[0])
         return replace(spoken, duration_s=self.duration_s, segments=found)
 
@@ -216,34 +142,34 @@ class Conversation:
         Run it under `contextlib.aclosing`. Raises what `Transcription.segments` does.
         """
         async with contextlib.AsyncExitStack() as stack:
-            for channel, line in enumerate(self.lines):
-                stack.callback(line.audio.close)  # one that was never begun does not close its file by itself
-                line.on_window = partial(self._note, channel)
-                self._decoded_s[channel] = 0.0
-            # One seat for all: a line that began later might find the model unloaded by then, or the
+            for number, channel in enumerate(self.channels):
+                stack.callback(channel.audio.close)  # one that never begins does not close its file itself
+                channel.on_window = partial(self._note, number)
+                self._decoded_s[number] = 0.0
+            # One lease for all: a channel that began later might find the model unloaded by then, or the
             # server shutting down, and all of them are one request's share of the device.
-            seat = await stack.enter_async_context(self.lines[0].seat())
+            lease = await stack.enter_async_context(self.channels[0].lease())
             produced = [
-                await stack.enter_async_context(contextlib.aclosing(line.segments(seat)))
-                for line in self.lines
+                await stack.enter_async_context(contextlib.aclosing(channel.segments(lease)))
+                for channel in self.channels
             ]
-            heads = {channel: await self._next(channel, each) for channel, each in enumerate(produced)}
-            while waiting := {channel: head for channel, head in heads.items() if head is not None}:
-                channel = min(waiting, key=lambda each: (waiting[each].start_s, each))
-                segment = waiting[channel]
-                heads[channel] = await self._next(channel, produced[channel])
-                if not self.survey.is_bleed(channel, segment.start_s, segment.end_s):
-                    yield replace(segment, speaker=self.speakers[channel])
+            upcoming = {number: await self._next(number, each) for number, each in enumerate(produced)}
+            while waiting := {number: segment for number, segment in upcoming.items() if segment is not None}:
+                number = min(waiting, key=lambda each: (waiting[each].start_s, each))
+                segment = waiting[number]
+                upcoming[number] = await self._next(number, produced[number])
+                if not self.survey.is_bleed(number, segment.start_s, segment.end_s):
+                    yield replace(segment, speaker=self.speakers[number])
 
-    async def _next(self, channel: int, produced: AsyncGenerator[Segment, None]) -> Segment | None:
-        """Return the next segment of a channel; None, and nobody waits for it any more, after the last."""
+    async def _next(self, number: int, produced: AsyncGenerator[Segment, None]) -> Segment | None:
+        """Return the next segment of a channel; None after the last, which ends its say in the progress."""
         segment = await anext(produced, None)
         if segment is None:
-            self._decoded_s.pop(channel, None)
+            self._decoded_s.pop(number, None)
         return segment
 
-    def _note(self, channel: int, decoded_s: float) -> None:
+    def _note(self, number: int, decoded_s: float) -> None:
         """Tell up to where the file is decoded: as far as the channel that is behind all others."""
-        self._decoded_s[channel] = decoded_s
+        self._decoded_s[number] = decoded_s
         if self.on_window is not None:
             self.on_window(min(self._decoded_s.values()))

@@ -1,4 +1,4 @@
-"""Everything that lives as long as the process, opened and closed in one place."""
+"""Everything that lives as long as the process: opened and closed here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whisper_server.core.memory import tune_allocator
-from whisper_server.core.watcher import Watcher
+from whisper_server.core.events import Events
+from whisper_server.core.shutdown import Shutdown
+from whisper_server.core.system.allocator import tune_allocator
 from whisper_server.services.admission import Admission, Limits
+from whisper_server.services.audio.decoder import LibavDecoder
+from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
-from whisper_server.services.catalog import Catalog
-from whisper_server.services.decode_pool import DecodeProcesses
-from whisper_server.services.loader import ModelLoader, WhisperModel
+from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
+from whisper_server.services.model_files.catalog import Catalog
+from whisper_server.services.model_files.downloads import Downloads
+from whisper_server.services.model_files.prepare import expected_bytes, prepare_model
 from whisper_server.services.model_manager import ModelManager
-from whisper_server.services.pool import WorkPool
-from whisper_server.services.provision import expected_bytes, pull
-from whisper_server.services.pulls import Pulls
-from whisper_server.services.sound import LibavSound
 from whisper_server.services.transcriber import Transcriber
+from whisper_server.services.work_pool import WorkPool
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
 
 
-CLOSE_PATIENCE_S = 2.0  # for a call into a native library; what takes longer is left to `process.leave`
+CLOSE_TIMEOUT_S = 2.0  # for a call into a native library; what takes longer is left to `process.leave`
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,66 +42,73 @@ class Services:
     pool: WorkPool
     transcriber: Transcriber
     admission: Admission
-    metrics: Watcher
-    pulls: Pulls
+    metrics: Events
+    downloads: Downloads
+    shutdown: Shutdown
 
     def drain(self) -> None:
         """Take no new requests; those that have begun go on until they end or the services close."""
-        self.pulls.drain()
+        self.shutdown.drain()
+        self.downloads.drain()
         self.models.drain()
 
 
 @contextlib.asynccontextmanager
-async def open_services(settings: Settings, metrics: Watcher | None = None) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, metrics: Events | None = None, shutdown: Shutdown | None = None
+) -> AsyncIterator[Services]:
     """Make the services, and close them whatever happens: work first, then models.
 
-    Without `metrics` nothing is counted.
+    Without `metrics` nothing is counted; without `shutdown` they have a state of their own.
     """
     tune_allocator()  # before any of the threads below
-    metrics = metrics or Watcher()
+    metrics = metrics or Events()
+    shutdown = shutdown or Shutdown()
     catalog = Catalog(settings)
-    decoders = DecodeProcesses(settings.decode_workers)
-    open_sound = decoders.open if settings.decode_process else LibavSound
-    audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_sound)
-    pool = WorkPool(settings.decode_workers)
+    decoders = DecoderProcesses(settings.decoder_processes)
+    open_decoder = decoders.open if settings.decoder_processes else LibavDecoder
+    audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
+    pool = WorkPool(settings.audio_threads)
     models: ModelManager[WhisperModel] = ModelManager(
-        catalog,
-        ModelLoader(settings, metrics),
+        ModelLoader(settings, metrics, shutdown),
         max_models=settings.max_models,
         max_bytes=settings.max_model_memory_mb * 2**20,
         expect_bytes=lambda source: expected_bytes(source, settings),
         idle_unload_s=settings.idle_unload_s,
+        shutdown=shutdown,
     )
-    transcriber = Transcriber(
-        audio, catalog, models, pool, beam_size=settings.beam_size, use_vad=settings.vad
-    )
+    transcriber = Transcriber(audio, models, pool, beam_size=settings.beam_size, use_vad=settings.vad)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
     _watch(metrics, admission, models)
-    pulls = Pulls(lambda source, on_progress: pull(source, settings, on_progress))
+    downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
-        yield Services(settings, catalog, audio, models, pool, transcriber, admission, metrics, pulls)
+        yield Services(
+            settings, catalog, audio, models, pool, transcriber, admission, metrics, downloads, shutdown
+        )
     finally:
-        pulls.drain()
+        shutdown.drain()
+        downloads.drain()
         await asyncio.to_thread(_close, pool, decoders, models)
+        shutdown.close()
 
 
-def _watch(metrics: Watcher, admission: Admission, models: ModelManager[WhisperModel]) -> None:
-    """Show what is inside and in memory, as it is at the moment somebody looks."""
-    metrics.watch("whisper_queue_requests", lambda: admission.state().requests)
-    metrics.watch("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
-    metrics.watch("whisper_queue_upload_bytes", lambda: admission.state().upload_bytes)
+def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperModel]) -> None:
+    """Show what is admitted and in memory, as it is at the moment of each look."""
+    metrics.gauge("whisper_queue_requests", lambda: admission.state().requests)
+    metrics.gauge("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
+    metrics.gauge("whisper_queue_upload_bytes", lambda: admission.state().upload_bytes)
     limits = admission.state().limits
-    metrics.watch("whisper_queue_limit_requests", lambda: limits.requests)
-    metrics.watch("whisper_queue_limit_audio_seconds", lambda: limits.audio_s)
-    metrics.watch("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
-    metrics.watch("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
-    metrics.watch("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
+    metrics.gauge("whisper_queue_limit_requests", lambda: limits.requests)
+    metrics.gauge("whisper_queue_limit_audio_seconds", lambda: limits.audio_s)
+    metrics.gauge("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
+    metrics.gauge("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
+    metrics.gauge("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
 
 
-def _close(pool: WorkPool, decoders: DecodeProcesses, models: ModelManager[WhisperModel]) -> None:
-    """End what nobody waits for any more; who closes the services has given requests their time before."""
-    deadline = time.monotonic() + CLOSE_PATIENCE_S
-    pool.close(CLOSE_PATIENCE_S)
+def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[WhisperModel]) -> None:
+    """End what is left; requests were given their time to end before the services close."""
+    deadline = time.monotonic() + CLOSE_TIMEOUT_S
+    pool.close(CLOSE_TIMEOUT_S)
     decoders.close()
     models.close(max(0.0, deadline - time.monotonic()))

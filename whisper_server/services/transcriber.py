@@ -1,55 +1,25 @@
-"""The straight line from bytes to text; the only producer of segments.
+"""A file in, one transcription out: of the file as a whole, or one per channel.
 
-    bytes --AudioProcessor.open--> AudioStream   blocks of float32 [n_samples], 16 kHz, mono, -1..1
-          --vad.spans------------> [Span]        start_s, end_s in file time
-          --windows.pack---------> Window        mel [n_mels, 3000], places (iterator)
-          --lane.submit----------> Decoded       tokens, avg_logprob, no_speech_prob (await)
-          --segments.of----------> Segment       start_s, end_s, text, words (file time again)
-          --formats.render-------> str           in api and cli
-
-Every step pulls from the one before it, so a file of any length passes through in a bounded amount
-of memory. Plain replies, streams and the command line all collect `Transcription.segments`.
+Owns what happens before a model is loaded: the header is read, the audio admitted, its channels compared.
+Must not know how audio becomes text: `transcription` does that.
 """
 
 from __future__ import annotations
 
-import contextlib
-from asyncio import Future as AsyncFuture
-from asyncio import wrap_future
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisper_server.core.types import (
-    Decoded,
-    DecodeOptions,
-    Segment,
-    Transcript,
-    Window,
-    WindowJob,
-)
-from whisper_server.services import channels, segments, vad, windows
+from whisper_server.core.types import AudioInfo, DecodeOptions, TranscribeParams, Transcript
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.params import TranscribeParams
-
-__all__ = ["Seat", "TranscribeParams", "Transcriber", "Transcription"]
+from whisper_server.services.channels import open_channels
+from whisper_server.services.transcription import SegmentSource, Transcription
 
 if TYPE_CHECKING:
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
-    from whisper_server.services.catalog import Catalog
-    from whisper_server.services.loader import WhisperModel
+    from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
-    from whisper_server.services.pool import WorkPool
-    from whisper_server.services.scheduler import Lane
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """What one request works with: the model, and its own place in the model's queue."""
-
-    model: WhisperModel
-    lane: Lane
+    from whisper_server.services.work_pool import WorkPool
 
 
 class Transcriber:
@@ -58,7 +28,6 @@ class Transcriber:
     def __init__(
         self,
         audio: AudioProcessor,
-        catalog: Catalog,
         models: ModelManager[WhisperModel],
         pool: WorkPool,
         *,
@@ -66,178 +35,57 @@ class Transcriber:
         use_vad: bool = True,
     ) -> None:
         self._audio = audio
-        self._catalog = catalog
         self._models = models
         self._pool = pool
         self._beam_size = beam_size
         self._use_vad = use_vad
 
     async def open(
-        self, source: AudioSource, params: TranscribeParams
-    ) -> Transcription | channels.Conversation:
-        """Check the model's name, then the audio; nothing is loaded, and only channels are compared.
+        self,
+        source: AudioSource,
+        params: TranscribeParams,
+        admit: Callable[[AudioInfo], None] = lambda _: None,
+    ) -> SegmentSource:
+        """Open the audio; nothing is loaded, and only channels are compared.
+
+        `admit` is called once, when the header is known and before anything is decoded; what it raises is
+        raised here, and the file is closed.
+
+        How often a file is read: once, and its samples as windows are pulled. By channels, a first time for
+        the survey, which must have measured all of it before a segment may be kept or the file refused, and
+        then once per channel, because channels are as far apart as their pauses make them.
 
         Raises:
             InvalidRequest: the channels are to be speakers, and the audio has no two that differ.
-            ModelNotFound: nobody configured that name.
             InvalidAudio: the source is no audio, or one we do not read.
             PayloadTooLarge: the source is larger than the limit.
         """
-        self._catalog.resolve(params.model)
+        stream = await self._open(source)
+        try:
+            admit(stream.info)
+            if params.speakers is None:
+                return self._transcription(stream, params)
+            assert not hasattr(source, "read"), "a file object cannot be read by several at once"
 
-        async def line(channel: int | None = None) -> Transcription:
-            # A caller that is cancelled meanwhile must not leave the opened stream behind.
-            stream = await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
-            options = self._options(params)
-            return Transcription(stream, params, self._models, self._pool, options, self._use_vad)
+            async def open_one(channel: int) -> Transcription:
+                return self._transcription(await self._open(source, channel), params)
 
-        if params.speakers is None:
-            return await line()
-        assert not hasattr(source, "read"), "a file object cannot be read by several at once"
-        return await channels.converse(await line(), params.speakers, self._pool, line)
+            return await open_channels(stream, params.speakers, self._pool, open_one)
+        except BaseException:
+            stream.close()
+            raise
 
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
         transcription = await self.open(source, params)
         return await transcription.collect()
 
-    def _options(self, params: TranscribeParams) -> DecodeOptions:
+    async def _open(self, source: AudioSource, channel: int | None = None) -> AudioStream:
+        # A caller that is cancelled meanwhile must not leave the opened stream behind.
+        return await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
+
+    def _transcription(self, stream: AudioStream, params: TranscribeParams) -> Transcription:
         options = DecodeOptions(beam_size=self._beam_size)
-        return replace(options, temperatures=(params.temperature,)) if params.temperature > 0 else options
-
-
-@dataclass(slots=True)
-class Transcription:
-    """One file on its way through the line; use it once."""
-
-    audio: AudioStream
-    params: TranscribeParams
-    _models: ModelManager[WhisperModel]
-    _pool: WorkPool
-    _options: DecodeOptions
-    _use_vad: bool
-    _language: str | None = field(init=False)
-    _is_first: bool = field(default=True, init=False)  # no window was queued yet
-    windows_done: int = field(default=0, init=False)
-    on_window: Callable[[float], None] | None = field(default=None, init=False)  # hears file time decoded
-
-    def __post_init__(self) -> None:
-        only = self.params.languages[0] if len(self.params.languages) == 1 else None
-        self._language = self.params.language or only
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of the file read so far; all of it once the segments are exhausted."""
-        return self.audio.position_s
-
-    async def collect(self) -> Transcript:
-        """Return the whole transcript."""
-        async with contextlib.aclosing(self.segments()) as produced:
-            found = tuple([segment async for segment in produced])
-        return self.transcript(found)
-
-    def transcript(self, found: tuple[Segment, ...]) -> Transcript:
-        """Return the transcript made of the segments that `segments` has produced."""
-        return Transcript(
-            self.params.task,
-            self._language or "",
-            self.duration_s,
-            found,
-            shows_languages=bool(self.params.languages),
-            shows_segments=self.params.shows_segments,
-            shows_words=self.params.word_timestamps,
-            shows_logprobs=self.params.logprobs,
-        )
-
-    @contextlib.asynccontextmanager
-    async def seat(self) -> AsyncIterator[Seat]:
-        """Lend the model of this file, loading it where needed, with a lane for this request."""
-        async with self._models.lease(self.params.model) as model:
-            with model.scheduler.lane(self.params.priority) as lane:
-                yield Seat(model, lane)
-
-    async def segments(self, seat: Seat | None = None) -> AsyncGenerator[Segment, None]:
-        """Produce segments in file order, each as soon as its window is decoded.
-
-        Run it under `contextlib.aclosing`: it holds the open file and, unless it is lent a seat, a lease.
-
-        Raises:
-            AudioTooLong: the audio goes on for longer than the limit.
-            ModelUnavailable: the model cannot be had now.
-            Unavailable: no room to load the model, or the server is shutting down.
-            EngineFailure: the engine failed on a window of this file.
-        """
-        try:
-            async with (
-                contextlib.nullcontext(seat) if seat else self.seat() as lent,
-                contextlib.aclosing(self._decoded(lent)) as decoded,
-            ):
-                tokenizer = lent.model.engine.tokenizer
-                if self._language is not None:  # refused now, and not only where somebody speaks
-                    tokenizer.start_sequence(self._language, self.params.task)
-                async for window, result in decoded:
-                    found = await self._pool.run(segments.of, window, result, tokenizer)
-                    for segment in found:
-                        yield segment
-        finally:
-            # Closed already where the windows were pulled; where no window was, it is not.
-            self.audio.close()
-
-    async def _decoded(self, seat: Seat) -> AsyncGenerator[tuple[Window, Decoded], None]:
-        """Decode windows in order, with some ahead, so that the device never waits for the next one.
-
-        Where the first window must tell the language, the others are made ready meanwhile.
-        """
-        lane = seat.lane
-        ready: deque[Window] = deque()
-        pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
-        source = self._pool.iterate(self._windows(seat.model.engine.info.n_mels))
-        async with contextlib.aclosing(source):  # type: ignore[type-var]
-            async for window in source:
-                if window is not None:  # else nothing yet; another request had its turn on the thread
-                    ready.append(window)
-                self._submit(lane, ready, pending)
-                while pending and (pending[0][1].done() or len(ready) + len(pending) >= lane.ahead):
-                    yield await self._next(pending)
-                    self._submit(lane, ready, pending)
-        while pending:
-            yield await self._next(pending)
-            self._submit(lane, ready, pending)
-
-    def _submit(
-        self, lane: Lane, ready: deque[Window], pending: deque[tuple[Window, AsyncFuture[Decoded]]]
-    ) -> None:
-        """Queue what is ready; all but one window waits until the language is known."""
-        while ready and (self._language is not None or not pending):
-            window = ready.popleft()
-            pending.append((window, wrap_future(lane.submit(self._job(window), self._options))))
-
-    def _job(self, window: Window) -> WindowJob:
-        params = self.params
-        is_first, self._is_first = self._is_first, False
-        return WindowJob(
-            window,
-            self._language,
-            prompt=params.prompt if is_first else "",
-            candidates=params.languages,
-            keywords=", ".join(params.keywords),
-            task=params.task,
-            word_timestamps=params.word_timestamps or params.logprobs,
-        )
-
-    async def _next(self, pending: deque[tuple[Window, AsyncFuture[Decoded]]]) -> tuple[Window, Decoded]:
-        window, future = pending[0]
-        result = await future
-        pending.popleft()
-        self._language = self._language or result.language
-        self.windows_done += 1
-        if self.on_window is not None:
-            self.on_window(window.file_time(window.duration_s, is_end=True))
-        return window, result
-
-    def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
-        """Pull samples through voice activity detection into windows; runs on the pool."""
-        with self.audio as stream:
-            blocks = stream.blocks()
-            found = vad.steps(blocks, self.params.vad) if self._use_vad else vad.fixed(blocks)
-            yield from windows.pack(found, n_mels)
+        if params.temperature > 0:
+            options = replace(options, temperatures=(params.temperature,))
+        return Transcription(stream, params, options, self._models, self._pool, self._use_vad)

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from whisper_server.services.tokenizer import Tokenizer
+    from whisper_server.services.engines.tokenizer import Tokenizer
 
-IsWanted = Callable[[int], bool]  # whether somebody still waits for this row of the call
+IsWanted = Callable[[int], bool]  # whether the result of this row is still wanted
 
 
 def everything(_row: int) -> bool:
@@ -110,8 +110,8 @@ class Engine(Protocol):
     ) -> list[Hypothesis]:
         """Decode each row after its prompt (which ends with the start-of-transcript sequence).
 
-        Where the engine can, it asks `is_wanted` between the tokens and gives up rows that nobody waits
-        for any more, with any result.
+        Where the engine can, it asks `is_wanted` between the tokens and gives up the rows that are
+        not, with any result.
         """
         ...
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import ModelUnavailable
+from whisper_server.core.types import SECONDS_PER_TIMESTAMP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +177,7 @@ def vocabulary(tokenizer: Any, size: int) -> list[str]:
     """Return `size` tokens in order, with the timestamp tokens that many tokenizers leave out."""
     ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     tokens = sorted(ids, key=ids.__getitem__)[:size]
-    return tokens + [f"<|{step * 0.02:.2f}|>" for step in range(size - len(tokens))]
+    return tokens + [f"<|{step * SECONDS_PER_TIMESTAMP:.2f}|>" for step in range(size - len(tokens))]
 
 
 def _build_tokenizer(folder: Path) -> Any:

@@ -26,7 +26,7 @@ from whisper_server.services.engines.base import (
     Sampling,
     everything,
 )
-from whisper_server.services.tokenizer import Tokenizer
+from whisper_server.services.engines.tokenizer import Tokenizer
 
 GATE = threading.Event()
 GATE.set()
@@ -37,7 +37,7 @@ TRAPS: dict[
 
 def load(_folder: Path, _spec: EngineSpec, _cache_dir: Path) -> FakeEngine:
     """Return an engine at once."""
-    _spring("load", 1)
+    _trap("load", 1)
     return FakeEngine()
 
 
@@ -70,7 +70,7 @@ class _FakeEncoded:
 
 
 class FakeEngine:
-    """Says how many frames of sound it was given, as one segment over them."""
+    """Writes how many frames of sound it was given, as one segment over them."""
 
     def __init__(self) -> None:
         self.tokenizer = build_tokenizer()
@@ -81,14 +81,14 @@ class FakeEngine:
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
         """Count, per row, the frames up to the last one that is louder than the quietest."""
         GATE.wait()
-        _spring("encode", len(mels))
+        _trap("encode", len(mels))
         loud = mels.max(axis=1) > mels.min(axis=(1, 2))[:, None]
         return _FakeEncoded([int(row.nonzero()[0].max(initial=-1)) + 1 for row in loud])
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
-        """Hear English everywhere."""
+        """Return English for every row."""
         assert isinstance(encoded, _FakeEncoded)
-        _spring("detect_language", len(encoded.frames))
+        _trap("detect_language", len(encoded.frames))
         return [{"en": 0.9, "de": 0.1} for _ in encoded.frames]
 
     def generate(
@@ -101,10 +101,10 @@ class FakeEngine:
         """Write the number of frames, and the first text of the prompt where there is one."""
         assert isinstance(encoded, _FakeEncoded)
         del sampling, is_wanted
-        _spring("generate", len(prompts))
-        return [self._say(frames, prompt) for frames, prompt in zip(encoded.frames, prompts, strict=True)]
+        _trap("generate", len(prompts))
+        return [self._written(frames, prompt) for frames, prompt in zip(encoded.frames, prompts, strict=True)]
 
-    def _say(self, frames: int, prompt: Sequence[int]) -> Hypothesis:
+    def _written(self, frames: int, prompt: Sequence[int]) -> Hypothesis:
         prompt_text = self.tokenizer.text(prompt).strip()
         text = f" heard {frames} frames" + (f" after {prompt_text}" if prompt_text else "")
         first = self.tokenizer.first_timestamp
@@ -119,9 +119,9 @@ class FakeEngine:
         text_tokens: Sequence[Sequence[int]],
         n_frames: Sequence[int],
     ) -> list[Alignment]:
-        """Spread the tokens evenly over the sound."""
+        """Divide the sound evenly among the tokens."""
         del encoded, start_sequences
-        _spring("align", len(text_tokens))
+        _trap("align", len(text_tokens))
         return [
             Alignment(
                 tuple(i * frames / FRAMES_PER_SECOND / len(tokens) for i in range(len(tokens) + 1)),
@@ -131,10 +131,10 @@ class FakeEngine:
         ]
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: there is no memory to give back."""
 
 
-def _spring(stage: str, n_windows: int) -> None:
+def _trap(stage: str, n_windows: int) -> None:
     trap = TRAPS.get(stage)
     if trap is not None:
         trap(n_windows)

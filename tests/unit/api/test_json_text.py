@@ -1,0 +1,165 @@
+"""JSON bodies: what is refused unparsed, and that no body costs more than its size allows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.support.growth import check_linear
+from tests.support.peak_memory import bounded_growth
+from whisper_server.api.requests.json_text import MAX_VALUES, n_marks, parse_json
+from whisper_server.core.errors import InvalidRequest
+
+MANY = 1 << 62
+TOO_MANY = f"more than {MAX_VALUES} values"
+
+# Each makes a body of about so many bytes.
+SHAPES: dict[str, Callable[[int], bytes]] = {
+    "many commas, then a text of escaped quotes that never ends": lambda n: (
+        b"," * 10_001 + b'"' + b'\\"' * (n // 2)
+    ),
+    "a text of escaped quotes that never ends": lambda n: b'["' + b'\\"' * (n // 2),
+    "a text of escaped quotes": lambda n: b'{"audio": "' + b'\\"' * (n // 2) + b'"}',
+    "a text of commas behind escapes": lambda n: b'{"audio": "' + b"\\n," * (n // 3) + b'"}',
+    "a text of escaped characters": lambda n: b'{"audio": "' + b"\\u00e9" * (n // 6) + b'"}',
+    "lone surrogates": lambda n: b'{"audio": "' + b"\\ud800" * (n // 6) + b'"}',
+    "backslashes": lambda n: b'["' + b"\\" * n,
+    "an odd number of backslashes": lambda n: b'["' + b"\\" * (n | 1) + b'"]',
+    "quotes": lambda n: b'"' * n,
+    "many short texts": lambda n: b"[" + b'"ab" ' * (n // 5),
+    "brackets in a text": lambda n: b'["' + b"[{" * (n // 2) + b'"]',
+    "commas": lambda n: b"," * n,
+    "brackets": lambda n: b"[" * n,
+    "commas between escapes": lambda n: b'\\",' * (n // 3),
+    "white space": lambda n: b" " * n,
+    "digits": lambda n: b"[" + b"1" * n + b"]",
+    "a fraction": lambda n: b"[0." + b"0" * n + b"1]",
+    "an exponent": lambda n: b"[1e-" + b"9" * n + b"]",
+    "UTF-16": lambda n: ('["' + '\\"' * (n // 4) + '"]').encode("utf-16"),
+    "UTF-32": lambda n: ('["' + "," * (n // 4) + '"]').encode("utf-32"),
+}
+
+
+def parsed(body: bytes) -> object:
+    with contextlib.suppress(InvalidRequest):
+        return parse_json(body)
+    return None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_processor_time_grows_with_the_size(shape: str) -> None:
+    def work(size: int) -> Callable[[], object]:
+        body = SHAPES[shape](size)
+        return lambda: parsed(body)
+
+    check_linear(work, 1 << 14, 1 << 22)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_memory_is_a_small_multiple_of_the_body(shape: str) -> None:
+    body = SHAPES[shape](16_000_000)
+    with bounded_growth(3.5 * 16):  # the text, its value, a copy of either
+        parsed(body)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_counting_takes_a_megabyte_or_two(shape: str) -> None:
+    body = SHAPES[shape](16_000_000)
+    with bounded_growth(8):
+        n_marks(body, MANY)
+
+
+def reference(body: bytes) -> tuple[int, int]:
+    """Count marks one byte at a time; return also the length up to a backslash that no JSON can have."""
+    found, is_text, is_escaped = 0, False, False
+    for position, byte in enumerate(body):
+        if is_escaped:
+            is_escaped = False
+        elif byte == ord("\\"):
+            if not is_text:
+                return found, position
+            is_escaped = True
+        elif byte == ord('"'):
+            is_text = not is_text
+        elif not is_text and byte in b",[{":
+            found += 1
+    return found, len(body)
+
+
+@given(st.text('\\"\\",[{a ', max_size=40).map(str.encode), st.integers(1, 12))
+@example(b'\\\\",', 3)
+@example(b'"\\\\\\",",', 2)
+def test_marks_are_counted_outside_texts_only(body: bytes, chunk_bytes: int) -> None:
+    expected, end = reference(body)
+    assert n_marks(body[:end], MANY, chunk_bytes) == expected
+    assert n_marks(body[:end], MANY) == expected
+    assert n_marks(body, MANY, chunk_bytes) >= expected
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.text('\\",[{', max_size=8),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text('\\",[{a', max_size=4), inner),
+    max_leaves=20,
+)
+
+
+def size_of(value: Any) -> int:
+    """Return how many values there are, names left out."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(size_of(item) for item in items)
+
+
+@given(JSON, st.integers(1, 12), st.booleans())
+def test_there_are_about_as_many_marks_as_values(value: Any, chunk_bytes: int, ascii_only: bool) -> None:
+    body = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    found = n_marks(body, MANY, chunk_bytes)
+    assert size_of(value) - 1 <= found <= 2 * size_of(value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"])
+@pytest.mark.parametrize(
+    "text",
+    ['"\\""', '"\\\\"', '"\\\\\\""', '"a"', '"\u2c22\u225c"', '"\u5c22"', '"' + "\\\\" * 40_000 + '"', '"é"'],
+)
+def test_too_many_values_behind_any_text(text: str, encoding: str) -> None:
+    body = f"[{text}, {'0, ' * 2 * MAX_VALUES}0]".encode(encoding)
+    with pytest.raises(InvalidRequest, match=TOO_MANY):
+        parse_json(body)
+    few = f'[{text}, "{"[{," * 2 * MAX_VALUES}"]'
+    assert parse_json(few.encode(encoding)) == json.loads(few)
+
+
+def test_an_encoding_within_an_encoding_is_no_way_in() -> None:
+    inner = f'["\\"", {"0, " * 2 * MAX_VALUES}0]'.encode("utf-16-le").decode("latin-1")
+    with pytest.raises(InvalidRequest):
+        parse_json(inner.encode("utf-16"))
+    with pytest.raises(InvalidRequest):
+        parse_json(inner.encode("utf-32-le"))
+
+
+@pytest.mark.parametrize("position", [(1 << 16) - 3, (1 << 16) - 2, (1 << 16) - 1, 1 << 16])
+@pytest.mark.parametrize("n_backslashes", range(1, 6))
+def test_escapes_across_the_border_of_a_chunk(position: int, n_backslashes: int) -> None:
+    start = '["' + "a" * (position - 2) + "\\" * n_backslashes
+    end = '"' if n_backslashes % 2 == 0 else '""'
+    with pytest.raises(InvalidRequest, match=TOO_MANY):
+        parse_json(f"{start}{end}{', 0' * 2 * MAX_VALUES}]".encode())
+    few = f'{start}{end[1:]}{",[{" * MAX_VALUES}"]'
+    assert len(parse_json(few.encode())) == 1
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n\t"])
+def test_nothing_is_an_empty_object(body: bytes) -> None:
+    assert parse_json(body) == {}
+
+
+@pytest.mark.parametrize("body", [b"[" * 9_000, b'{"a":' * 9_000, b"[" + b"1" * 5_000 + b"]", b"\xff", b'["'])
+def test_what_is_no_json(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="not valid JSON"):
+        parse_json(body)

@@ -1,0 +1,168 @@
+"""Language, prompt, fallback and silence rules, on an engine that says what the test tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whisper_server.core.errors import EngineFailure, InvalidRequest
+from whisper_server.core.types import DecodeOptions, Placed, Window, WindowJob
+from whisper_server.services.decoding.window_decoder import WindowDecoder, compression_ratio, is_silence
+from whisper_server.services.engines.base import Encoded, Hypothesis, IsWanted, Sampling, everything
+from whisper_server.services.engines.fake import FakeEngine
+
+OPTIONS = DecodeOptions()
+LOOP = " la" * 60  # compresses far better than 2.4
+
+
+@dataclass(frozen=True)
+class Rows:
+    rows: tuple[int, ...]
+
+    def select(self, rows: Sequence[int]) -> Rows:
+        return Rows(tuple(self.rows[row] for row in rows))
+
+
+@dataclass
+class ScriptedEngine(FakeEngine):
+    """Row -> temperature -> (text, avg_logprob, no_speech_prob); remembers what it was asked."""
+
+    script: dict[int, dict[float, tuple[str, float, float]]]
+    languages: dict[int, dict[str, float]] = field(default_factory=dict)
+    asked: list[tuple[tuple[int, ...], float, int]] = field(default_factory=list)
+    prompts: dict[int, list[int]] = field(default_factory=dict)
+    lose_a_row: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def encode(self, mels: Any) -> Encoded:
+        return Rows(tuple(range(len(mels))))
+
+    def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
+        assert isinstance(encoded, Rows)
+        return [self.languages[row] for row in encoded.rows]
+
+    def generate(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        is_wanted: IsWanted = everything,
+    ) -> list[Hypothesis]:
+        assert isinstance(encoded, Rows)
+        self.asked.append((encoded.rows, sampling.temperature, sampling.beam_size))
+        results = []
+        for row, prompt in zip(encoded.rows, prompts, strict=True):
+            self.prompts[row] = list(prompt)
+            text, avg_logprob, no_speech_prob = self.script[row][sampling.temperature]
+            results.append(Hypothesis(tuple(self.tokenizer.encode(text)), avg_logprob, no_speech_prob))
+        return results[1:] if self.lose_a_row else results
+
+
+def jobs(*languages: str | None, prompt: str = "") -> list[WindowJob]:
+    window = Window(np.zeros((80, 3000), np.float32), 1.0, (Placed(0.0, 0.0, 1.0),))
+    return [WindowJob(window, language, prompt) for language in languages]
+
+
+def test_a_good_text_needs_one_attempt() -> None:
+    engine = ScriptedEngine({0: {0.0: (" hello", -0.3, 0.0)}})
+    (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
+    assert engine.tokenizer.text(result.tokens) == " hello"
+    assert (result.temperature, result.language, result.language_probability) == (0.0, "en", 1.0)
+    assert engine.asked == [((0,), 0.0, 5)]
+
+
+def test_only_the_rows_that_fail_climb() -> None:
+    engine = ScriptedEngine(
+        {
+            0: {0.0: (" fine", -0.2, 0.0)},
+            1: {0.0: (" unsure", -1.5, 0.0), 0.2: (" surer", -0.9, 0.0)},
+            2: {0.0: (LOOP, -0.1, 0.0), 0.2: (LOOP, -0.1, 0.0), 0.4: (" out of the loop", -0.8, 0.0)},
+        }
+    )
+    results = WindowDecoder(engine).decode(jobs("en", "en", "en"), OPTIONS)
+    assert [engine.tokenizer.text(r.tokens) for r in results] == [" fine", " surer", " out of the loop"]
+    assert [r.temperature for r in results] == [0.0, 0.2, 0.4]
+    assert [(rows, t) for rows, t, _ in engine.asked] == [((0, 1, 2), 0.0), ((1, 2), 0.2), ((2,), 0.4)]
+
+
+def test_where_all_attempts_fail_the_surest_that_does_not_loop_is_kept() -> None:
+    attempts = dict.fromkeys(OPTIONS.temperatures, (" b", -3.0, 0.0))
+    engine = ScriptedEngine({0: {**attempts, 0.0: (LOOP, -0.1, 0.0), 0.4: (" a", -1.2, 0.0)}})
+    (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
+    assert (engine.tokenizer.text(result.tokens), result.temperature) == (" a", 0.4)
+    assert len(engine.asked) == len(OPTIONS.temperatures)
+
+
+def test_silence_stops_the_climb_and_is_marked() -> None:
+    engine = ScriptedEngine({0: {0.0: (" thanks for watching", -1.4, 0.9)}})
+    (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
+    assert result.is_silence
+    assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("no_speech_prob", "avg_logprob", "silent"),
+    [(0.9, -1.4, True), (0.9, -0.5, False), (0.5, -1.4, False), (0.6, -1.4, False)],
+)
+def test_silence_needs_both_signs(no_speech_prob: float, avg_logprob: float, silent: bool) -> None:
+    assert is_silence(no_speech_prob, avg_logprob, OPTIONS) is silent
+
+
+def test_languages_are_detected_only_where_they_are_missing() -> None:
+    text = {0.0: (" x", -0.1, 0.0)}
+    engine = ScriptedEngine({0: text, 1: text, 2: text}, languages={1: {"de": 0.7, "en": 0.3, "xx": 0.9}})
+    results = WindowDecoder(engine).decode(jobs("fr", None, "es"), OPTIONS)
+    assert [(r.language, r.language_probability) for r in results] == [("fr", 1.0), ("de", 0.7), ("es", 1.0)]
+    german = engine.tokenizer.start_sequence("de", "transcribe")
+    assert engine.prompts[1] == german
+
+
+def test_a_language_is_chosen_among_the_candidates() -> None:
+    text = {0.0: (" x", -0.1, 0.0)}
+    scores = {"de": 0.6, "en": 0.3, "fr": 0.1}
+    engine = ScriptedEngine(dict.fromkeys(range(3), text), languages=dict.fromkeys(range(3), scores))
+    window = jobs("en")[0].window
+    choices = [(), ("fr", "en"), ("fr", "xx")]
+    results = WindowDecoder(engine).decode([WindowJob(window, None, "", c) for c in choices], OPTIONS)
+    assert [r.language for r in results] == ["de", "en", "fr"]
+    with pytest.raises(InvalidRequest) as caught:
+        WindowDecoder(engine).decode([WindowJob(window, None, "", ("xx",))], OPTIONS)
+    assert caught.value.param == "languages"
+
+
+def test_the_prompt_goes_before_the_start_sequence() -> None:
+    engine = ScriptedEngine({0: {0.0: (" x", -0.1, 0.0)}})
+    WindowDecoder(engine).decode(jobs("en", prompt="names: Ada"), OPTIONS)
+    assert engine.tokenizer.text(engine.prompts[0]) == " names: Ada"
+
+
+def test_a_fixed_temperature_is_tried_once() -> None:
+    engine = ScriptedEngine({0: {0.7: (" unsure", -2.0, 0.0)}})
+    (result,) = WindowDecoder(engine).decode(jobs("en"), DecodeOptions(temperatures=(0.7,)))
+    assert result.temperature == 0.7
+    assert len(engine.asked) == 1
+
+
+def test_a_missing_result_is_a_failure_and_never_a_shift() -> None:
+    engine = ScriptedEngine({row: {0.0: (" x", -0.1, 0.0)} for row in (0, 1)}, lose_a_row=True)
+    with pytest.raises(EngineFailure, match="1 results for 2 windows"):
+        WindowDecoder(engine).decode(jobs("en", "en"), OPTIONS)
+
+
+def test_a_language_the_model_lacks_is_the_clients_error() -> None:
+    engine = ScriptedEngine({0: {0.0: (" x", -0.1, 0.0)}})
+    engine.tokenizer.is_multilingual = False
+    with pytest.raises(InvalidRequest):
+        WindowDecoder(engine).decode(jobs("de"), OPTIONS)
+
+
+def test_compression_ratio() -> None:
+    assert compression_ratio("") == 0.0
+    assert compression_ratio("hello") < 1.0
+    assert compression_ratio(LOOP) > 2.4

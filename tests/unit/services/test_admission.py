@@ -1,0 +1,301 @@
+"""The arithmetic of the limits: who is let in, what is inside, when a client is told to come back."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from whisper_server.core.errors import Overloaded
+from whisper_server.services.admission import MAX_RETRY_S, Admission, Limits, Slot, Throughput, steps_of
+
+MIB = 1 << 20
+LIMITS = Limits(requests=3, audio_s=100.0, upload_bytes=10 * MIB)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def inside(admission: Admission) -> tuple[int, float, int]:
+    state = admission.state()
+    return state.requests, state.audio_s, state.upload_bytes
+
+
+@pytest.mark.parametrize("n_requests", [1, 2, 3])
+def test_as_many_requests_as_the_limit(n_requests: int) -> None:
+    admission = Admission(Limits(n_requests, 100.0, MIB), Clock())
+    slots = [admission.enter() for _ in range(n_requests)]
+    assert admission.state().is_full
+    with pytest.raises(Overloaded, match=f"no more than {n_requests} requests") as caught:
+        admission.enter()
+    assert isinstance(caught.value.retry_after_s, int)
+    slots[0].leave()
+    assert not admission.state().is_full
+    admission.enter()
+
+
+@pytest.mark.parametrize(
+    ("others_s", "mine_s", "fits"),
+    [
+        ((), 100.0, True),
+        ((), 1000.0, True),  # alone: longer than all that may wait, and never refused for ever
+        ((0.0, 0.0), 1000.0, True),  # beside requests that are still uploading
+        ((40.0,), 60.0, True),
+        ((40.0,), 60.1, False),
+        ((50.0, 49.0), 1.0, True),
+        ((50.0, 49.0), 2.0, False),
+        ((99.0,), 0.0, True),  # a header that claims nothing
+    ],
+)
+def test_audio_beside_that_of_others(others_s: tuple[float, ...], mine_s: float, fits: bool) -> None:
+    admission = Admission(LIMITS, Clock())
+    for other_s in others_s:
+        admission.enter().expect(other_s)
+    mine = admission.enter()
+    if fits:
+        mine.expect(mine_s)
+        assert admission.state().audio_s == sum(others_s) + mine_s
+    else:
+        with pytest.raises(Overloaded, match="seconds that may wait"):
+            mine.expect(mine_s)
+        assert admission.state().audio_s == sum(others_s)
+    mine.leave()
+    assert admission.state().audio_s == sum(others_s)
+
+
+def test_no_request_enters_beside_as_much_audio_as_the_limit() -> None:
+    admission = Admission(LIMITS, Clock())
+    long = admission.enter()
+    long.expect(150.0)
+    assert admission.state().is_full
+    with pytest.raises(Overloaded, match="100 seconds of waiting audio"):
+        admission.enter()
+    long.progress(60.0)
+    assert admission.state().audio_s == 90.0
+    admission.enter()
+
+
+def test_audio_that_goes_on_for_longer_than_its_header_says() -> None:
+    admission = Admission(LIMITS, Clock())
+    slot = admission.enter()
+    slot.expect(10.0)
+    slot.progress(30.0, read_s=150.0)  # two minutes are read ahead
+    assert admission.state().audio_s == 120.0
+    slot.progress(20.0)  # what is done stays done
+    assert admission.state().audio_s == 120.0
+    slot.progress(150.0, read_s=150.0)
+    assert inside(admission) == (1, 0.0, 0)
+    slot.leave()
+    assert inside(admission) == (0, 0.0, 0)
+
+
+def test_bytes_declared_and_counted() -> None:
+    admission = Admission(LIMITS, Clock())
+    declared = admission.enter(6 * MIB)
+    declared.receive(6 * MIB)  # it comes as it was declared: no more room is taken
+    with pytest.raises(Overloaded, match="no more than 10 MiB of uploads"):
+        admission.enter(5 * MIB)
+    counted = admission.enter()
+    counted.receive(4 * MIB)
+    assert admission.state().is_full
+    with pytest.raises(Overloaded, match="no more than 10 MiB"):
+        counted.receive(1)
+    assert inside(admission) == (2, 0.0, 10 * MIB)
+    declared.leave()
+    assert inside(admission) == (1, 0.0, 4 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("audio_s", "steps"), [(0.0, 0), (0.1, 1), (3.0, 1), (30.0, 1), (30.1, 2), (3600.0, 120)]
+)
+def test_a_short_clip_is_a_whole_step(audio_s: float, steps: int) -> None:
+    assert steps_of(audio_s) == steps
+
+
+@pytest.mark.parametrize(
+    ("steps_per_s", "steps", "wait_s"),
+    [(2.0, 10, 5), (2.0, 0, 1), (0.5, 10, 20), (100.0, 1, 1), (0.1, 100, MAX_RETRY_S)],
+)
+def test_the_wait_follows_the_measured_speed(steps_per_s: float, steps: int, wait_s: int) -> None:
+    throughput = Throughput()
+    for _ in range(1000):
+        throughput.spend(1 / steps_per_s)
+        throughput.gain(1)
+    assert throughput.retry_after_s(steps) == pytest.approx(wait_s, abs=1)
+    assert 1 <= throughput.retry_after_s(steps) <= MAX_RETRY_S
+
+
+def test_the_wait_before_anything_was_measured() -> None:
+    assert Throughput().retry_after_s(3) == 3
+
+
+def test_where_nothing_gets_done_the_wait_is_the_longest() -> None:
+    throughput = Throughput()
+    throughput.spend(1e9)
+    assert throughput.retry_after_s(1) == MAX_RETRY_S
+
+
+def test_a_speed_of_long_ago_is_forgotten() -> None:
+    throughput = Throughput()
+    throughput.gain(10_000)
+    for _ in range(1000):
+        throughput.spend(1.0)
+        throughput.gain(1)
+    assert throughput.retry_after_s(30) in (29, 30, 31)
+
+
+def test_time_without_work_is_not_counted() -> None:
+    """A server that did a clip a second, and nothing all night, still does a clip a second."""
+    clock = Clock()
+    admission = Admission(Limits(1, 100.0, MIB), clock)
+    for now_s in (0.0, 1.0, 50_000.0):
+        clock.now_s = now_s
+        slot = admission.enter()
+        slot.expect(3.0)
+        clock.now_s = now_s + 1.0
+        slot.progress(3.0)
+        if now_s < 50_000.0:
+            slot.leave()
+    clock.now_s = 90_000.0
+    slot.leave()  # it stayed, with nothing to do
+    admission.enter()
+    with pytest.raises(Overloaded) as caught:
+        admission.enter()
+    assert caught.value.retry_after_s == 1
+
+
+def test_those_who_come_later_are_told_a_later_time() -> None:
+    """One slot becomes free at a time: a crowd that is told the same second would come back in vain."""
+    admission = Admission(Limits(2, 10_000.0, MIB), Clock())
+    slots = [admission.enter(), admission.enter()]
+    for slot in slots:
+        slot.expect(300.0)  # ten steps, at a step a second
+
+    def told() -> int | None:
+        with pytest.raises(Overloaded) as caught:
+            admission.enter()
+        return caught.value.retry_after_s
+
+    assert [told() for _ in range(7)] == [10, 20, 30, 40, 50, 60, 60]
+    slots.pop().leave()
+    slots.append(admission.enter())
+    assert told() == 39  # behind six others, at 5.5 steps a slot
+    for slot in slots:
+        slot.leave()
+    admission.enter()
+    admission.enter()
+    assert told() == 1  # who has not come back by now is forgotten
+
+
+def test_a_slot_is_given_back_whatever_happens() -> None:
+    admission = Admission(LIMITS, Clock())
+    for error in (ValueError, KeyboardInterrupt, GeneratorExit):
+        with contextlib.suppress(error), admission.enter(5) as slot:
+            slot.receive(7)
+            slot.expect(30.0)
+            slot.progress(10.0, 40.0)
+            state = admission.state()
+            assert (state.requests, state.audio_s, state.upload_bytes) == (1, 30.0, 7)
+            raise error
+        state = admission.state()
+        assert (state.requests, state.audio_s, state.upload_bytes) == (0, 0.0, 0)
+
+
+def test_no_room_for_bytes_is_none_for_an_upload_that_does_not_say_its_size() -> None:
+    admission = Admission(LIMITS, Clock())
+    admission.enter(LIMITS.upload_bytes)
+    assert admission.state().is_full
+    with pytest.raises(Overloaded, match="MiB of uploads"):
+        admission.enter()
+
+
+class Crowd(RuleBasedStateMachine):
+    """Any order of arrivals, uploads, headers, windows and departures, beside a model of the sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.admission = Admission(LIMITS, self.clock)
+        self.slots: list[Slot] = []
+        self.grown = False  # a request was let in alone, or its audio went on beyond its header
+
+    @rule(n_bytes=st.integers(0, 10 * MIB), wait_s=st.floats(0, 100))
+    def arrive(self, n_bytes: int, wait_s: float) -> None:
+        self.clock.now_s += wait_s
+        before = self.admission.state()
+        try:
+            self.slots.append(self.admission.enter(n_bytes))
+        except Overloaded:
+            assert before == self.admission.state()
+            assert before.is_full or before.upload_bytes + n_bytes > LIMITS.upload_bytes
+        else:
+            assert not before.is_full
+
+    @precondition(lambda self: self.slots)
+    @rule(data=st.data(), n_bytes=st.integers(0, 10 * MIB))
+    def upload(self, data: st.DataObject, n_bytes: int) -> None:
+        slot = data.draw(st.sampled_from(self.slots))
+        try:
+            slot.receive(n_bytes)
+        except Overloaded:
+            self.depart_with(slot)
+
+    @precondition(lambda self: self.slots)
+    @rule(data=st.data(), audio_s=st.floats(0, 300))
+    def read_header(self, data: st.DataObject, audio_s: float) -> None:
+        slot = data.draw(st.sampled_from(self.slots))
+        if slot.expected_s > 0:
+            return
+        others_s = self.admission.state().audio_s
+        try:
+            slot.expect(audio_s)
+        except Overloaded:
+            assert others_s > 0
+            assert others_s + audio_s > LIMITS.audio_s
+            self.depart_with(slot)
+        else:
+            self.grown |= others_s == 0 and audio_s > LIMITS.audio_s
+
+    @precondition(lambda self: self.slots)
+    @rule(data=st.data(), done_s=st.floats(0, 400), ahead_s=st.floats(0, 120), took_s=st.floats(0, 10))
+    def decode(self, data: st.DataObject, done_s: float, ahead_s: float, took_s: float) -> None:
+        slot = data.draw(st.sampled_from(self.slots))
+        self.grown |= max(done_s, done_s + ahead_s) > slot.expected_s
+        self.clock.now_s += took_s
+        slot.progress(done_s, done_s + ahead_s)
+
+    @precondition(lambda self: self.slots)
+    @rule(data=st.data())
+    def depart(self, data: st.DataObject) -> None:
+        self.depart_with(data.draw(st.sampled_from(self.slots)))
+
+    def depart_with(self, slot: Slot) -> None:
+        slot.leave()
+        self.slots.remove(slot)
+
+    @invariant()
+    def within_the_limits(self) -> None:
+        state = self.admission.state()
+        assert state.requests == len(self.slots) <= LIMITS.requests
+        assert 0 <= state.upload_bytes <= LIMITS.upload_bytes
+        assert math.isfinite(state.audio_s)
+        assert state.audio_s >= 0
+        assert self.grown or state.audio_s <= LIMITS.audio_s * (1 + 1e-9)
+        assert all(slot.left_steps >= 0 for slot in self.slots)
+        assert 1 <= self.admission.retry_after_s() <= MAX_RETRY_S
+
+    def teardown(self) -> None:
+        for slot in [*self.slots]:
+            self.depart_with(slot)
+        assert inside(self.admission) == (0, 0.0, 0)
+
+
+TestCrowd = Crowd.TestCase

@@ -1,0 +1,1 @@
+"""One file per resource; endpoints do not know one another."""

@@ -1,0 +1,213 @@
+"""The endpoints that take audio: transcriptions, translations, and what a file is."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
+from whisper_server.api.disconnect import until_disconnect
+from whisper_server.api.endpoints.transcribe import Transcribing, named_as
+from whisper_server.api.replies import sse
+from whisper_server.api.replies.audio import (
+    AudioInfoReply,
+    DeltaEvent,
+    DiarizedReply,
+    DoneEvent,
+    FormReply,
+    JsonReply,
+    LanguageCode,
+    TokenLogprob,
+    TranslationReply,
+)
+from whisper_server.api.requests.bodies import FormBody, JsonBody, TranslationForm, TranslationJson
+from whisper_server.api.requests.read import (
+    TranscriptionRequest,
+    Upload,
+    read_transcription,
+    read_translation,
+    read_upload,
+)
+from whisper_server.core.types import AudioInfo, AudioLevels, Segment, Transcript
+from whisper_server.services.audio_processor import AudioStream
+from whisper_server.services.container import Services
+from whisper_server.services.rendering.formats import logprob_objects, render
+from whisper_server.services.speech import vad
+
+router = APIRouter(responses=OVERLOADED)
+
+
+def _bodies(form: type[BaseModel], json: type[BaseModel]) -> dict[str, Any]:
+    """Describe a request body that comes in two encodings."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form.model_json_schema()},
+                "application/json": {"schema": json.model_json_schema()},
+            },
+        }
+    }
+
+
+_BODIES = _bodies(FormBody, JsonBody)
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+_TRANSLATIONS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The translation.", "model": TranslationReply, "content": _TEXT}
+}
+_STREAM_EXAMPLE = (
+    'data: {"type":"transcript.text.delta","delta":"Good morning."}\n\n'
+    'data: {"type":"transcript.text.delta","delta":" How are you?"}\n\n'
+    'data: {"type":"transcript.text.done","text":"Good morning. How are you?"}\n\n'
+)
+_TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The transcript. A JSON request for format json, the default, gets its own shape. "
+        "With `stream`: one event per phrase, then one with the whole text.",
+        "model": FormReply | JsonReply | DiarizedReply,
+        "content": {
+            **_TEXT,
+            sse.MEDIA_TYPE: {
+                "schema": {
+                    "type": "string",
+                    "description": "Lines `data: <JSON>`, each a DeltaEvent, the DoneEvent, or an error.",
+                },
+                "example": _STREAM_EXAMPLE,
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/audio/transcriptions", response_class=Response, responses=_TRANSCRIPTS, openapi_extra=_BODIES
+)
+async def create_transcription(admitted: AdmittedDep) -> Response:
+    """Turn speech into text. As a form: OpenAI's contract. As JSON: see `JsonBody` and `JsonReply`."""
+    started = time.monotonic()
+    wanted = await read_transcription(admitted)
+    admitted.log["format"] = "stream" if wanted.stream else wanted.response_format
+    work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
+    if wanted.stream:
+        return sse.EventStream(_events(work, wanted))
+    transcript, info = await work.transcribe()
+    if wanted.upload.is_json and wanted.response_format == "json":
+        reply = JsonReply(
+            text=transcript.text,
+            processing_time=round(time.monotonic() - started, 3),
+            model=wanted.model,
+            format=info.format,
+            languages=_languages(wanted, transcript.segments),
+            logprobs=_logprobs(wanted, transcript.segments),
+        )
+        return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
+    return await _rendered(admitted, wanted, transcript)
+
+
+async def _rendered(admitted: Admitted, wanted: TranscriptionRequest, transcript: Transcript) -> Response:
+    body, media_type = await admitted.services.pool.run(
+        render, transcript, wanted.response_format, wanted.subtitles
+    )
+    return Response(body, media_type=media_type)
+
+
+def _languages(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[LanguageCode] | None:
+    """Return the language that was heard, where those to choose from were named."""
+    if not (wanted.params.languages and segments):
+        return None
+    return [LanguageCode(code=segments[0].language)]
+
+
+def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[TokenLogprob] | None:
+    """Return how sure the model is of each token, where that was asked for."""
+    if not wanted.params.logprobs:
+        return None
+    return [TokenLogprob(**each) for each in logprob_objects(segments)]
+
+
+@router.post(
+    "/v1/audio/translations",
+    response_class=Response,
+    responses=_TRANSLATIONS,
+    openapi_extra=_bodies(TranslationForm, TranslationJson),
+)
+async def create_translation(admitted: AdmittedDep) -> Response:
+    """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""
+    wanted = await read_translation(admitted)
+    admitted.log["format"] = wanted.response_format
+    work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
+    transcript, _ = await work.transcribe()
+    return await _rendered(admitted, wanted, transcript)
+
+
+async def _events(work: Transcribing, wanted: TranscriptionRequest) -> AsyncGenerator[bytes, None]:
+    """Tell what each phrase adds to the text, and then all of it."""
+    parts: list[str] = []
+    said: list[Segment] = []
+    async with contextlib.aclosing(work.phrases()) as found:
+        async for delta, segment in found:
+            parts.append(delta)
+            said.append(segment)
+            scores = _logprobs(wanted, [segment])
+            event = DeltaEvent(type="transcript.text.delta", delta=delta, logprobs=scores)
+            yield sse.event(event.model_dump(exclude_none=True))
+    done = DoneEvent(
+        type="transcript.text.done",
+        text="".join(parts),
+        languages=_languages(wanted, said),
+        logprobs=_logprobs(wanted, said),
+    )
+    yield sse.event(done.model_dump(exclude_none=True))
+
+
+@router.post("/debug/audio-info", openapi_extra=_BODIES)
+async def audio_info(admitted: AdmittedDep) -> AudioInfoReply:
+    """Tell what the audio is without transcribing it; takes the same bodies as a transcription."""
+    upload = await read_upload(admitted)
+    return await until_disconnect(admitted.request.receive, _inspect(admitted.services, upload))
+
+
+async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
+    with named_as(upload.param):
+        stream = await services.pool.run(services.audio.open, upload.data, unclaimed=AudioStream.close)
+        durations = services.pool.iterate(_speech_seconds(stream))
+        try:
+            async with contextlib.aclosing(durations):  # type: ignore[type-var]
+                speech_s = sum([duration_s async for duration_s in durations])
+        finally:
+            stream.close()  # ends a step that still runs after a disconnect
+    return _audio_info_reply(len(upload.data), stream.info, stream.levels(), speech_s)
+
+
+def _speech_seconds(stream: AudioStream) -> Generator[float, None, None]:
+    """Yield how long each stretch of speech is, and 0 now and then; runs on the pool."""
+    for span in vad.steps(stream.blocks(), vad.TIGHT):
+        yield span.end_s - span.start_s if span is not None else 0.0
+
+
+def _audio_info_reply(
+    size_bytes: int, info: AudioInfo, levels: AudioLevels, speech_s: float
+) -> AudioInfoReply:
+    return AudioInfoReply(
+        size_bytes=size_bytes,
+        format=info.format,
+        container=info.container,
+        codec=info.codec,
+        duration_s=round(levels.duration_s, 3),
+        sample_rate_hz=info.sample_rate_hz,
+        channels=info.channels,
+        peak_dbfs=_finite(levels.peak_dbfs),
+        rms_dbfs=_finite(levels.rms_dbfs),
+        speech_s=round(speech_s, 3),
+    )
+
+
+def _finite(level_dbfs: float) -> float | None:
+    """Return the level as JSON can say it: silence is minus infinity."""
+    return round(level_dbfs, 2) if math.isfinite(level_dbfs) else None

@@ -1,0 +1,86 @@
+"""The pipeline as endpoints use it: for a whole transcript, or phrase by phrase."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from whisper_server.api.deps import Admitted
+from whisper_server.api.disconnect import until_disconnect
+from whisper_server.api.requests.read import Upload
+from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
+from whisper_server.services.rendering.deltas import Deltas
+from whisper_server.services.transcription import SegmentSource
+
+_AUDIO_PARAMS = frozenset({"file", "audio"})  # what the checks call the audio, which know of no request
+
+
+@contextlib.contextmanager
+def named_as(param: str) -> Iterator[None]:
+    """Let errors of the audio name the field that the client sent it in."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param in _AUDIO_PARAMS:
+            error.param = param
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribing:
+    """An upload of one admitted request, on its way to text; use it once."""
+
+    admitted: Admitted
+    upload: Upload
+    model: str  # as the client names it
+    params: TranscribeParams
+
+    async def transcribe(self) -> tuple[Transcript, AudioInfo]:
+        """Run the pipeline to its end; raises `ClientDisconnected` where the client leaves before."""
+        return await until_disconnect(self.admitted.request.receive, self._collect())
+
+    async def phrases(self) -> AsyncGenerator[tuple[str, Segment], None]:
+        """Yield segments as soon as their window is decoded, each with what it adds to the text.
+
+        Joined, that is exactly the text of the whole transcript. Run it under `contextlib.aclosing`: it holds
+        the model's lease and the open file.
+        """
+        deltas = Deltas()
+        async with (
+            self._opened() as transcription,
+            contextlib.aclosing(transcription.segments()) as segments,
+        ):
+            async for segment in segments:
+                yield deltas.add(segment.text), segment
+
+    async def _collect(self) -> tuple[Transcript, AudioInfo]:
+        async with self._opened() as transcription:
+            return await transcription.collect(), transcription.info
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[SegmentSource]:
+        """Open the upload for the pipeline; note for the log and the metrics what was done with it."""
+        services, slot, log = self.admitted.services, self.admitted.slot, self.admitted.log
+        started = time.monotonic()
+        services.shutdown.check_open()  # before the audio is read
+        with named_as(self.upload.param):
+            transcription = await services.transcriber.open(self.upload.data, self.params, self._admit)
+            log["model"] = self.model
+            transcription.on_window = lambda done_s: slot.progress(done_s, transcription.duration_s)
+            try:
+                yield transcription
+                slot.progress(transcription.duration_s)  # what is silent at the end comes in no window
+                services.metrics.audio_transcribed(transcription.duration_s, time.monotonic() - started)
+            finally:
+                transcription.on_window = None
+                services.metrics.audio_read(transcription.duration_s)
+                log["audio_s"] = round(transcription.duration_s, 3)
+                log["windows"] = transcription.windows_done
+
+    def _admit(self, info: AudioInfo) -> None:
+        """Expect as much audio as the header claims, as far as that can be true; raises `Overloaded`."""
+        claimed_s = max(0.0, info.header_duration_s or 0.0)
+        self.admitted.slot.expect(min(claimed_s, float(self.admitted.services.settings.max_audio_seconds)))

@@ -1,0 +1,81 @@
+"""The limit on the size of a body, and refusals that a client hears while it is still sending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields
+from whisper_server.api.errors import send_error
+from whisper_server.api.middleware.request_log import record_of
+from whisper_server.api.min_rate import LINGER_S
+from whisper_server.core.errors import InvalidRequest, Overloaded, PayloadTooLarge, UploadStalled
+
+
+class BodyLimitMiddleware:
+    """Checks the bytes of a body as they come in, before anything parses or keeps them.
+
+    Says no to clients that are still sending in a way that lets them hear it, also for want of a slot, to
+    those that send too slowly, and where what has come in so far is wrong already. Needs the record that
+    `RequestLogMiddleware` keeps.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, limit_of: Callable[[str], int], too_large: Callable[[int], PayloadTooLarge]
+    ) -> None:
+        """Take the limit in bytes by content type, and the error for a number of bytes."""
+        self._app = app
+        self._limit_of = limit_of
+        self._too_large = too_large
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse by the declared length, else by the bytes; after a refusal read on for a moment."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = record_of(scope)
+        limit_bytes = self._limit_of(header(scope, b"content-type") or "")
+
+        def check(n_bytes: int) -> None:
+            if n_bytes > limit_bytes:
+                raise self._too_large(n_bytes)
+
+        async def receive_checked() -> Message:
+            message = await receive()
+            check(record.body_bytes)
+            return message
+
+        try:
+            declared = header(scope, b"content-length")
+            if declared is not None and declared.isdecimal():
+                check(int(declared))
+            await self._app(scope, receive_checked, send)
+        except (InvalidRequest, PayloadTooLarge, Overloaded, UploadStalled) as error:
+            has_body = record.body_bytes > 0
+            if (
+                record.is_body_complete
+                or record.status
+                or (isinstance(error, InvalidRequest) and not has_body)
+            ):
+                raise
+            log_fields(scope)["outcome"] = type(error).__name__
+            await send_error(send, error, more_body=True)
+            # A socket that is closed with bytes unread is reset, and the client may never see why. A
+            # client that asked first was not told to go on: from it nothing more comes.
+            if has_body or header(scope, b"expect") is None:
+                await _drain(receive)
+            await send({"type": "http.response.body", "body": b""})
+
+
+async def _drain(receive: Receive) -> None:
+    """Read and forget what still comes, for a moment."""
+
+    async def read_all() -> None:
+        message = await receive()
+        while message["type"] == "http.request" and message.get("more_body", False):
+            message = await receive()
+
+    try:
+        await asyncio.wait_for(read_all(), LINGER_S)
+    except TimeoutError:
+        return

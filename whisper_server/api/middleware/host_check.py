@@ -1,0 +1,112 @@
+"""Host and Origin are checked, because web pages must not use a local server without its operator's word.
+
+Theory of operation. A page on `evil.example` cannot read our replies, but it can send simple requests:
+those carry its Origin, and are refused. It can also point its own name at 127.0.0.1 (DNS rebinding)
+and is then same-origin to us: those requests carry its name in Host, and are refused. A Host that is an
+IP address cannot be rebound, because it is no name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header, header_values
+from whisper_server.api.errors import MAX_SHOWN_CHARS
+from whisper_server.core.errors import Forbidden
+
+_NETLOC = re.compile(r"(\[[^\[\]]+\]|[^\[\]:@]+)(:\d*)?")
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class HostCheckMiddleware:
+    """Refuses requests whose Host or Origin is not configured; HTTP and WebSocket."""
+
+    def __init__(
+        self, app: ASGIApp, *, own_host: str, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]
+    ) -> None:
+        self._app = app
+        self._hosts = ("localhost", "*.localhost", _name_of(own_host) or own_host, *allowed_hosts)
+        self._origins = frozenset(allowed_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, then pass on; a WebSocket is refused by closing it before it opens."""
+        if scope["type"] in {"http", "websocket"}:
+            try:
+                self._check(scope)
+            except Forbidden:
+                if scope["type"] == "http":
+                    raise
+                await send({"type": "websocket.close", "code": 1008})
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        hosts = header_values(scope, b"host")
+        # Without the header (HTTP/1.0, load balancers) there is no name that could have been rebound.
+        if hosts and not (len(hosts) == 1 and self._is_host_allowed(hosts[0])):
+            raise Forbidden(
+                f"The host {', '.join(hosts)[:MAX_SHOWN_CHARS]!r} is not one of this server's names. "
+                "To reach it by that name, add the name to ALLOWED_HOSTS."
+            )
+        if scope.get("method") in _SAFE_METHODS:
+            return
+        origin = header(scope, b"origin")
+        if origin is not None and not self._is_origin_allowed(origin, hosts[0] if hosts else ""):
+            raise Forbidden(
+                f"Web pages of {origin[:MAX_SHOWN_CHARS]!r} may not use this server. "
+                "To let them, add that origin to ALLOWED_ORIGINS."
+            )
+
+    def _is_host_allowed(self, host: str) -> bool:
+        name = _name_of(host)
+        return name is not None and (_is_ip(name) or any(_matches(name, host) for host in self._hosts))
+
+    def _is_origin_allowed(self, origin: str, host: str) -> bool:
+        origin = origin.lower()
+        if "*" in self._origins or origin in self._origins:
+            return True
+        scheme = origin.partition("://")[0]
+        # A proxy that ends TLS makes our own scheme differ from the page's: compare name and port.
+        own = _authority(f"{scheme}://{host}".lower())
+        return own is not None and own == _authority(origin)
+
+
+def _name_of(host: str) -> str | None:
+    """Return the name in a Host header, lower case, without port and brackets; None if it is malformed."""
+    authority = _authority(f"http://{host}")
+    return authority and authority[0]
+
+
+def _authority(url: str) -> tuple[str, int] | None:
+    """Return name and port of `scheme://name:port`, None for anything else."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    # urlsplit takes [::1]x and x[::1] for [::1], ends the name at / ? and #, and leaves tabs out.
+    is_all = parts.netloc == url.partition("://")[2]
+    if not (parts.hostname and is_all and _NETLOC.fullmatch(parts.netloc)):
+        return None
+    if port is None:
+        port = _DEFAULT_PORTS.get(parts.scheme, 0)
+    return parts.hostname.removesuffix("."), port
+
+
+def _is_ip(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _matches(name: str, pattern: str) -> bool:
+    pattern = pattern.lower()
+    if pattern.startswith("*."):
+        return name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
+    return pattern in {"*", name}

@@ -1,0 +1,1 @@
+"""Values to the bytes of a reply: schemas and Server-Sent Events."""

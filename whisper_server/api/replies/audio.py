@@ -1,0 +1,147 @@
+"""The shapes of replies about audio on the wire; they make the OpenAPI document right."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, Field
+
+
+class TokenLogprob(BaseModel):
+    """How sure the model is of one token."""
+
+    token: str = Field(description="Its text; replacement characters where it is a part of a character.")
+    logprob: float
+    bytes: list[int] = Field(description="Its bytes in UTF-8.")
+
+
+class LanguageCode(BaseModel):
+    """A language that was heard."""
+
+    code: str
+
+
+class Usage(BaseModel):
+    """The length of the audio in whole seconds."""
+
+    type: Literal["duration"]
+    seconds: int
+
+
+class JsonReply(BaseModel):
+    """The reply to a JSON request for response_format json."""
+
+    text: str
+    processing_time: float = Field(description="Seconds that the request took.")
+    model: str = Field(description="The name that was asked for.")
+    format: str = Field(description="What the bytes were: m4a, mp3, wav, ...")
+    languages: list[LanguageCode] | None = Field(None, description="Only where `languages` was sent.")
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include=logprobs.")
+
+
+class PlainReply(BaseModel):
+    """The reply to a form for response_format json."""
+
+    text: str
+    usage: Usage
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
+    languages: list[LanguageCode] = Field(
+        [], description="Only where `languages` was sent and there is speech: the one that was detected."
+    )
+
+
+class SegmentObject(BaseModel):
+    """A phrase, with what the decoder thought of it; clients check that all ten fields are there."""
+
+    id: int
+    seek: int = Field(description="Where its window starts, in hundredths of a second.")
+    start: float = Field(description="Seconds from the start of the file.")
+    end: float
+    text: str = Field(description="With the space that leads it.")
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
+class WordObject(BaseModel):
+    """A word and when it is spoken."""
+
+    word: str
+    start: float = Field(description="Seconds from the start of the file.")
+    end: float
+
+
+class VerboseReply(BaseModel):
+    """The reply for response_format verbose_json, to forms and to JSON."""
+
+    task: Literal["transcribe", "translate"]
+    language: str = Field(description="The English name: english, french, ...")
+    duration: float = Field(description="Seconds.")
+    text: str
+    segments: list[SegmentObject] | None = Field(None, description="Absent if only words were asked for.")
+    words: list[WordObject] | None = Field(None, description="With timestamp_granularities word.")
+    usage: Usage | None = None
+
+
+FormReply: TypeAlias = VerboseReply | PlainReply
+
+
+class DiarizedSegment(BaseModel):
+    """A phrase and who says it."""
+
+    type: Literal["transcript.text.segment"]
+    id: str
+    start: float
+    end: float
+    text: str
+    speaker: str = Field(description="A name of `known_speaker_names`, or A, B, ... by channel.")
+
+
+class DiarizedReply(BaseModel):
+    """The reply for response_format diarized_json."""
+
+    task: Literal["transcribe"]
+    duration: float
+    text: str = Field(description='One line per turn: "A: ..."')
+    segments: list[DiarizedSegment]
+    usage: Usage
+
+
+class TranslationReply(BaseModel):
+    """The reply of a translation for response_format json."""
+
+    text: str
+
+
+class DeltaEvent(BaseModel):
+    """One event of a stream: what the next phrase adds to the text."""
+
+    type: Literal["transcript.text.delta"]
+    delta: str
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
+
+
+class DoneEvent(BaseModel):
+    """The last event of a stream: the whole text, which is all deltas joined."""
+
+    type: Literal["transcript.text.done"]
+    text: str
+    languages: list[LanguageCode] | None = Field(None, description="Only where `languages` was sent.")
+    logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
+
+
+class AudioInfoReply(BaseModel):
+    """What the audio is."""
+
+    size_bytes: int
+    format: str
+    container: str
+    codec: str
+    duration_s: float
+    sample_rate_hz: int
+    channels: int
+    peak_dbfs: float | None = Field(description="null for digital silence.")
+    rms_dbfs: float | None = Field(description="null for digital silence.")
+    speech_s: float = Field(description="Seconds of speech.")

@@ -1,0 +1,213 @@
+"""Request body -> bytes and checked parameters.
+
+Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an upload is written to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from whisper_server.api.deps import Admitted
+from whisper_server.api.disconnect import ClientDisconnected
+from whisper_server.api.errors import invalid_value
+from whisper_server.api.requests.bodies import SubtitleFields, TranscriptionFields, TranslationFields
+from whisper_server.api.requests.form import from_form, read_form
+from whisper_server.api.requests.json_text import parse_json
+from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.languages import parse_language
+from whisper_server.core.types import TranscribeParams, VadOptions
+from whisper_server.core.validators import (
+    check_granularities,
+    check_include,
+    check_keywords,
+    check_languages,
+    check_speakers,
+    check_streamed,
+    check_temperature,
+    decode_base64,
+    find_audio,
+    no_references,
+)
+from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS, check_format
+from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
+
+F = TypeVar("F", bound=BaseModel)
+
+FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
+
+MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a client sent, of either encoding."""
+
+    data: bytes
+    fields: Mapping[str, Any]  # as they came; unchecked
+    param: str  # what the client calls the audio: "file", "audio" or "messages"
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it came as JSON."""
+        return self.param == "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionRequest:
+    """A checked request for a transcription."""
+
+    upload: Upload
+    model: str  # as the client names it
+    params: TranscribeParams
+    response_format: str
+    subtitles: SubtitleOptions
+    stream: bool
+
+
+def validated(kind: type[F], fields: Mapping[str, Any]) -> F:
+    """Return the fields as their model; raises `InvalidRequest` that names the first wrong one."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise invalid_value(error.errors(include_url=False)) from error
+
+
+def body_limit(content_type: str, max_audio_bytes: int) -> int:
+    """Return how many bytes the body may have; base64 writes three bytes as four."""
+    is_form = content_type.lower().startswith("multipart/form-data")
+    audio = max_audio_bytes if is_form else max_audio_bytes * 4 // 3
+    return audio + FORM_OVERHEAD_BYTES
+
+
+async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
+    """Read the body and check every parameter, the model's name last; the audio itself is not looked at.
+
+    Raises:
+        InvalidRequest: a parameter is wrong, or there is no audio.
+        PayloadTooLarge: the audio is larger than the limit.
+        ModelNotFound: the name of the model is not configured.
+    """
+    upload = await read_upload(admitted)
+    fields = validated(TranscriptionFields, upload.fields)
+    response_format = check_format(fields.response_format)
+    if fields.stream:
+        check_streamed(response_format)
+    granularities = check_granularities(fields.timestamp_granularities, response_format)
+    speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
+    language = parse_language(fields.language)
+    languages = check_languages(fields.languages, language)
+    keywords = check_keywords((*fields.keywords, *fields.hotwords))
+    temperature = check_temperature(fields.temperature)
+    include = check_include(fields.include, response_format)
+    subtitles = _subtitles(fields, response_format)
+    catalog = admitted.services.catalog
+    model = fields.model or catalog.default
+    params = TranscribeParams(
+        model=catalog.resolve(model),
+        language=language,
+        languages=languages,
+        prompt=fields.prompt[-MAX_PROMPT_CHARS:],
+        keywords=keywords,
+        temperature=temperature,
+        word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
+        shows_segments=granularities != ("word",),
+        logprobs="logprobs" in include,
+        speakers=speakers if response_format == "diarized_json" else None,
+        vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
+        priority=fields.priority,
+    )
+    return TranscriptionRequest(upload, model, params, response_format, subtitles, fields.stream)
+
+
+def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
+    """Return the limits of cues, checked where the format has any."""
+    if response_format not in SUBTITLE_FORMATS:
+        return SubtitleOptions()
+    return check_options(fields.max_line_chars, fields.max_lines, fields.max_cue_seconds)
+
+
+async def read_translation(admitted: Admitted) -> TranscriptionRequest:
+    """Read the body of a translation; raises as `read_transcription`."""
+    upload = await read_upload(admitted)
+    fields = validated(TranslationFields, upload.fields)
+    response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
+    temperature = check_temperature(fields.temperature)
+    subtitles = _subtitles(fields, response_format)
+    catalog = admitted.services.catalog
+    model = fields.model or catalog.default
+    params = TranscribeParams(
+        model=catalog.resolve(model),
+        task="translate",
+        prompt=fields.prompt[-MAX_PROMPT_CHARS:],
+        temperature=temperature,
+        word_timestamps=response_format in SUBTITLE_FORMATS,
+        priority=fields.priority,
+    )
+    return TranscriptionRequest(upload, model, params, response_format, subtitles, stream=False)
+
+
+async def read_upload(admitted: Admitted) -> Upload:
+    """Read the body into memory, whatever its encoding.
+
+    Raises:
+        InvalidRequest: it is neither a form nor JSON, or has no audio.
+        PayloadTooLarge: base64 of more bytes than the limit.
+        Overloaded: there is no room for so many bytes now.
+        UploadStalled: the client sends too slowly.
+        ClientDisconnected: the client left before the end of the body.
+    """
+    services = admitted.services
+    content_type = admitted.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if content_type == "multipart/form-data":
+            return await _read_form(admitted)
+        if content_type == "application/json":
+            limit_bytes = services.settings.max_audio_bytes
+            return await services.pool.run(_upload_of, await read_body(admitted), limit_bytes)
+    except ClientDisconnect as error:
+        raise ClientDisconnected from error
+    raise InvalidRequest(
+        "Send the audio as multipart/form-data with the field 'file', or as application/json with the field "
+        "'audio'. The content type was " + (repr(content_type[:80]) if content_type else "missing") + ".",
+        param="file",
+    )
+
+
+async def read_body(admitted: Admitted) -> bytes:
+    """Return the whole body; raises `Overloaded` where there is no room for it."""
+    return b"".join([chunk async for chunk in _received(admitted)])
+
+
+async def _received(admitted: Admitted) -> AsyncIterator[bytes]:
+    """Yield the body as it comes in, counted: not every client declares its length."""
+    async for chunk in admitted.request.stream():
+        admitted.slot.receive(len(chunk))
+        yield chunk
+
+
+async def _read_form(admitted: Admitted) -> Upload:
+    try:
+        form = await read_form(admitted.request.headers["content-type"], _received(admitted))
+    except InvalidRequest as error:
+        if error.param == "known_speaker_references":
+            # They are longer than a field may be, but that is not what is wrong with them.
+            raise no_references() from error
+        raise
+    if form.file is None:
+        raise InvalidRequest(
+            "The form has no file. Send the audio in the field 'file', for example with "
+            "curl -F file=@speech.wav.",
+            param="file",
+        )
+    return Upload(bytes(form.file), from_form(form.fields), "file")
+
+
+def _upload_of(body: bytes, max_bytes: int) -> Upload:
+    """Parse and decode; runs on the pool."""
+    parsed = parse_json(body)
+    return Upload(decode_base64(find_audio(parsed), max_bytes), parsed, "audio")

@@ -1,0 +1,1 @@
+"""The process that listens: sockets, connection timeouts, start, shutdown."""

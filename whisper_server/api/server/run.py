@@ -1,0 +1,228 @@
+"""argv -> Settings -> uvicorn: starts the server process and ends it.
+
+Cold start is a feature: what stands before the first /health is kept to the settings and uvicorn. The
+web framework and everything behind it is imported by the startup app, on a thread, once the port is bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from whisper_server.api.server.flags import parse_flags
+from whisper_server.api.server.parent_exit import open_watches, watching
+from whisper_server.api.server.sockets import BACKLOG, is_loopback, listen, url_of
+from whisper_server.api.server.startup import StartupApp
+from whisper_server.core.config import Settings, load_settings, log_notices
+from whisper_server.core.errors import ConfigError, ModelNotFound
+from whisper_server.core.logging import configure_logging, flush_log
+from whisper_server.core.shutdown import Shutdown
+from whisper_server.core.system.process import allow_open_files, ensure_streams, leave
+from whisper_server.services.model_files.catalog import Catalog
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from fastapi import FastAPI
+
+    from whisper_server.core.system.process_watch import Watch
+
+log = logging.getLogger(__name__)
+
+BAD_SETTING = 2
+CANNOT_START = 1
+OTHER_FILES = 256  # models, audio libraries, pipes; beside connections
+# A key press reaches the one-file program twice: from the terminal and from its unpacking parent.
+ECHO_S = 0.5 if hasattr(sys, "frozen") else 0.0
+
+_LAST_WORDS_S = 1.0  # for a request that is cut short to say so, and for its client to hear it
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if sys.platform == "win32":
+    # TerminateProcess, which is `terminate()` there, cannot be caught. For an end in order, start the
+    # server with CREATE_NEW_PROCESS_GROUP and send it CTRL_BREAK_EVENT, as uvicorn has it.
+    _SIGNALS.append(signal.SIGBREAK)
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Be the command: serve, and end the process."""
+    ensure_streams()
+    leave(main(argv))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server until a signal ends it; return the exit code."""
+    parent_pid = os.getppid()  # first of all: it changes when the parent ends
+    try:
+        settings = read_settings(argv)
+    except ConfigError as error:
+        return _fail(str(error), BAD_SETTING)
+    configure_logging(settings.log_level)
+    log_notices(settings)
+    try:
+        check_exposure(settings)
+        watches = open_watches(settings, parent_pid)
+        sockets = listen(settings.host, settings.port)
+    except ConfigError as error:
+        return _fail(str(error), BAD_SETTING)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        return _fail(f"cannot listen on {where}: {error.strerror or error}", CANNOT_START)
+    allow_open_files(settings.connection_limit + BACKLOG + OTHER_FILES)
+    for listening in sockets:
+        # Not a log line: a caller that asked for port 0 reads it at any LOG_LEVEL.
+        sys.stderr.write(f"listening on {url_of(listening)}\n")
+    flush_log()  # an app waits for it, and the imports that begin now leave other threads little time
+    return serve(settings, sockets, watches)
+
+
+def read_settings(argv: Sequence[str] | None) -> Settings:
+    """Return the settings, with flags applied and every model name looked up.
+
+    Raises:
+        ConfigError: a value is wrong, or a model to be preloaded is not configured.
+    """
+    flags = parse_flags(argv)
+    settings = load_settings(flags)
+    catalog = Catalog(settings)
+    # A model that is named on the command line is about to be used.
+    wanted = (*settings.preload, *([catalog.default] if "model" in flags else []))
+    try:
+        for name in wanted:
+            catalog.resolve(name)
+    except ModelNotFound as error:
+        raise ConfigError(f"WHISPER_PRELOAD: {error}") from error
+    return settings.model_copy(update={"preload": tuple(dict.fromkeys(wanted))})
+
+
+def check_exposure(settings: Settings) -> None:
+    """Check that other machines cannot use the server by accident.
+
+    Raises:
+        ConfigError: it would listen beyond loopback without a key, and no setting says that this is wanted.
+        OSError: the host's name cannot be resolved.
+    """
+    if settings.api_key or settings.allow_unauthenticated or is_loopback(settings.host):
+        return
+    raise ConfigError(
+        f"WHISPER_SERVER_HOST: {settings.host!r} can be reached by other machines. Set WHISPER_API_KEY to a"
+        " secret that clients must send, or WHISPER_ALLOW_UNAUTHENTICATED=true to let everybody in."
+    )
+
+
+def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch]) -> int:
+    """Serve on these sockets until a signal comes or a watched process ends; return the exit code."""
+
+    from whisper_server.api.server.protocol import protocol_of  # noqa: PLC0415  (not before the port is bound)
+
+    def build() -> FastAPI:
+        from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
+
+        app = create_app(settings, shutdown=shutdown)
+        gc.collect()
+        gc.freeze()  # hundreds of thousands of objects that stay: no later collection looks at them
+        return app
+
+    def stop() -> None:
+        server.should_exit = True
+
+    shutdown = Shutdown()
+    startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.services.drain())
+    config = uvicorn.Config(
+        startup,
+        loop="asyncio",
+        http=protocol_of(settings),
+        ws="none",
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+    )
+    server = _Server(config, startup.drain, settings.shutdown_grace_s)
+
+    async def live() -> None:
+        with watching(watches, server.stop):
+            await server.serve(sockets=sockets)
+
+    asyncio.run(live())
+    return CANNOT_START if startup.has_failed else 0
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that ends in order, with exit code 0, when asked to, and at once when asked twice.
+
+    Asked to, it takes no new work from that moment on: connections are accepted for the tenth of a second
+    until uvicorn looks, then the sockets close and the port is free for a successor; there and on connections
+    that are open, until the last request is done, /ready says no and new work gets its 503. What has
+    begun may finish within the grace period, then it is cancelled, and `ErrorMiddleware` says so.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], grace_s: float) -> None:
+        """Take `drain`, which lets nothing new begin; it may be called more than once."""
+        super().__init__(config)
+        self._drain = drain
+        self._grace_s = grace_s
+
+    def stop(self) -> None:
+        """Begin the end. Idempotent; needs the event loop's thread."""
+        self.should_exit = True
+        self._drain()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at the first signal; uvicorn would raise it once more at the end, and die of it."""
+        loop = asyncio.get_running_loop()
+
+        def from_now_on(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+            for number in _SIGNALS:
+                signal.signal(number, handler)
+
+        def stop_or_end(_number: int, _frame: FrameType | None) -> None:
+            from_now_on(signal.SIG_IGN if ECHO_S else signal.SIG_DFL)
+            loop.call_soon_threadsafe(self.stop)
+            if ECHO_S:
+                loop.call_soon_threadsafe(loop.call_later, ECHO_S, from_now_on, signal.SIG_DFL)
+
+        before = {number: signal.signal(number, stop_or_end) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Stop listening, let what runs finish, and end the rest with an answer."""
+        self._drain()
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        deadline = time.monotonic() + self._grace_s
+        while self.server_state.tasks and (left_s := deadline - time.monotonic()) > 0:
+            await asyncio.wait(set(self.server_state.tasks), timeout=left_s)
+        late = set(self.server_state.tasks)
+        if late:
+            log.warning("%d requests are cut short: the grace period is over", len(late))
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=_LAST_WORDS_S)
+        # What is left is for clients to take their replies; uvicorn waits and then closes everything.
+        left_s = max(deadline - time.monotonic(), _LAST_WORDS_S)
+        self.config.timeout_graceful_shutdown = math.ceil(left_s)
+        await super().shutdown(sockets)
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return code

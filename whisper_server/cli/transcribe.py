@@ -1,0 +1,212 @@
+"""The command line: files in, text to standard output or a folder, messages to standard error.
+
+Wraps the same services as the server and knows nothing of HTTP. Standard output carries
+transcripts only, so that it can be piped; the progress bar is for a person at a terminal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from whisper_server.cli.arguments import EXTENSIONS, PROG, parse
+from whisper_server.cli.inputs import STDIN, Input, audio_in, standard_input, with_targets
+from whisper_server.core.config import Settings, load_settings, log_notices
+from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
+from whisper_server.core.languages import parse_language
+from whisper_server.core.system.process import ensure_streams, leave
+from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render
+from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from whisper_server.core.types import TranscribeParams, Transcript
+    from whisper_server.services.container import Services
+
+# The limits protect a server from strangers; for a person's own files they would only be in the way.
+_OWN_FILES: dict[str, Any] = {
+    "max_audio_file_size_mb": 1024 * 1024,
+    "max_audio_seconds": 7 * 24 * 3600,
+    "decoder_processes": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is to be done with every input."""
+
+    language: str | None
+    task: Any  # "transcribe" or "translate", as the parser has checked
+    response_format: str
+    word_timestamps: bool
+    subtitles: SubtitleOptions
+
+
+def run(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """Be the command: transcribe, and end the process."""
+    ensure_streams()
+    # It warns of models that are not loaded; here that is an error, which has its own line.
+    logging.getLogger("whisper_server.services.model_manager").setLevel(logging.ERROR)
+    leave(main(argv, prog))
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Transcribe what the arguments name; return 0, 1 where a file failed, 2 for wrong usage."""
+    arguments = parse(argv, prog)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    # Why a model is not loaded is what the line of the input says.
+    logging.getLogger("whisper_server.services.model_manager").setLevel(logging.ERROR)
+    try:
+        return _run(arguments)
+    except (ConfigError, InvalidRequest) as error:
+        _say(f"error: {error}")
+        return 2
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        _say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+
+
+def _run(arguments: Namespace) -> int:
+    """Do what the arguments say; return 0, or 1 where an input failed."""
+    job = _job(arguments)
+    model = {"model": arguments.model} if arguments.model else {}
+    settings = load_settings({**_OWN_FILES, **model})
+    log_notices(settings)
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    names, is_empty = _names(arguments.files)
+    inputs = list(with_targets(names, arguments.output, EXTENSIONS[arguments.format]))
+    with contextlib.ExitStack() as stack:
+        # Before the event loop starts: a read that blocks there would not hear Ctrl-C.
+        recorded = stack.enter_context(standard_input()) if STDIN in names else None
+        failed = asyncio.run(_transcribe_all(inputs, job, settings, recorded))
+    return 1 if failed or is_empty else 0
+
+
+def _job(arguments: Namespace) -> _Job:
+    """Check what can be checked without a model."""
+    is_subtitles = arguments.format in SUBTITLE_FORMATS
+    limits = (arguments.max_line_chars, arguments.max_lines, arguments.max_cue_seconds)
+    return _Job(
+        language=parse_language(arguments.language),
+        task=arguments.task,
+        response_format=arguments.format,
+        word_timestamps=arguments.word_timestamps or is_subtitles,
+        subtitles=check_options(*limits) if is_subtitles else SubtitleOptions(),
+    )
+
+
+def _names(files: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the files to transcribe, and whether a folder had none."""
+    names: list[str] = []
+    is_empty = False
+    for name in files:
+        if name == STDIN or not Path(name).is_dir():
+            names.append(name)
+        elif found := list(audio_in(Path(name))):
+            names += found
+        else:
+            _say(f"error: {name}: no audio files in this folder")
+            is_empty = True
+    return names, is_empty
+
+
+async def _transcribe_all(
+    inputs: Sequence[Input], job: _Job, settings: Settings, recorded: BinaryIO | None
+) -> bool:
+    """Transcribe one input after the other; tell whether one failed, which does not stop the rest."""
+    from whisper_server.core.types import TranscribeParams  # noqa: PLC0415
+    from whisper_server.services.container import open_services  # noqa: PLC0415  (--help stays quick)
+
+    failed = False
+    async with open_services(settings) as services:
+        params = TranscribeParams(
+            model=services.catalog.resolve(services.catalog.default),
+            task=job.task,
+            language=job.language,
+            word_timestamps=job.word_timestamps,
+        )
+        for each in inputs:
+            source = recorded if each.name == STDIN and recorded else Path(each.name)
+            failed |= not await _handle(services, each, source, params, job)
+    return failed
+
+
+async def _handle(
+    services: Services, each: Input, source: Path | BinaryIO, params: TranscribeParams, job: _Job
+) -> bool:
+    """Transcribe and deliver one input; tell a failure and return False."""
+    try:
+        transcript = await _transcribe(services, each, source, params)
+        _deliver(render(transcript, job.response_format, job.subtitles)[0], each.target)
+    except BrokenPipeError:
+        raise
+    except (WhisperServerError, OSError) as error:
+        _say(f"error: {each.name}: {error}")
+        return False
+    return True
+
+
+async def _transcribe(
+    services: Services, each: Input, source: Path | BinaryIO, params: TranscribeParams
+) -> Transcript:
+    """Transcribe one input with a progress bar."""
+    transcription = await services.transcriber.open(source, params)
+    with _progress_bar(each.name, transcription.info.header_duration_s) as bar:
+        found = []
+        async with contextlib.aclosing(transcription.segments()) as segments:
+            async for segment in segments:
+                found.append(segment)
+                bar.update(segment.end_s - bar.n)
+        bar.update(transcription.duration_s - bar.n)
+    return transcription.transcript(tuple(found))
+
+
+def _progress_bar(name: str, total_s: float | None) -> tqdm[Any]:
+    """Return a bar over seconds of audio: done, speed in times real time, time left."""
+    from tqdm import tqdm  # noqa: PLC0415  (--help stays quick)
+
+    known = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{rate_noinv_fmt}, {remaining} left]"
+    unknown = "{desc}: {n:.0f} s [{rate_noinv_fmt}]"
+    return tqdm(
+        total=total_s,
+        desc="standard input" if name == STDIN else Path(name).name,
+        unit="x",
+        bar_format=known if total_s else unknown,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        dynamic_ncols=True,
+    )
+
+
+def _deliver(body: str, target: Path | None) -> None:
+    """Write the transcript to its file, or to standard output."""
+    if not body.endswith("\n"):
+        body += "\n"
+    if target is not None:
+        target.write_text(body, encoding="utf-8", newline="\n")
+        _say(f"{target} written")
+        return
+    sys.stdout.buffer.write(body.encode())
+    sys.stdout.flush()
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)

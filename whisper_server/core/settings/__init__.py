@@ -1,0 +1,1 @@
+"""Groups of settings, joined by config.py."""

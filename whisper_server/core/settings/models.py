@@ -1,0 +1,158 @@
+"""Settings about models: which there are, where they are kept, what runs them and how.
+
+A part of `core.config`, which reads them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from whisper_server.core.settings.types import CommaList, default_cache_dir
+
+ComputeType = Literal[
+    "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
+]
+
+
+class ModelSettings(BaseModel):
+    """Models and engines, and the work around them."""
+
+    model: str = Field(
+        "whisper-1",
+        alias="WHISPER_MODEL",
+        description="Model for requests that name none: a name, or a model folder (named after the folder).",
+    )
+    models: CommaList = Field(
+        (),
+        alias="WHISPER_MODELS",
+        description="Models added by the operator: `name=folder-or-repository`, comma-separated.",
+    )
+    preload: CommaList = Field(
+        (), alias="WHISPER_PRELOAD", description="Models to load at start, comma-separated names."
+    )
+    max_models: int = Field(
+        2,
+        alias="WHISPER_MAX_MODELS",
+        ge=1,
+        le=64,
+        description="Models kept in memory; the least recently used one goes.",
+    )
+    max_model_memory_mb: int = Field(
+        0,
+        alias="WHISPER_MAX_MODEL_MEMORY_MB",
+        ge=0,
+        le=1024 * 1024,
+        description="Memory for all models together, in MiB: their weights and what they work with at the "
+        "busiest moment (bench/README.md has figures); the least recently used one goes. 0: no limit.",
+    )
+    idle_unload_s: float = Field(
+        -1.0,
+        alias="WHISPER_IDLE_UNLOAD_S",
+        ge=-1,
+        le=31 * 86400,
+        allow_inf_nan=False,
+        description="Seconds after which an unused model leaves the memory, preloaded ones too; "
+        "0: at once, -1: never.",
+    )
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        alias="WHISPER_CACHE_DIR",
+        description="Folder for downloaded and converted models.",
+    )
+    allow_delete: bool = Field(
+        False,
+        alias="WHISPER_ALLOW_DELETE",
+        description="Let `DELETE /v1/models/{id}` delete downloaded files too; else it only frees memory.",
+    )
+    offline: bool = Field(False, alias="WHISPER_OFFLINE", description="Never open a socket to the model hub.")
+
+    engine: Literal["auto", "ctranslate2", "torch", "fake"] = Field(
+        "auto",
+        alias="WHISPER_ENGINE",
+        description="Inference engine. `auto`: `ctranslate2` wherever it runs, `torch` (an extra) for "
+        "Apple's GPU and for several GPUs. `fake` answers without a model, for tests.",
+    )
+    device: str = Field(
+        "auto",
+        alias="WHISPER_DEVICE",
+        pattern=r"^(auto|cpu|mps|cuda|cuda:\d+(,\s*cuda:\d+)*)$",
+        description="Where the model runs: `auto`, `cpu`, `cuda`, `mps`, or GPUs by number, "
+        "`cuda:0,cuda:1`, each with a whole model (engine `torch`, whose `cuda` is all GPUs).",
+    )
+    compute_type: ComputeType = Field(
+        "auto",
+        alias="WHISPER_COMPUTE_TYPE",
+        description="Number format of the computation: auto (what the device does best), int8, int8_float32, "
+        "int8_float16, int8_bfloat16, int16, float16, bfloat16 or float32.",
+    )
+    compile: bool = Field(
+        False,
+        alias="WHISPER_COMPILE",
+        description="Let the engine `torch` compile its decoder while a model loads, which takes minutes.",
+    )
+    threads: int = Field(
+        0, alias="WHISPER_THREADS", ge=0, le=1024, description="CPU threads for the model; 0: all cores."
+    )
+    beam_size: int = Field(
+        5, alias="WHISPER_BEAM_SIZE", ge=1, le=16, description="Beams of the search; 1 is greedy and faster."
+    )
+    batch_timeout_s: float = Field(
+        600.0,
+        alias="WHISPER_BATCH_TIMEOUT_S",
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds after which a batch of windows counts as hung: its requests fail and the "
+        "model is reloaded, which may take as long; 0: never.",
+    )
+    vad: bool = Field(
+        True,
+        alias="WHISPER_VAD",
+        description="Leave out what is not speech. Off: everything is decoded, singing and noise too.",
+    )
+    audio_threads: int = Field(
+        2,
+        alias="WHISPER_AUDIO_THREADS",
+        ge=1,
+        le=64,
+        description="Threads for CPU work around the model: audio, voice detection, spectrograms.",
+    )
+    decoder_processes: int = Field(
+        2,
+        alias="WHISPER_DECODER_PROCESSES",
+        ge=0,
+        le=64,
+        description="Processes in which libav decodes audio files, started when needed, so that a file that "
+        "crashes it harms no other request. 0: it works in the server itself.",
+    )
+
+    @field_validator("device", "engine", "compute_type", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("models")
+    @classmethod
+    def _have_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            name, separator, target = entry.partition("=")
+            if not (separator and name.strip() and target.strip()):
+                raise ValueError(f"{entry!r} is not of the form name=folder-or-repository")
+        return value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _expand_home(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def operator_models(self) -> dict[str, str]:
+        """Name -> folder or repository, as the operator wrote them."""
+        pairs = (entry.partition("=") for entry in self.models)
+        return {name.strip(): target.strip() for name, _, target in pairs}

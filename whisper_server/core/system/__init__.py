@@ -1,0 +1,1 @@
+"""The operating system: processes, the allocator, file descriptors."""

@@ -1,0 +1,90 @@
+"""Hands free memory back to the system, where glibc would keep it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import sys
+import threading
+from collections.abc import Callable
+
+# Of glibc's malloc.h.
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
+_ARENA_MAX = -8
+
+_ARENAS = 2
+_MAPPED_BYTES = 10 << 20
+_KEPT_BYTES = 64 << 20
+_CUT_BYTES = 128 << 10  # glibc's own trim threshold
+
+_tuned = threading.Event()  # whether this process keeps freed memory
+
+
+def tune_allocator() -> None:
+    """Bound the freed memory that glibc keeps, and keep working memory mapped; call it before threads start.
+
+    glibc gives every thread an arena of its own, up to eight per core. Here a dozen threads hold megabytes
+    for milliseconds each: one could use what another has freed, but each arena keeps its own peak.
+
+    glibc also raises its threshold for mapping up to 32 MiB, and leaves holes where such pieces were: here
+    pieces beyond 10 MiB are mapped and handed back. Smaller ones must not be, since the system clears every
+    page that it gives: a model of width 768 takes hundreds of pieces of 4.4 MiB for a window, and is slower
+    where they are mapped (bench/experiments/allocator.py has by how much). With that limit set, glibc would
+    hand back the end of its arena with every piece that is freed there, so how much of it stays is set too.
+    """
+    tune = _libc("mallopt")
+    if tune is not None:
+        tune(_ARENA_MAX, _ARENAS)
+        tune(_MMAP_THRESHOLD, _MAPPED_BYTES)
+        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
+        _tuned.set()
+
+
+def return_memory() -> None:
+    """Collect garbage and hand free memory back; blocks all Python threads for some milliseconds."""
+    gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Hand free memory back; blocks for some milliseconds, but not other threads' Python.
+
+    glibc keeps what was freed in pieces below its threshold for mapping: most of a small model, and some of
+    what its batches take beside it. Other allocators are left alone.
+    """
+    trim, tune = _libc("malloc_trim"), _libc("mallopt")
+    if trim is not None:
+        trim(0)  # first: it joins what small pieces kept apart, and some of it becomes the end of an arena
+        if tune is not None and _tuned.is_set():
+            _cut_ends(tune)
+
+
+def _cut_ends(tune: Callable[..., int]) -> None:
+    """Hand back the free end of every arena, where malloc_trim cuts only the first one's.
+
+    An arena looks at its end when a piece of more than 64 KiB is freed in it (glibc's `heap_trim`), and new
+    threads get the arenas in rotation (`reused_arena`).
+    """
+    tune(_TRIM_THRESHOLD, _CUT_BYTES)
+    try:
+        for _ in range(_ARENAS):
+            thread = threading.Thread(target=bytes, args=(_CUT_BYTES,))
+            thread.start()
+            thread.join()
+    except RuntimeError:  # no more threads: the ends stay until the next idle trim
+        pass
+    finally:
+        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+@functools.cache
+def _libc(name: str) -> Callable[..., int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):  # another libc
+        return None
+    return function

@@ -1,0 +1,1 @@
+"""A file to blocks of samples, with every limit on audio."""

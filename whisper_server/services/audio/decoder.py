@@ -1,0 +1,125 @@
+"""One open file, as libav reads it: what it is, and its samples, piece by piece.
+
+Owns libav's objects and the limit on the length. Runs in the server or in a process of its own
+(`decoder_process`), where NumPy would only cost time: samples are bytes here. Must not know of loudness,
+blocks or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from whisper_server.core.errors import AudioTooLong, InvalidAudio
+from whisper_server.services.audio.demuxer import (
+    NOT_AUDIO,
+    audio_track,
+    describe,
+    libav_errors,
+    open_container,
+)
+from whisper_server.services.audio.resampler import Resampler, check_source
+
+if TYPE_CHECKING:
+    import av
+
+    from whisper_server.core.types import AudioInfo
+    from whisper_server.services.audio.bounded_file import BoundedFile
+    from whisper_server.services.audio.resampler import Channel, Piece
+
+MIN_SECONDS = 0.1  # of the hosted API
+ROUNDING_S = 1e-6  # of a sum over hours of frames: audio of exactly the limit is within it
+
+TOO_SHORT = "Audio file is too short. Minimum audio length is 0.1 seconds."  # as the hosted API words it
+
+
+class Decoder(Protocol):
+    """An open file and libav, in this process or in another one."""
+
+    info: AudioInfo
+
+    def pieces(self, channel: Channel) -> Iterator[Piece]:
+        """Yield the samples in order, about a second each; blocks; use it once.
+
+        Raises:
+            InvalidAudio: nothing can be decoded, or less than 0.1 s.
+            AudioTooLong: the audio goes on for longer than the limit.
+            PayloadTooLarge: a source that could not be measured goes on for longer than the limit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let libav's objects go; idempotent. Never while `pieces` runs on another thread."""
+        ...
+
+
+class LibavDecoder:
+    """Runs libav in this process, on the caller's thread."""
+
+    def __init__(self, file: BoundedFile, max_seconds: float) -> None:
+        """Read the header; blocks. The file stays the caller's to close.
+
+        Raises:
+            InvalidAudio: no audio that we know, or a header that claims the absurd.
+        """
+        self._file = file
+        self._max_seconds = max_seconds
+        self._source_s = 0.0  # read so far, by the source's own clock
+        self._failure: Exception | None = None  # the first of libav's
+        self._container = open_container(file)
+        try:
+            self._stream = audio_track(self._container)
+            self.info = describe(file, self._container, self._stream)
+            check_source(self.info.sample_rate_hz, self.info.channels)
+        except BaseException:
+            self._container.close()
+            raise
+
+    def close(self) -> None:
+        """Let libav's objects go; idempotent."""
+        self._container.close()
+
+    def pieces(self, channel: Channel) -> Iterator[Piece]:
+        """Yield the samples; see `Decoder`. What is damaged here and there is left out."""
+        resampler = Resampler(channel)
+        errors = libav_errors()
+        try:
+            for frame in self._frames(errors):
+                if not frame.samples:
+                    continue
+                check_source(frame.sample_rate, frame.layout.nb_channels)
+                self._source_s += frame.samples / frame.sample_rate
+                if self._source_s > self._max_seconds + ROUNDING_S:
+                    raise AudioTooLong(
+                        f"Audio is longer than {self._max_seconds:g} seconds, the limit (MAX_AUDIO_SECONDS)."
+                    )
+                yield from resampler.push(frame)
+            yield from resampler.flush()
+        except errors as error:
+            raise InvalidAudio(NOT_AUDIO) from error
+        self._file.check()
+        if self._source_s < MIN_SECONDS - ROUNDING_S:
+            is_broken = self._failure is not None and not self._source_s
+            raise InvalidAudio(NOT_AUDIO if is_broken else TOO_SHORT) from self._failure
+
+    def _frames(self, errors: tuple[type[Exception], ...]) -> Iterator[av.AudioFrame]:
+        """Yield what can be decoded; a broken packet is left out."""
+        for packet in self._packets(errors):
+            try:
+                frames = self._stream.codec_context.decode(packet)
+            except errors as error:
+                self._failure = self._failure or error
+                continue
+            yield from frames
+
+    def _packets(self, errors: tuple[type[Exception], ...]) -> Iterator[Any]:
+        """Yield the packets; a container that breaks off ends with None, which empties the decoder.
+
+        PyAV raises IndexError at the end of a file in which further tracks turned up on the way.
+        """
+        broken: tuple[type[Exception], ...] = (*errors, IndexError)
+        try:
+            yield from self._container.demux(self._stream)
+        except broken as error:
+            self._failure = self._failure or error
+            yield None

@@ -1,0 +1,174 @@
+"""The process that libav crashes in place of the server; runs with the standard library and PyAV only.
+
+Owns no file: what it reads it asks the server for. One thread runs libav, for one decoder at a time; another
+takes messages, and ends the process at once when the server has ended, whatever libav is doing.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import os
+import queue
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from threading import Thread
+from typing import IO, TYPE_CHECKING, Any
+
+from whisper_server.core.errors import InvalidAudio
+from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.decoder import LibavDecoder
+from whisper_server.services.audio.decoder_process.messages import Kind, Message, packed, receive, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from whisper_server.services.audio.resampler import Piece
+
+STEP_BYTES = 1 << 20  # of samples between two answers: 16 s of one channel
+READ_BYTES = 1 << 16  # asked for at once; twice what libav asks for
+STEP_LIMIT_S = 60.0  # a step takes milliseconds; what takes this long is a hang
+MEMORY_BYTES = 1 << 30  # more than all that is open may need; where the system can limit it
+
+
+class _Upload(io.RawIOBase):
+    """A file that is with the server."""
+
+    def __init__(self, child: _Child, decoder: int, size_bytes: int) -> None:
+        self._child = child
+        self._decoder = decoder
+        self._size_bytes = size_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence]
+        if base + offset < 0:
+            raise ValueError("before the beginning")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        n_bytes = min(len(buffer), max(0, self._size_bytes - self._position))
+        data = self._child.bytes_of(self._decoder, self._position, n_bytes) if n_bytes else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class _Child:
+    """Answers one message after the other."""
+
+    def __init__(self, commands: IO[bytes], answers: IO[bytes]) -> None:
+        self._commands = commands
+        self._answers = answers
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._decoders: dict[int, LibavDecoder] = {}
+        self._pieces: dict[int, Iterator[Piece]] = {}
+
+    def run(self) -> None:
+        Thread(target=self._listen, daemon=True).start()
+        send(self._answers, Kind.READY)
+        while True:
+            message = self._inbox.get()
+            faulthandler.dump_traceback_later(STEP_LIMIT_S, exit=True)  # not stopped by a native call
+            try:
+                self._handle(message)
+            except InvalidAudio as error:
+                self._fail(message.decoder, type(error).__name__, error.message)
+            except MemoryError:
+                self._fail(
+                    message.decoder, InvalidAudio.__name__, "The file takes too much memory to decode."
+                )
+            except Exception as error:  # noqa: BLE001  (a bug of ours, which the server has to report)
+                self._fail(message.decoder, "", f"{type(error).__name__}: {error}")
+            faulthandler.cancel_dump_traceback_later()
+
+    def bytes_of(self, decoder: int, offset: int, n_bytes: int) -> bytes:
+        """Ask the server for a part of the upload that it is about."""
+        send(self._answers, Kind.READ, decoder, n_bytes, packed({"offset": offset}))
+        return self._inbox.get().data
+
+    def _listen(self) -> None:
+        """Take messages in as they come; end the process when no more can."""
+        with suppress(OSError):
+            while (message := receive(self._commands)) is not None:
+                self._inbox.put(message)
+        os._exit(0)
+
+    def _handle(self, message: Message) -> None:
+        if message.kind is Kind.OPEN:
+            self._open(message.decoder, **message.fields())
+        elif message.kind is Kind.STEP:
+            self._step(message.decoder, message.fields()["channel"])
+        elif message.kind is Kind.CLOSE:
+            self._pieces.pop(message.decoder, None)
+            if (decoder := self._decoders.pop(message.decoder, None)) is not None:
+                decoder.close()
+
+    def _open(self, number: int, size_bytes: int, max_seconds: float) -> None:
+        upload = io.BufferedReader(_Upload(self, number, size_bytes), READ_BYTES)
+        file = BoundedFile(upload, size_bytes, is_ours=True)
+        decoder = self._decoders[number] = LibavDecoder(file, max_seconds)
+        send(self._answers, Kind.OPENED, number, data=packed(asdict(decoder.info)))
+
+    def _step(self, number: int, channel: Any) -> None:
+        """Send the next pieces; an error comes after those before it."""
+        pieces = self._pieces.get(number)
+        if pieces is None:
+            pieces = self._pieces[number] = self._decoders[number].pieces(channel)
+        n_bytes = 0
+        while n_bytes < STEP_BYTES:
+            piece = next(pieces, None)
+            if piece is None:
+                send(self._answers, Kind.END, number)
+                return
+            send(self._answers, Kind.PIECE, number, piece.n_channels, piece.data)
+            n_bytes += len(piece.data)
+        send(self._answers, Kind.MORE, number)
+
+    def _fail(self, number: int, error: str, message: str) -> None:
+        send(self._answers, Kind.FAILED, number, data=packed({"error": error, "message": message}))
+
+
+def main() -> None:
+    """Be the child: messages come in at standard input and leave at standard output."""
+    # The server decides when the child ends: a signal to the whole group is for the server.
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 1)  # what a library prints must not get between the messages
+    import av.filter  # noqa: F401, PLC0415  (all of it, before the limit)
+
+    _limit_memory()
+    with suppress(BrokenPipeError):
+        _Child(sys.stdin.buffer, answers).run()
+    os._exit(0)
+
+
+def _limit_memory() -> None:
+    """Let an allocation fail, and not the machine, where a file makes libav take too much."""
+    try:
+        import resource  # noqa: PLC0415  (not on Windows)
+
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, ValueError, OSError):
+        return
+
+
+if __name__ == "__main__":
+    main()

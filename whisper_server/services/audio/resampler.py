@@ -1,0 +1,145 @@
+"""Decoded frames of any rate, format and layout -> float32 at 16 kHz, mixed or by channel, by libswresample.
+
+Must not know where the frames come from. Samples are bytes: NumPy is left to what needs numbers.
+Libav's filter graph is used directly, because `av.AudioResampler` starts a pool of threads per file and
+cannot be told how to mix channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+
+from whisper_server.core.errors import InvalidAudio
+from whisper_server.core.types import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import av
+    from av.filter import Graph
+
+    Channel: TypeAlias = int | Literal["mix", "each"]  # one of them, all as one, or all side by side
+
+# Outside of these a header is forged or broken: at 1 Hz one packet would swell to hours of output.
+MIN_RATE_HZ = 2_000
+MAX_RATE_HZ = 768_000
+MAX_CHANNELS = 64  # of libswresample
+QUEUED_SAMPLES = 1 << 18  # samples x channels pushed between two pulls: 1 MB of float, 5 s at 48 kHz mono
+PULLED_SAMPLES = SAMPLE_RATE  # 1 s per array, not the 20 ms of a codec's frame
+
+
+def check_source(rate_hz: int, channels: int) -> None:
+    """Refuse what no recording has.
+
+    Raises:
+        InvalidAudio: the sample rate or the number of channels is absurd.
+    """
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise InvalidAudio(
+            f"Unsupported sample rate: {rate_hz} Hz (supported: {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz)."
+        )
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise InvalidAudio(f"Unsupported number of channels: {channels} (supported: 1 to {MAX_CHANNELS}).")
+
+
+class Piece(NamedTuple):
+    """Samples of a stretch of the file."""
+
+    n_channels: int  # 1, or those of the source where each is wanted
+    data: bytes  # float32 [n, n_channels] at 16 kHz; not looked at, so it may hold what is no number
+
+
+class Resampler:
+    """Converts the frames of one stream; a change of their format in mid-stream is no problem.
+
+    Libav errors pass through: the caller knows whether they are the end of the file.
+    """
+
+    def __init__(self, channel: Channel = "mix") -> None:
+        self._channel: Channel = channel
+        self._graph: Graph | None = None
+        self._source: tuple[int, str, str] | None = None
+        self._queued = 0
+        self._n_channels = 0
+
+    def push(self, frame: av.AudioFrame) -> Iterator[Piece]:
+        """Take a frame; yield samples where enough has come together.
+
+        Raises:
+            InvalidAudio: the frame's sample rate or number of channels is absurd, or lacks the channel.
+        """
+        source = (frame.sample_rate, frame.format.name, frame.layout.name)
+        if self._graph is None or source != self._source:
+            yield from self.flush()
+            check_source(frame.sample_rate, frame.layout.nb_channels)
+            self._graph, self._source = _graph(frame, self._channel), source
+            self._n_channels = frame.layout.nb_channels
+        # Times are not looked at: a file that starts late, or with a gap, does not become silence.
+        frame.pts = None
+        self._graph.push(frame)
+        self._queued += frame.samples * frame.layout.nb_channels
+        if self._queued >= QUEUED_SAMPLES:
+            yield from self._pull(self._graph)
+
+    def flush(self) -> Iterator[Piece]:
+        """Yield what is left; the next frame starts afresh."""
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph.push(None)
+            yield from self._pull(graph)
+
+    def _pull(self, graph: Graph) -> Iterator[Piece]:
+        self._queued = 0
+        while True:
+            try:
+                frame = cast("av.AudioFrame", graph.pull())
+            except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
+                return
+            n_channels = self._n_channels if self._channel == "each" else 1
+            # A plane may be longer than its samples.
+            yield Piece(n_channels, bytes(memoryview(frame.planes[0])[: 4 * frame.samples * n_channels]))
+
+
+def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:
+    """Build abuffer -> [pan ->] aresample -> aformat -> abuffersink for frames like this one."""
+    from av.filter import Graph  # noqa: PLC0415  (PyAV is loaded with the first file)
+
+    graph = Graph()
+    if hasattr(graph, "threads"):  # older PyAV keeps a pool of idle threads per file instead
+        graph.threads = 1  # before the first filter: the caller's pool bounds the CPU
+    n_channels = frame.layout.nb_channels
+    source = {
+        "sample_rate": str(frame.sample_rate),
+        "sample_fmt": frame.format.name,
+        "channel_layout": frame.layout.name,
+        "time_base": f"1/{frame.sample_rate}",
+    }
+    chain = [graph.add("abuffer", **source)]
+    if isinstance(channel, int):
+        if channel >= n_channels:
+            raise InvalidAudio("The number of channels changes within the recording.")
+        chain.append(graph.add("pan", f"mono|c0=c{channel}"))
+    elif channel == "mix" and not _has_positions(frame.layout.name):
+        # No channel is known to be the centre: all count the same ("<" makes the sum 1).
+        terms = "+".join(f"c{each}" for each in range(n_channels))
+        chain.append(graph.add("pan", f"mono|c0<{terms}"))
+    # rematrix_maxval=1: the gains of a downmix add up to 1, so it never clips (float would allow 1.4).
+    chain.append(graph.add("aresample", f"{SAMPLE_RATE}:rematrix_maxval=1.0"))
+    # Channels side by side come interleaved: PyAV reads past the end of 8 planes or more, and crashes.
+    formats = {"sample_fmts": "flt", "sample_rates": str(SAMPLE_RATE)}
+    if channel != "each":
+        formats["channel_layouts"] = "mono"
+    chain.append(graph.add("aformat", **formats))
+    chain.append(graph.add("abuffersink"))
+    for left, right in pairwise(chain):
+        left.link_to(right)
+    graph.configure()
+    graph.set_audio_frame_size(PULLED_SAMPLES)
+    return graph
+
+
+def _has_positions(layout_name: str) -> bool:
+    """Tell whether libav knows where the channels are: "stereo", "5.1(side)", not "9 channels"."""
+    return "channels" not in layout_name and not layout_name.startswith("ambisonic")

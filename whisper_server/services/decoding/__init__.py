@@ -1,0 +1,1 @@
+"""Whisper's rules, the same for every engine."""

@@ -1,0 +1,190 @@
+"""Windows of one batch -> Decoded: language, prompt, temperature fallback, word times; for all engines.
+
+The rules and thresholds are those of "Robust Speech Recognition via Large-Scale Weak Supervision"
+(Radford et al., 2022), section 4.5, as openai/whisper's `decode_with_fallback` has them. Runs on the
+scheduler's thread; knows nothing of requests, files or queues.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from whisper_server.core.errors import EngineFailure, InvalidRequest
+from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
+from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
+
+
+def compression_ratio(text: str) -> float:
+    """Return how many times smaller zlib makes the text: repetition shows as a high ratio."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def is_silence(no_speech_prob: float, avg_logprob: float, options: DecodeOptions) -> bool:
+    """Tell whether a window is silence: no speech is likely, and the text improbable."""
+    return no_speech_prob > options.no_speech_threshold and avg_logprob < options.logprob_threshold
+
+
+def needs_fallback(attempt: Decoded, options: DecodeOptions) -> bool:
+    """Tell whether to try again at the next temperature: the text loops, or is improbable."""
+    if attempt.is_silence:
+        return False
+    return (
+        attempt.compression_ratio > options.compression_ratio_threshold
+        or attempt.avg_logprob < options.logprob_threshold
+    )
+
+
+class WindowDecoder:
+    """Decodes batches of windows with one loaded engine; blocks, as many calls at once as it takes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tokenizer = engine.tokenizer
+
+    def decode(
+        self,
+        jobs: Sequence[WindowJob],
+        options: DecodeOptions,
+        is_wanted: IsWanted = everything,
+    ) -> list[Decoded]:
+        """Decode jobs that share `options`; result i belongs to job i.
+
+        `is_wanted` is called between the steps: a row that is no longer wanted is not tried again, and its
+        tokens are not timed.
+
+        Raises:
+            DeviceOutOfMemory: nothing was decoded; a smaller batch may do.
+            EngineFailure: one of the windows cannot be decoded.
+            InvalidRequest: the model does not know a language or cannot translate.
+        """
+        encoded = self._engine.encode(np.stack([job.window.mel for job in jobs]))
+        languages = self._languages(encoded, jobs)
+        starts = [
+            self._tokenizer.start_sequence(code, job.task)
+            for (code, _), job in zip(languages, jobs, strict=True)
+        ]
+        prompts = [
+            self._tokenizer.prompt(start, job.prompt, job.keywords)
+            for start, job in zip(starts, jobs, strict=True)
+        ]
+        decoded = self._with_fallback(encoded, prompts, languages, options, is_wanted)
+        timed = [row for row, job in enumerate(jobs) if job.word_timestamps and is_wanted(row)]
+        return self._with_token_times(encoded, starts, jobs, decoded, timed)
+
+    def _languages(self, encoded: Encoded, jobs: Sequence[WindowJob]) -> list[tuple[str, float]]:
+        """Return (code, probability) per job, detecting the language of jobs that name none."""
+        found: list[tuple[str, float]] = [(job.language or "en", 1.0) for job in jobs]
+        unknown = [row for row, job in enumerate(jobs) if job.language is None]
+        candidates = {row: self._candidates(jobs[row]) for row in unknown}
+        if unknown and self._tokenizer.is_multilingual:
+            for row, scores in zip(
+                unknown, self._engine.detect_language(encoded.select(unknown)), strict=True
+            ):
+                known = {code: scores[code] for code in candidates[row] if code in scores}
+                found[row] = max(known.items(), key=lambda item: item[1], default=("en", 0.0))
+        return found
+
+    def _candidates(self, job: WindowJob) -> Sequence[str]:
+        """Return the codes to choose from.
+
+        Raises:
+            InvalidRequest: the model knows none of those that the request names.
+        """
+        known = self._tokenizer.languages
+        wanted = [code for code in known if code in job.candidates]
+        if job.candidates and not wanted:
+            raise InvalidRequest(
+                f"This model knows none of the languages {', '.join(job.candidates)}.", param="languages"
+            )
+        return wanted or known
+
+    def _with_fallback(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        languages: Sequence[tuple[str, float]],
+        options: DecodeOptions,
+        is_wanted: IsWanted,
+    ) -> list[Decoded]:
+        """Decode at rising temperatures until each row is good enough, or keep its best attempt."""
+        kept: dict[int, Decoded] = {}
+        pending = list(range(len(prompts)))
+        for temperature in options.temperatures:
+            sampling = Sampling(beam_size=options.beam_size, temperature=temperature)
+            hypotheses = self._engine.generate(
+                encoded.select(pending),
+                [prompts[row] for row in pending],
+                sampling,
+                lambda index, rows=tuple(pending): is_wanted(rows[index]),  # type: ignore[misc]
+            )
+            if len(hypotheses) != len(pending):
+                raise EngineFailure(f"The engine gave {len(hypotheses)} results for {len(pending)} windows.")
+            attempts = {
+                row: self._attempt(hypothesis, languages[row], temperature, options)
+                for row, hypothesis in zip(pending, hypotheses, strict=True)
+            }
+            for row, attempt in attempts.items():
+                kept[row] = _better(kept.get(row), attempt, options)
+            pending = [row for row in pending if needs_fallback(attempts[row], options) and is_wanted(row)]
+            if not pending:
+                break
+        return [kept[row] for row in range(len(prompts))]
+
+    def _attempt(
+        self, hypothesis: Hypothesis, language: tuple[str, float], temperature: float, options: DecodeOptions
+    ) -> Decoded:
+        text = self._tokenizer.text(hypothesis.tokens).strip()
+        return Decoded(
+            tokens=hypothesis.tokens,
+            language=language[0],
+            language_probability=language[1],
+            temperature=temperature,
+            avg_logprob=hypothesis.avg_logprob,
+            compression_ratio=compression_ratio(text),
+            no_speech_prob=hypothesis.no_speech_prob,
+            is_silence=is_silence(hypothesis.no_speech_prob, hypothesis.avg_logprob, options),
+        )
+
+    def _with_token_times(
+        self,
+        encoded: Encoded,
+        starts: Sequence[Sequence[int]],
+        jobs: Sequence[WindowJob],
+        decoded: Sequence[Decoded],
+        wanted: Sequence[int],
+    ) -> list[Decoded]:
+        """Add when each text token was spoken, to those of the `wanted` rows that have any."""
+        texts = {row: self._tokenizer.text_tokens(decoded[row].tokens) for row in wanted}
+        rows = [row for row, text in texts.items() if text and not decoded[row].is_silence]
+        results = list(decoded)
+        if not rows:
+            return results
+        alignments = self._engine.align(
+            encoded.select(rows),
+            [starts[row] for row in rows],
+            [texts[row] for row in rows],
+            [jobs[row].window.n_frames for row in rows],
+        )
+        for row, alignment in zip(rows, alignments, strict=True):
+            times = zip(
+                texts[row], alignment.start_s, alignment.start_s[1:], alignment.probabilities, strict=False
+            )
+            results[row] = replace(decoded[row], token_times=tuple(TokenTime(*time) for time in times))
+        return results
+
+
+def _better(kept: Decoded | None, attempt: Decoded, options: DecodeOptions) -> Decoded:
+    """Return the attempt to show where none was good enough: the most probable one that does not loop."""
+    if kept is None or not needs_fallback(attempt, options):
+        return attempt
+
+    def rank(candidate: Decoded) -> tuple[bool, float]:
+        loops = candidate.compression_ratio > options.compression_ratio_threshold
+        return (not loops, candidate.avg_logprob)
+
+    return max(kept, attempt, key=rank)

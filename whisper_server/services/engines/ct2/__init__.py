@@ -1,0 +1,1 @@
+"""Models run by CTranslate2, with their encoder on onnxruntime where that is faster."""

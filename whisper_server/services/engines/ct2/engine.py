@@ -1,0 +1,243 @@
+"""A CTranslate2 Whisper behind the Engine protocol, with its own encoder or onnxruntime's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ctranslate2
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
+from whisper_server.core.types import SECONDS_PER_TIMESTAMP
+from whisper_server.services.engines.base import (
+    Alignment,
+    Encoded,
+    EngineInfo,
+    Hypothesis,
+    IsWanted,
+    Sampling,
+    everything,
+)
+from whisper_server.services.engines.batching import rows_by, rows_within
+from whisper_server.services.engines.ct2.active_calls import ActiveCalls
+from whisper_server.services.engines.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder
+
+T = TypeVar("T")
+
+# Positions of text that one call aligns: it holds the scores of the whole vocabulary for each of them, 0.5 MB
+# in 8 bits. The longest text of a window fits.
+ALIGNED_POSITIONS = 256
+
+
+class _EncodedBatch:
+    """Encoder output [batch, 1500, d_model] on the device."""
+
+    def __init__(self, view: Any) -> None:
+        self.view = view
+
+    def __len__(self) -> int:
+        return int(self.view.shape[0])
+
+    def select(self, rows: Sequence[int]) -> _EncodedBatch:
+        """Return these rows, in this order; costs a copy through the host."""
+        if list(rows) == list(range(len(self))):
+            return self
+        host = self.view.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32)
+        array = np.ascontiguousarray(np.asarray(host)[list(rows)])
+        view = ctranslate2.StorageView.from_array(array).to(self.view.dtype)
+        return _EncodedBatch(view if self.view.device == "cpu" else view.to_device(ctranslate2.Device.cuda))
+
+
+class _HostBatch:
+    """Encoder output float32 [batch, 1500, d_model] in NumPy's memory, which CTranslate2 reads in place."""
+
+    def __init__(self, array: NDArray[np.float32]) -> None:
+        self.array = array
+
+    @property
+    def view(self) -> Any:
+        return ctranslate2.StorageView.from_array(self.array)
+
+    def select(self, rows: Sequence[int]) -> _HostBatch:
+        """Return these rows, in this order."""
+        if list(rows) == list(range(len(self.array))):
+            return self
+        return _HostBatch(self.array[list(rows)])
+
+
+class CTranslate2Engine:
+    """A `ctranslate2.models.Whisper` behind the Engine protocol."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        encoder: OnnxEncoder | None,
+        *,
+        max_batch: int,
+        workers: int,
+        memory_bytes: int,
+        working_bytes: int,
+    ) -> None:
+        """Take the parts; without `encoder` the model's own is used."""
+        self._model = model
+        self._encoder = encoder
+        self._calls = ActiveCalls()
+        self.tokenizer = tokenizer
+        self.info = EngineInfo(
+            engine="ctranslate2",
+            device=model.device,
+            compute_type=model.compute_type,
+            n_mels=model.n_mels,
+            is_multilingual=model.is_multilingual,
+            max_batch=max_batch,
+            workers=workers,
+            memory_bytes=memory_bytes,
+            working_bytes=working_bytes,
+            encoder=encoder.name if encoder else "ctranslate2",
+            notes=(
+                f"onnxruntime encoder: on, {encoder.name.split()[-1]}"
+                if encoder
+                else "onnxruntime encoder: off, none for this device, number format or folder",
+            ),
+        )
+
+    def encode(self, mels: NDArray[np.float32]) -> Encoded:
+        """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
+        if self._encoder is not None:
+            with self._calls.call() as is_alone:
+                return _HostBatch(self._encoder.encode(mels, is_alone=is_alone))
+        view = ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, dtype=np.float32))
+        return _EncodedBatch(_translated(lambda: self._model.encode(view)))
+
+    def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
+        """Return, per row, language code -> probability."""
+        with self._calls.call():
+            rows = _translated(lambda: self._model.detect_language(_view(encoded)))
+        return [{token.strip("<|>"): probability for token, probability in row} for row in rows]
+
+    def generate(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        is_wanted: IsWanted = everything,
+    ) -> list[Hypothesis]:
+        """Decode each row after its prompt; prompts of different length go in one call per length.
+
+        Beams share the keys and values of their window, but each sampled candidate gets a copy from
+        CTranslate2 (0.1 GB with small, 0.5 GB with large, in float32): so fewer windows are sampled in a
+        call, as many as have no more copies than a searched batch.
+        """
+        del is_wanted  # calls into the library, which cannot be interrupted
+        limit = self.info.max_batch // sampling.best_of if sampling.temperature > 0 else len(prompts)
+        results: list[Hypothesis | None] = [None] * len(prompts)
+        for alike in rows_by(len(prompt) for prompt in prompts):
+            for rows in rows_within(limit, alike, [1] * len(prompts)):
+                batch = encoded.select(rows)
+                with self._calls.call():
+                    decoded = self._generate([prompts[row] for row in rows], batch, sampling)
+                for row, hypothesis in zip(rows, decoded, strict=True):
+                    results[row] = hypothesis
+        return [result for result in results if result is not None]
+
+    def _generate(
+        self, prompts: list[Sequence[int]], encoded: Encoded, sampling: Sampling
+    ) -> list[Hypothesis]:
+        # At temperature 0 a beam search; above, the best of several samples over the whole vocabulary.
+        options: dict[str, Any] = {"beam_size": sampling.beam_size}
+        if sampling.temperature > 0:
+            options = {
+                "beam_size": 1,
+                "num_hypotheses": sampling.best_of,
+                "sampling_topk": 0,
+                "sampling_temperature": sampling.temperature,
+            }
+        rows = _translated(
+            lambda: self._model.generate(
+                _view(encoded),
+                [list(prompt) for prompt in prompts],
+                return_scores=True,
+                return_no_speech_prob=True,
+                **options,
+            )
+        )
+        return [_best(row) for row in rows]
+
+    def align(
+        self,
+        encoded: Encoded,
+        start_sequences: Sequence[Sequence[int]],
+        text_tokens: Sequence[Sequence[int]],
+        n_frames: Sequence[int],
+    ) -> list[Alignment]:
+        """Align text tokens with the audio by dynamic time warping over the alignment heads."""
+        results: list[Alignment | None] = [None] * len(text_tokens)
+        for alike in rows_by(tuple(sequence) for sequence in start_sequences):
+            start = list(start_sequences[alike[0]])
+            # Beside the text there are a start sequence, <|notimestamps|> and the end.
+            lengths = [len(start) + len(text) + 2 for text in text_tokens]
+            for rows in rows_within(ALIGNED_POSITIONS, alike, lengths):
+                batch = encoded.select(rows)
+                tokens, frames = [list(text_tokens[row]) for row in rows], [n_frames[row] for row in rows]
+                with self._calls.call():
+                    aligned = _translated(
+                        lambda b=batch, t=tokens, f=frames, s=start: self._model.align(  # type: ignore[misc]
+                            _view(b), s, t, f
+                        )
+                    )
+                for row, result in zip(rows, aligned, strict=True):
+                    results[row] = _alignment(result, len(text_tokens[row]))
+        return [result for result in results if result is not None]
+
+    def close(self) -> None:
+        """Unload the weights."""
+        self._encoder = None
+        self._model.unload_model()
+
+
+def _view(encoded: Encoded) -> Any:
+    assert isinstance(encoded, _EncodedBatch | _HostBatch), "encoder output of another engine"
+    return encoded.view
+
+
+def _best(row: Any) -> Hypothesis:
+    """Pick the most probable sequence; CTranslate2 scores are means over the tokens."""
+    score, tokens = max(zip(row.scores, row.sequences_ids, strict=True), key=lambda pair: pair[0])
+    return Hypothesis(
+        tokens=tuple(tokens),
+        avg_logprob=score * len(tokens) / (len(tokens) + 1),
+        no_speech_prob=row.no_speech_prob,
+    )
+
+
+def _alignment(result: Any, n_tokens: int) -> Alignment:
+    """Turn the warping path of (token, encoder position) pairs into the time each token starts.
+
+    The path also has the end token: it tells where the last word ends.
+    """
+    starts: dict[int, float] = {}
+    for token, position in result.alignments:
+        starts.setdefault(token, position * SECONDS_PER_TIMESTAMP)
+    last = max((position for _, position in result.alignments), default=0) * SECONDS_PER_TIMESTAMP
+    return Alignment(
+        start_s=tuple(starts.get(token, last) for token in range(n_tokens + 1)),
+        probabilities=tuple(result.text_token_probs[:n_tokens]),
+    )
+
+
+def _translated(call: Callable[[], T]) -> T:
+    """Run a call into the library and turn its errors into ours."""
+    try:
+        return call()
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            raise DeviceOutOfMemory("The device has no memory for this batch; try again later.") from error
+        raise EngineFailure(f"The engine failed: {error}") from error
+    except ValueError as error:
+        raise EngineFailure(f"The engine refused its input: {error}") from error

@@ -1,0 +1,125 @@
+"""Folders of CTranslate2: what is in one, which were converted from a model, what one takes in memory.
+
+Reads files and imports no library: what lies on the disk is asked for when nothing is loaded. The header of
+model.bin is that of ctranslate2.specs.model_spec: version, name and revision of the spec, the number of
+variables, and for each of them name, shape, type and bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from whisper_server.services.engines.checkpoint import broken, read_config
+from whisper_server.services.engines.model_shape import ModelShape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONVERTED = "converted"  # in the cache: the folder of all conversions
+MODEL_FILE = "model.bin"
+ENCODER_FILE = "encoder.onnx"  # of a conversion; its weights are beside it, in `encoder.onnx.data`
+MARKER = "conversion.json"  # written last: name and size of every file, and the folder they were made from
+SPEC_NAME = "WhisperSpec"  # in the header of model.bin
+
+_DECODER_LAYER = re.compile(r"decoder/layer_(\d+)/")
+
+
+def conversions_of(folder: Path, cache_dir: Path) -> tuple[Path, ...]:
+    """Return what was converted from `folder`, in any number format, also from files that it had before."""
+    found = []
+    for marker in sorted((cache_dir / CONVERTED).glob(f"*/{MARKER}")):
+        try:
+            source = json.loads(marker.read_text(encoding="utf-8"))["source"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if source == str(folder.resolve()) and is_whole(marker.parent):
+            found.append(marker.parent)
+    return tuple(found)
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a conversion has all of its files, in their sizes."""
+    try:
+        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def is_ctranslate2(folder: Path) -> bool:
+    """Tell whether model.bin is a CTranslate2 Whisper model (binary format of ctranslate2.specs)."""
+    if not folder.is_dir():
+        raise broken(folder, "there is no such folder")
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            _take(file, "I")  # version of the format
+            name = _name(file)
+    except (struct.error, UnicodeDecodeError):
+        name = ""
+    if name != SPEC_NAME:
+        raise broken(folder, f"model.bin is no CTranslate2 Whisper model ({name[:40]!r})")
+    return True
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return what converted weights take in memory, by their files.
+
+    Those of onnxruntime's encoder are there twice: for a lone call, and for calls that share the cores.
+    """
+    files = {folder / MODEL_FILE: 1, folder / f"{ENCODER_FILE}.data": 2}
+    return sum(times * path.stat().st_size for path, times in files.items() if path.is_file())
+
+
+def shape_of(folder: Path) -> ModelShape:
+    """Return the sizes of the model in a folder of CTranslate2 or Hugging Face; reads headers only.
+
+    Raises:
+        ModelUnavailable: it is neither, or damaged.
+    """
+    path = folder / MODEL_FILE
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                return _shape_of_variables(dict(_variables(file)))
+        config = read_config(folder)
+        return ModelShape(config["d_model"], config["decoder_layers"], config["vocab_size"])
+    except (OSError, struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+        raise broken(folder, f"its sizes cannot be read: {error!r}") from error
+
+
+def _shape_of_variables(shapes: dict[str, tuple[int, ...]]) -> ModelShape:
+    vocabulary, d_model = shapes["decoder/embeddings/weight"]
+    layers = [int(found[1]) for name in shapes if (found := _DECODER_LAYER.match(name))]
+    return ModelShape(d_model, max(layers) + 1, vocabulary)
+
+
+def _variables(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of every variable, without reading what it holds."""
+    _take(file, "I")  # version of the format
+    _name(file)
+    _take(file, "I")  # revision of the spec
+    (count,) = _take(file, "I")
+    for _ in range(count):
+        name = _name(file)
+        (rank,) = _take(file, "B")
+        shape = _take(file, f"{rank}I")
+        _type, size_bytes = _take(file, "BI")
+        yield name, shape
+        file.seek(size_bytes, 1)
+
+
+def _take(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    layout = f"<{layout}"
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+
+
+def _name(file: BinaryIO) -> str:
+    (length,) = _take(file, "H")
+    return file.read(length).rstrip(b"\0").decode()

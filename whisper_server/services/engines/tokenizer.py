@@ -1,0 +1,201 @@
+"""Prompt in; text and timestamps out. Wraps one tokenizer.json and knows Whisper's special tokens."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisper_server.core.errors import InvalidRequest, ModelUnavailable
+from whisper_server.core.languages import NAMES
+from whisper_server.core.types import SECONDS_PER_TIMESTAMP, Task
+from whisper_server.services.engines.model_shape import PROMPT_POSITIONS
+from whisper_server.services.engines.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as RawTokenizer
+
+MAX_PROMPT_TOKENS = PROMPT_POSITIONS - 1  # 223: openai/whisper keeps the last ones
+_NO_SPACE_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+_OPENING = frozenset({"Ps", "Pi", "Pd"})  # brackets, quotes and the dash before a speaker's turn
+_SPECIAL = re.compile(r"<\|[^|]*\|>")
+
+
+@dataclass(frozen=True, slots=True)
+class WordTokens:
+    """One word and the run of text tokens that spells it."""
+
+    text: str  # with the space it was written with
+    tokens: tuple[int, ...]
+
+
+class Tokenizer:
+    """The vocabulary of one model and its special tokens; safe to share between threads."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, encoder: Callable[[], RawTokenizer], *, is_multilingual: bool
+    ) -> None:
+        """Take the tokens, and what returns the library's tokenizer once a prompt needs it."""
+        self._vocabulary = vocabulary
+        self._load_encoder = encoder
+        self.is_multilingual = is_multilingual
+        self.end = self._id("<|endoftext|>")
+        self.start = self._id("<|startoftranscript|>")
+        self.start_of_prompt = self._id("<|startofprev|>")
+        self.no_timestamps = self._id("<|notimestamps|>")
+        self.first_timestamp = self.no_timestamps + 1
+        self._tasks: dict[Task, int] = {}
+        self._languages: dict[str, int] = {}
+        if is_multilingual:
+            self._tasks = {"transcribe": self._id("<|transcribe|>"), "translate": self._id("<|translate|>")}
+            ids = ((code, vocabulary.number(f"<|{code}|>")) for code in NAMES)
+            self._languages = {code: token for code, token in ids if token is not None}
+
+    @classmethod
+    def from_file(cls, path: Path, *, is_multilingual: bool) -> Tokenizer:
+        """Read a `tokenizer.json`; raises `ModelUnavailable` where it is missing or no Whisper vocabulary."""
+        if not path.is_file():
+            raise ModelUnavailable(f"The model folder {path.parent.name!r} has no {path.name}; add it.")
+        return cls(Vocabulary.from_file(path), lambda: _encoder(path), is_multilingual=is_multilingual)
+
+    @classmethod
+    def from_raw(cls, raw: RawTokenizer, *, is_multilingual: bool) -> Tokenizer:
+        """Wrap a tokenizer of the library; raises `ModelUnavailable` where it is not Whisper's."""
+        try:
+            vocabulary = Vocabulary(raw.get_vocab(with_added_tokens=True))
+        except ValueError as error:
+            raise ModelUnavailable(
+                "The model's tokenizer numbers its tokens too high; it is no Whisper vocabulary."
+            ) from error
+        return cls(vocabulary, lambda: raw, is_multilingual=is_multilingual)
+
+    def _id(self, token: str) -> int:
+        found = self._vocabulary.number(token)
+        if found is None:
+            raise ModelUnavailable(
+                f"The model's tokenizer.json has no token {token}; it is no Whisper vocabulary."
+            )
+        return found
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages this model knows; only English for an English-only one."""
+        return tuple(self._languages) or ("en",)
+
+    def start_sequence(self, language: str, task: Task) -> list[int]:
+        """Return start-of-transcript, language and task; timestamps stay on.
+
+        Raises:
+            InvalidRequest: this model does not know the language, or cannot translate.
+        """
+        if not self.is_multilingual:
+            if language != "en":
+                raise InvalidRequest(f"This model knows English only, not {language!r}.", param="language")
+            if task == "translate":
+                raise InvalidRequest("This model knows English only and cannot translate.", param="model")
+            return [self.start]
+        if language not in self._languages:
+            raise InvalidRequest(f"This model does not know the language {language!r}.", param="language")
+        return [self.start, self._languages[language], self._tasks[task]]
+
+    def prompt(self, start_sequence: Sequence[int], text: str, keywords: str = "") -> list[int]:
+        """Return the tokens before the first one to decode: keywords, prompt text and start sequence.
+
+        Both are left out where they are empty. Where there is no room for both, the first keywords and
+        the end of the text stay, each with at least half of it.
+        """
+        wanted, before = self._plain(keywords), self._plain(text)
+        wanted = wanted[: MAX_PROMPT_TOKENS - min(len(before), MAX_PROMPT_TOKENS // 2)]
+        before = before[-(MAX_PROMPT_TOKENS - len(wanted)) :] if len(wanted) < MAX_PROMPT_TOKENS else []
+        if not wanted and not before:
+            return list(start_sequence)
+        return [self.start_of_prompt, *wanted, *before, *start_sequence]
+
+    def _plain(self, text: str) -> list[int]:
+        """Return the tokens of a request's text, which must not act as the special tokens it spells."""
+        stripped = _SPECIAL.sub(" ", text).strip()
+        return self.encode(" " + stripped) if stripped else []
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of plain text; the first call loads what knows how to split it, and blocks.
+
+        Raises:
+            ModelUnavailable: the tokenizers library cannot read the model's tokenizer.json.
+        """
+        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _encoder(self) -> RawTokenizer:
+        return self._load_encoder()  # two threads may load it at once; either result will do
+
+    def is_timestamp(self, token: int) -> bool:
+        """Tell a timestamp token from all others."""
+        return token >= self.first_timestamp
+
+    def seconds(self, token: int) -> float:
+        """Return the window time that a timestamp token means."""
+        return (token - self.first_timestamp) * SECONDS_PER_TIMESTAMP
+
+    def text_tokens(self, tokens: Sequence[int]) -> list[int]:
+        """Drop timestamps and other special tokens."""
+        return [token for token in tokens if token < self.end]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of the tokens as the model wrote it, leading space kept.
+
+        Bytes that are no UTF-8, as those of a character cut in two, become replacement characters.
+        """
+        return b"".join(map(self.token_bytes, self.text_tokens(tokens))).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the UTF-8 bytes of one text token; they may be a part of a character."""
+        return self._vocabulary.token_bytes(token)
+
+    def split_words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
+        """Split text tokens into words: at spaces, or at characters in languages that write none.
+
+        Punctuation belongs to the word before it, unless it opens something: then to the next one.
+        """
+        has_spaces = language not in _NO_SPACE_LANGUAGES
+        words: list[WordTokens] = []
+        opens = False
+        for piece in self._split_characters(tokens):
+            marks = {unicodedata.category(c) for c in piece.text.strip()}
+            is_punctuation = bool(marks) and all(mark.startswith("P") for mark in marks)
+            is_opening = is_punctuation and marks <= _OPENING
+            in_word = has_spaces and not piece.text.startswith(" ")
+            if words and (opens or in_word or (is_punctuation and not is_opening)):
+                words[-1] = WordTokens(words[-1].text + piece.text, words[-1].tokens + piece.tokens)
+                opens = opens and is_punctuation
+            else:
+                words.append(piece)
+                opens = is_opening
+        return words
+
+    def _split_characters(self, tokens: Sequence[int]) -> list[WordTokens]:
+        """Group tokens so that every group is whole characters: one may span several tokens."""
+        groups: list[WordTokens] = []
+        run: list[int] = []
+        for token in self.text_tokens(tokens):
+            run.append(token)
+            text = self.text(run)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                groups.append(WordTokens(text, tuple(run)))
+                run = []
+        if run:
+            groups.append(WordTokens(self.text(run), tuple(run)))
+        return groups
+
+
+def _encoder(path: Path) -> RawTokenizer:
+    from tokenizers import Tokenizer as RawTokenizer  # noqa: PLC0415  (only for prompts)
+
+    try:
+        return RawTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelUnavailable(f"The {path.name} of {path.parent.name!r} cannot be read.") from error

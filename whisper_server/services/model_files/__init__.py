@@ -1,0 +1,1 @@
+"""Models by name and on disk: catalog, downloads, conversions."""

@@ -1,0 +1,1 @@
+"""The part of ONNX that is written and run here."""

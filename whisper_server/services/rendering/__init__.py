@@ -1,0 +1,1 @@
+"""A transcript to the body of a reply; pure."""

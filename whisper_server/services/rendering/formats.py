@@ -1,0 +1,196 @@
+"""Transcript -> (body, media type); pure. A new response format is a function and a line in `FORMATS`."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Iterable
+from itertools import groupby
+from typing import Any
+
+from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.languages import language_name
+from whisper_server.core.types import Segment, Transcript
+from whisper_server.services.rendering.subtitles import Cue, SubtitleOptions, cues
+
+JSON_TYPE = "application/json"
+TEXT_TYPE = "text/plain; charset=utf-8"  # what the hosted API sends for text, srt and vtt
+
+_ARROW = re.compile(r"(?<!-)-{2,}>")  # tried once for each run of dashes, not at every dash
+_SUBTITLES = SubtitleOptions()
+
+
+def render(
+    transcript: Transcript, response_format: str, subtitles: SubtitleOptions = _SUBTITLES
+) -> tuple[str, str]:
+    """Return the body and its media type; text formats end in a line break.
+
+    `subtitles` counts for `SUBTITLE_FORMATS` only. Long files take a while: keep it off the event loop.
+
+    Raises:
+        InvalidRequest: no such format.
+    """
+    if response_format in SUBTITLE_FORMATS:
+        return SUBTITLE_FORMATS[response_format](transcript, subtitles)
+    return FORMATS[check_format(response_format)](transcript)
+
+
+def check_format(response_format: str, names: Collection[str] = ()) -> str:
+    """Return the format's name, or raise `InvalidRequest` with the names there are (`names`, else all)."""
+    names = names or FORMATS
+    if response_format not in names:
+        raise InvalidRequest(
+            f"Unknown response_format {response_format[:40]!r}. Use one of: {', '.join(names)}.",
+            param="response_format",
+        )
+    return response_format
+
+
+def _json(transcript: Transcript) -> tuple[str, str]:
+    if transcript.task == "translate":
+        return _dumps({"text": transcript.text}), JSON_TYPE
+    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    if transcript.shows_languages and transcript.language:
+        body["languages"] = [{"code": transcript.language}]
+    if transcript.shows_logprobs:
+        body["logprobs"] = logprob_objects(transcript.segments)
+    return _dumps(body), JSON_TYPE
+
+
+def logprob_objects(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """Return what `include[]=logprobs` asks for: every text token in order."""
+    return [
+        {"token": score.text, "logprob": score.logprob, "bytes": list(score.data)}
+        for segment in segments
+        for score in segment.scores
+    ]
+
+
+def _verbose_json(transcript: Transcript) -> tuple[str, str]:
+    body: dict[str, Any] = {
+        "task": transcript.task,
+        # Silence has no language; clients expect a name, and the hosted API says english.
+        "language": language_name(_language_of_text(transcript)),
+        "duration": round(transcript.duration_s, 3),
+        "text": transcript.text,
+    }
+    if transcript.shows_segments:
+        body["segments"] = [segment_object(i, segment) for i, segment in enumerate(transcript.segments)]
+    if transcript.shows_words:
+        body["words"] = [
+            {"word": word.text, "start": round(word.start_s, 2), "end": round(word.end_s, 2)}
+            for segment in transcript.segments
+            for word in segment.words
+        ]
+    if transcript.task == "transcribe":
+        body["usage"] = _usage(transcript)
+    return _dumps(body), JSON_TYPE
+
+
+def _language_of_text(transcript: Transcript) -> str:
+    """Return the code of what the text is written in; translations are English."""
+    return (transcript.task == "transcribe" and transcript.language) or "en"
+
+
+def segment_object(index: int, segment: Segment) -> dict[str, Any]:
+    """Return one segment of verbose_json; clients check that all ten fields are there."""
+    return {
+        "id": index,
+        "seek": segment.seek_frames,
+        "start": round(segment.start_s, 2),
+        "end": round(segment.end_s, 2),
+        "text": segment.text,
+        "tokens": list(segment.tokens),
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }
+
+
+def _diarized_json(transcript: Transcript) -> tuple[str, str]:
+    """One line of text per turn, and a segment for each phrase; clients check that ids are texts."""
+    turns = groupby(transcript.segments, key=lambda segment: segment.speaker)
+    text = [f"{speaker}: {''.join(each.text for each in turn).strip()}" for speaker, turn in turns]
+    body = {
+        "task": transcript.task,
+        "duration": round(transcript.duration_s, 3),
+        "text": "\n".join(text),
+        "segments": [
+            {
+                "type": "transcript.text.segment",
+                "id": f"seg_{number:03d}",
+                "start": round(segment.start_s, 2),
+                "end": round(segment.end_s, 2),
+                "text": segment.text.strip(),
+                "speaker": segment.speaker,
+            }
+            for number, segment in enumerate(transcript.segments, 1)
+        ],
+        "usage": _usage(transcript),
+    }
+    return _dumps(body), JSON_TYPE
+
+
+def _text(transcript: Transcript) -> tuple[str, str]:
+    return transcript.text + "\n", TEXT_TYPE
+
+
+def _srt(transcript: Transcript, options: SubtitleOptions = _SUBTITLES) -> tuple[str, str]:
+    blocks = [
+        f"{number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n{_srt_text(cue)}\n\n"
+        for number, cue in enumerate(cues(transcript, options), 1)
+    ]
+    return "".join(blocks), TEXT_TYPE
+
+
+def _vtt(transcript: Transcript, options: SubtitleOptions = _SUBTITLES) -> tuple[str, str]:
+    blocks = [
+        f"{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{_vtt_text(cue)}\n\n"
+        for cue in cues(transcript, options)
+    ]
+    return "WEBVTT\n\n" + "".join(blocks), TEXT_TYPE
+
+
+def _srt_text(cue: Cue) -> str:
+    """Return the lines without the arrow that players take for a time line; SRT cannot escape it."""
+    return "\n".join(_ARROW.sub("->", line) for line in cue.lines)
+
+
+def _vtt_text(cue: Cue) -> str:
+    """Return the lines with what WebVTT reads as markup escaped; that takes care of the arrow too."""
+    return html.escape("\n".join(cue.lines), quote=False)
+
+
+def _clock(total_ms: int, separator: str) -> str:
+    """Return hours:minutes:seconds and milliseconds."""
+    minutes, ms = divmod(total_ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{ms // 1000:02d}{separator}{ms % 1000:03d}"
+
+
+def _usage(transcript: Transcript) -> dict[str, Any]:
+    """Return the audio's length as the hosted API bills it: whole seconds, rounded up."""
+    return {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# What has cues: takes options, and wants the times of words.
+SUBTITLE_FORMATS: dict[str, Callable[[Transcript, SubtitleOptions], tuple[str, str]]] = {
+    "srt": _srt,
+    "vtt": _vtt,
+}
+FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
+    "json": _json,
+    "text": _text,
+    "srt": _srt,
+    "verbose_json": _verbose_json,
+    "vtt": _vtt,
+    "diarized_json": _diarized_json,
+}
+TRANSLATED_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")  # those of translations

@@ -1,0 +1,1 @@
+"""Windows of all requests to batches on worker threads, in a fair order."""

@@ -1,0 +1,1 @@
+"""Blocks of samples to windows: where speech is, and its spectrogram."""

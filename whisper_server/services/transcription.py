@@ -1,0 +1,222 @@
+"""The pipeline from bytes to text: one file's way, and the only producer of segments.
+
+    bytes --AudioProcessor.open--> AudioStream  blocks of float32 [n_samples], 16 kHz, mono, -1..1
+          --vad.steps------------> [Span]       samples, start_s in file time
+          --windows.pack---------> Window       mel [n_mels, 3000], places (iterator)
+          --WindowStream.submit--> Decoded      tokens, avg_logprob, no_speech_prob (await)
+          --segments.of----------> Segment      start_s, end_s, text, words (file time again)
+          --formats.render-------> text         in api and cli
+
+Every step pulls from the one before it, so a file of any length passes through in a bounded amount
+of memory. Plain replies, streams and the command line all take `Transcription.segments`. Must not know how
+audio is opened, or of requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from asyncio import Future as AsyncFuture
+from asyncio import wrap_future
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from whisper_server.core.types import (
+    AudioInfo,
+    Decoded,
+    DecodeOptions,
+    Segment,
+    TranscribeParams,
+    Transcript,
+    Window,
+    WindowJob,
+)
+from whisper_server.services.audio_processor import AudioStream
+from whisper_server.services.decoding import segments
+from whisper_server.services.speech import vad, windows
+
+if TYPE_CHECKING:
+    from whisper_server.services.loaded_models.loader import WhisperModel
+    from whisper_server.services.model_manager import ModelManager
+    from whisper_server.services.scheduling.scheduler import WindowStream
+    from whisper_server.services.work_pool import WorkPool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What one request works with: the model, and the request's own stream of windows to it."""
+
+    model: WhisperModel
+    stream: WindowStream
+
+
+class SegmentSource(Protocol):
+    """An opened recording that becomes segments, of one file or of its channels; use it once."""
+
+    on_window: Callable[[float], None] | None  # is told, after each window, the file time decoded so far
+
+    @property
+    def info(self) -> AudioInfo:
+        """What the container says of itself."""
+        ...
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of the file read so far; all of it once the segments are exhausted."""
+        ...
+
+    @property
+    def windows_done(self) -> int:
+        """Windows decoded so far."""
+        ...
+
+    def segments(self) -> AsyncGenerator[Segment, None]:
+        """Produce segments in file order, each as soon as it is known. Run it under `contextlib.aclosing`."""
+        ...
+
+    def transcript(self, found: tuple[Segment, ...]) -> Transcript:
+        """Return the transcript made of the segments that `segments` has produced."""
+        ...
+
+    async def collect(self) -> Transcript:
+        """Return the whole transcript; raises what `segments` does."""
+        async with contextlib.aclosing(self.segments()) as produced:
+            found = tuple([segment async for segment in produced])
+        return self.transcript(found)
+
+
+@dataclass(slots=True)
+class Transcription(SegmentSource):
+    """One file on its way through the pipeline; use it once."""
+
+    audio: AudioStream
+    params: TranscribeParams
+    options: DecodeOptions
+    _models: ModelManager[WhisperModel]
+    _pool: WorkPool
+    _use_vad: bool
+    _language: str | None = field(init=False)
+    _is_first: bool = field(default=True, init=False)  # no window was submitted yet
+    windows_done: int = field(default=0, init=False)
+    on_window: Callable[[float], None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        only = self.params.languages[0] if len(self.params.languages) == 1 else None
+        self._language = self.params.language or only
+
+    @property
+    def info(self) -> AudioInfo:
+        """What the container says of itself."""
+        return self.audio.info
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of the file read so far; all of it once the segments are exhausted."""
+        return self.audio.position_s
+
+    def transcript(self, found: tuple[Segment, ...]) -> Transcript:
+        """Return the transcript made of these segments."""
+        return Transcript(
+            self.params.task,
+            self._language or "",
+            self.duration_s,
+            found,
+            shows_languages=bool(self.params.languages),
+            shows_segments=self.params.shows_segments,
+            shows_words=self.params.word_timestamps,
+            shows_logprobs=self.params.logprobs,
+        )
+
+    @contextlib.asynccontextmanager
+    async def lease(self) -> AsyncIterator[Lease]:
+        """Lend the model of this file, loading it where needed, with a stream for this request."""
+        async with self._models.lease(self.params.model) as model:
+            with model.scheduler.open_stream(self.params.priority) as stream:
+                yield Lease(model, stream)
+
+    async def segments(self, lease: Lease | None = None) -> AsyncGenerator[Segment, None]:
+        """Produce segments in file order, each as soon as its window is decoded.
+
+        Run it under `contextlib.aclosing`: it holds the open file and, unless it is lent a lease, a lease.
+
+        Raises:
+            AudioTooLong: the audio goes on for longer than the limit.
+            ModelUnavailable: the model cannot be loaded now.
+            Unavailable: no room to load the model, or the server is shutting down.
+            EngineFailure: the engine failed on a window of this file.
+        """
+        try:
+            async with (
+                contextlib.nullcontext(lease) if lease else self.lease() as lent,
+                contextlib.aclosing(self._decoded(lent)) as decoded,
+            ):
+                tokenizer = lent.model.engine.tokenizer
+                if self._language is not None:  # refused now, and not only where there is speech
+                    tokenizer.start_sequence(self._language, self.params.task)
+                async for window, result in decoded:
+                    found = await self._pool.run(segments.of, window, result, tokenizer)
+                    for segment in found:
+                        yield segment
+        finally:
+            # Closed already where windows were pulled, but not where none was.
+            self.audio.close()
+
+    async def _decoded(self, lease: Lease) -> AsyncGenerator[tuple[Window, Decoded], None]:
+        """Decode windows in order, with some ahead, so that the device never waits for the next one.
+
+        Where the first window must tell the language, the others are made ready meanwhile.
+        """
+        stream = lease.stream
+        ready: deque[Window] = deque()
+        pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
+        source = self._pool.iterate(self._windows(lease.model.engine.info.n_mels))
+        async with contextlib.aclosing(source):  # type: ignore[type-var]
+            async for window in source:
+                if window is not None:  # else nothing yet; another request had its turn on the thread
+                    ready.append(window)
+                self._submit(stream, ready, pending)
+                while pending and (pending[0][1].done() or len(ready) + len(pending) >= stream.ahead):
+                    yield await self._next(pending)
+                    self._submit(stream, ready, pending)
+        while pending:
+            yield await self._next(pending)
+            self._submit(stream, ready, pending)
+
+    def _submit(
+        self, stream: WindowStream, ready: deque[Window], pending: deque[tuple[Window, AsyncFuture[Decoded]]]
+    ) -> None:
+        """Submit what is ready; all windows but one wait until the language is known."""
+        while ready and (self._language is not None or not pending):
+            window = ready.popleft()
+            pending.append((window, wrap_future(stream.submit(self._job(window), self.options))))
+
+    def _job(self, window: Window) -> WindowJob:
+        params = self.params
+        is_first, self._is_first = self._is_first, False
+        return WindowJob(
+            window,
+            self._language,
+            prompt=params.prompt if is_first else "",
+            candidates=params.languages,
+            keywords=", ".join(params.keywords),
+            task=params.task,
+            word_timestamps=params.word_timestamps or params.logprobs,
+        )
+
+    async def _next(self, pending: deque[tuple[Window, AsyncFuture[Decoded]]]) -> tuple[Window, Decoded]:
+        window, future = pending[0]
+        result = await future
+        pending.popleft()
+        self._language = self._language or result.language
+        self.windows_done += 1
+        if self.on_window is not None:
+            self.on_window(window.file_time(window.duration_s, is_end=True))
+        return window, result
+
+    def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
+        """Pull samples through voice activity detection into windows; runs on the pool."""
+        with self.audio as stream:
+            blocks = stream.blocks()
+            found = vad.steps(blocks, self.params.vad) if self._use_vad else vad.fixed(blocks)
+            yield from windows.pack(found, n_mels)
