@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class LeasedModel:
     """What one request works with: the model, and the request's own stream of windows to it."""
 
     model: WhisperModel
@@ -129,13 +129,13 @@ class Transcription(SegmentSource):
         )
 
     @contextlib.asynccontextmanager
-    async def lease(self) -> AsyncIterator[Lease]:
+    async def lease(self) -> AsyncIterator[LeasedModel]:
         """Lend the model of this file, loading it where needed, with a stream for this request."""
         async with self._models.lease(self.params.model) as model:
             with model.scheduler.open_stream(self.params.priority) as stream:
-                yield Lease(model, stream)
+                yield LeasedModel(model, stream)
 
-    async def segments(self, lease: Lease | None = None) -> AsyncGenerator[Segment, None]:
+    async def segments(self, lease: LeasedModel | None = None) -> AsyncGenerator[Segment, None]:
         """Produce segments in file order, each as soon as its window is decoded.
 
         Run it under `contextlib.aclosing`: it holds the open file and, unless it is lent a lease, a lease.
@@ -162,7 +162,7 @@ class Transcription(SegmentSource):
             # Closed already where windows were pulled, but not where none was.
             self.audio.close()
 
-    async def _decoded(self, lease: Lease) -> AsyncGenerator[tuple[Window, Decoded], None]:
+    async def _decoded(self, lease: LeasedModel) -> AsyncGenerator[tuple[Window, Decoded], None]:
         """Decode windows in order, with some ahead, so that the device never waits for the next one.
 
         Where the first window must tell the language, the others are made ready meanwhile.
