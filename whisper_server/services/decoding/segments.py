@@ -36,7 +36,7 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
     loud = word_times.loudness(window) if decoded.token_times else None
     segments: list[Segment] = []
     taken = 0
-    for phrase in _phrases(decoded.tokens, window.duration_s, tokenizer):
+    for phrase in _phrases(_between_characters(decoded.tokens, tokenizer), window.duration_s, tokenizer):
         text_tokens = tokenizer.text_tokens(phrase.tokens)
         text = tokenizer.text(text_tokens)
         times = decoded.token_times[taken : taken + len(text_tokens)]
@@ -56,13 +56,29 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
                 no_speech_prob=decoded.no_speech_prob,
                 language=decoded.language,
                 seek_frames=round(window.start_s * FRAMES_PER_SECOND),
-                words=_words(window, loud, phrase, _spoken(times, decoded.language, tokenizer))
-                if loud
-                else (),
-                scores=tuple(_score(time, tokenizer) for time in times),
+                words=_words(window, loud, phrase, _spoken(times, tokenizer)) if loud else (),
+                scores=_scores(times, tokenizer),
             )
         )
     return segments
+
+
+def _between_characters(tokens: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """Put what stands inside a character, as a timestamp may, behind it; text tokens keep their order."""
+    groups = iter(tokenizer.whole_characters(tokens))
+    found: list[int] = []
+    held: list[int] = []
+    left = 0  # text tokens until the character ends
+    for token in tokens:
+        if tokenizer.text_tokens([token]):
+            left = (left or len(next(groups).tokens)) - 1
+            found.append(token)
+        else:
+            held.append(token)
+        if not left:
+            found += held
+            held = []
+    return found
 
 
 def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> Iterator[_Phrase]:
@@ -90,9 +106,12 @@ def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> 
         yield _Phrase(start_s, duration_s, tuple(run))
 
 
-def _score(time: TokenTime, tokenizer: Tokenizer) -> TokenScore:
-    data = tokenizer.token_bytes(time.token)
-    return TokenScore(data.decode("utf-8", "replace"), data, math.log(max(time.probability, MIN_PROBABILITY)))
+def _scores(times: Sequence[TokenTime], tokenizer: Tokenizer) -> tuple[TokenScore, ...]:
+    texts = tokenizer.token_texts([time.token for time in times])
+    return tuple(
+        TokenScore(text, tokenizer.token_bytes(time.token), math.log(max(time.probability, MIN_PROBABILITY)))
+        for text, time in zip(texts, times, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +122,11 @@ class _Spoken:
     times: tuple[TokenTime, ...]
 
 
-def _spoken(times: Sequence[TokenTime], language: str, tokenizer: Tokenizer) -> list[_Spoken]:
+def _spoken(times: Sequence[TokenTime], tokenizer: Tokenizer) -> list[_Spoken]:
     """Split a phrase into its words; white space alone is none."""
     found: list[_Spoken] = []
     position = 0
-    for piece in tokenizer.split_words([time.token for time in times], language):
+    for piece in tokenizer.split_words([time.token for time in times]):
         mine = tuple(times[position : position + len(piece.tokens)])
         position += len(piece.tokens)
         if piece.text.strip():
