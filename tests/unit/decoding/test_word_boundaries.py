@@ -28,7 +28,8 @@ def window(*sounds: tuple[int, int], n_frames: int = 400, seam: int | None = Non
 
 
 def place(heard: Window, start: int, end: int, aligned: list[int], texts: list[str]) -> list[tuple[int, int]]:
-    return word_times.place(word_times.loudness(heard), start, end, aligned, texts)
+    phrase = word_times.Phrase(start, end, aligned, texts)
+    return word_times.place(word_times.loudness(heard), [phrase])[0]
 
 
 def test_one_word_is_trimmed_to_its_sound() -> None:
@@ -71,6 +72,36 @@ def test_no_word_lies_across_a_seam() -> None:
 
 def test_silence_leaves_the_words_where_the_alignment_has_them() -> None:
     assert place(window((350, 390)), 40, 200, [110], ["one", "two"]) == [(40, 110), (110, 200)]
+
+
+@pytest.mark.parametrize("lag", [-15, -8, 8, 15])
+def test_an_alignment_that_is_always_early_or_late_is_set_right_where_no_gap_shows_it(lag: int) -> None:
+    heard = window((20, 380), n_frames=600)
+    starts = [60, 100, 140, 180, 220, 260, 300, 340]
+    valleys = [start for start in starts if start != 180]
+    for start in valleys:
+        heard.mel[:, start] = -0.2
+    found = place(heard, 20, 380, [start + lag for start in starts], ["word"] * 9)
+    assert [start for start, _ in found[1:] if start in valleys] == valleys
+    assert abs(found[4][0] - 180) < abs(lag) / 2
+
+
+def test_phrases_of_a_window_tell_together_how_early_the_alignment_is() -> None:
+    heard = window((20, 380), n_frames=600)
+    starts = [60, 100, 140, 180, 220, 260]
+    for start in starts:
+        heard.mel[:, start] = -0.2
+    loud = word_times.loudness(heard)
+    long = word_times.Phrase(20, 290, [start - 15 for start in starts], ["word"] * 7)
+    short = word_times.Phrase(290, 380, [315], ["word"] * 2)
+    (alone,) = word_times.place(loud, [short])
+    _, together = word_times.place(loud, [long, short])
+    assert alone[1][0] == 315
+    assert 320 < together[1][0] < 330
+
+
+def test_a_phrase_without_words_has_none() -> None:
+    assert place(window((50, 90)), 20, 200, [], []) == []
 
 
 @given(
