@@ -48,9 +48,9 @@ VALLEY_FRAMES = 3  # a valley of loudness is the quietest frame among these many
 CANDIDATES = 32  # per boundary, the nearest ones: some words to each side
 MAX_PAUSE_FRAMES = 15  # a pause this long is certainly none of the closures inside a word
 
-# Round numbers on a plateau: three quarters or one and a half times any of them leave the median of the bundled
-# samples alone and put at most 8 % of the words off by 0.1 s instead of none; the mean error of running speech
-# (bench/experiments/running_speech.md) changes by at most 7 %.
+# Round numbers on a plateau: three quarters or one and a half times any of them leave the median of the
+# bundled samples alone and put at most 8 % of their words off by 0.1 s instead of none; the mean error of
+# running speech (bench/experiments/running_speech.md) changes by at most 7 %.
 LEVEL_COST = 2.0  # of a boundary in the middle of loud speech
 PAUSE_GAIN = 4.0  # of a boundary in a pause of MAX_PAUSE_FRAMES
 DRIFT_FRAMES = 20.0  # frames of sound between boundary and alignment that cost 1
