@@ -36,6 +36,21 @@ def test_one_word_is_trimmed_to_its_sound() -> None:
     assert place(window((50, 90)), 20, 200, [], ["one"]) == [(50, 90)]
 
 
+@pytest.mark.parametrize(
+    ("sounds", "expected"),
+    [
+        ([(50, 62), (100, 140)], (100, 140)),  # a noise before the word
+        ([(50, 90), (150, 155), (190, 195)], (50, 90)),  # the next phrase begins before the timestamp
+        ([(50, 80), (110, 130), (160, 195)], (50, 195)),  # a number, digit by digit
+        ([(50, 90), (100, 105)], (50, 105)),  # a closure is no pause
+    ],
+)
+def test_what_is_short_and_lies_beyond_a_pause_is_not_of_the_word(
+    sounds: list[tuple[int, int]], expected: tuple[int, int]
+) -> None:
+    assert place(window(*sounds), 40, 200, [], ["word"]) == [expected]
+
+
 def test_words_are_the_sounds_between_pauses_however_early_the_alignment_moves_on() -> None:
     sounds = [(50, 90), (100, 140), (180, 230), (300, 340)]
     assert place(window(*sounds), 40, 360, [70, 105, 190], ["tree", "left", "house", "open"]) == sounds

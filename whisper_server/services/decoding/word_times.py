@@ -15,8 +15,8 @@ valleys of loudness, and the aligned boundary itself. A boundary costs the more
 
 The phrases of a window are placed twice: by how much the first choice moves most boundaries is how much
 the alignment is off, and the second choice starts from the alignment without that. Then words are trimmed
-to their sound. Where speech runs on without a gap, or noise covers the gaps, all candidates are about
-equally loud and the alignment decides.
+to their sound, and noises beyond a pause are cut off. Where speech runs on without a gap, or noise covers
+the gaps, all candidates are about equally loud and the alignment decides.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MAX_PAUSE_FRAMES = 15  # a pause this long is certainly none of the closures ins
 
 # Round numbers on a plateau: three quarters or one and a half times any of them leave the median of the
 # bundled samples alone and put at most 8 % of their words off by 0.1 s instead of none; the mean error of
-# running speech (bench/experiments/running_speech.md) changes by at most 7 %.
+# running speech (bench/experiments/running_speech.md) changes by at most a tenth.
 LEVEL_COST = 2.0  # of a boundary in the middle of loud speech
 PAUSE_GAIN = 4.0  # of a boundary in a pause of MAX_PAUSE_FRAMES
 DRIFT_FRAMES = 20.0  # frames of sound between boundary and alignment that cost 1
@@ -58,6 +58,8 @@ LENGTH_FREE = 0.3  # logarithm: up to 1.35 times longer or shorter than its lett
 LENGTH_SPREAD = 0.25  # logarithm: what costs 1/2 beyond that
 LETTERS_PER_DIGIT = 4.0  # a digit is spoken as a word
 LETTERS_PER_WORD = 1.5  # on top: short words last longer per letter
+
+SHORT_PART = 0.5  # of the longest stretch of sound in a word; shorter ones beyond a pause are not of it
 
 MAX_LAG_FRAMES = 30  # the alignment of no model is off by more; beyond that the first choice was wrong
 FEW_BOUNDARIES = 4  # as many as these say half of what many do
@@ -216,10 +218,18 @@ def _letters(text: str) -> float:
 
 
 def _trimmed(loud: Loudness, start: int, end: int) -> tuple[int, int]:
-    """Cut the silence off both ends, and what lies beyond a seam; a word without sound stays as it is."""
+    """Cut the silence off both ends, and what lies beyond a seam; a word without sound stays as it is.
+
+    What is short and lies beyond a pause is a noise, or the next phrase; several long parts are a number.
+    """
     for seam in loud.seams:
         if start < seam < end:
             left, right = loud.elapsed[seam] - loud.elapsed[start], loud.elapsed[end] - loud.elapsed[seam]
             start, end = (start, seam) if left >= right else (seam, end)
-    sound = np.flatnonzero(loud.is_sound[start:end])
-    return (start + int(sound[0]), start + int(sound[-1]) + 1) if len(sound) else (start, end)
+    sound = start + np.flatnonzero(loud.is_sound[start:end])
+    if not len(sound):
+        return start, end
+    parts = np.split(sound, np.flatnonzero(np.diff(sound) > MAX_PAUSE_FRAMES) + 1)
+    longest = max(map(len, parts))
+    spoken = [part for part in parts if len(part) >= SHORT_PART * longest]
+    return int(spoken[0][0]), int(spoken[-1][-1]) + 1
