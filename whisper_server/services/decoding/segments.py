@@ -69,7 +69,7 @@ class _Said:
 def _said(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> Iterator[_Said]:
     """Yield the phrases of a window; white space alone is none."""
     taken = 0
-    for phrase in _phrases(_between_characters(decoded.tokens, tokenizer), window.duration_s, tokenizer):
+    for phrase in _phrases(decoded.tokens, window.duration_s, tokenizer):
         text_tokens = tokenizer.text_tokens(phrase.tokens)
         text = tokenizer.text(text_tokens)
         if text.strip():
@@ -98,13 +98,13 @@ def _between_characters(tokens: Sequence[int], tokenizer: Tokenizer) -> list[int
 def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> Iterator[_Phrase]:
     """Split at timestamp tokens; an unclosed phrase ends with the window's audio.
 
-    A timestamp before text opens a phrase, one after text closes it. Times that run backwards are
-    pulled up to the time before them.
+    A timestamp before text opens a phrase, one after text closes it, one inside a character stands behind
+    that. Times that run backwards are pulled up to the time before them.
     """
     start_s, now_s = 0.0, 0.0
     run: list[int] = []
     text: list[int] = []
-    for token in tokens:
+    for token in _between_characters(tokens, tokenizer):
         run.append(token)
         if not tokenizer.is_timestamp(token):
             text.append(token)

@@ -167,7 +167,7 @@ class Tokenizer:
         return groups
 
     def split_words(self, tokens: Sequence[int]) -> list[TextTokens]:
-        """Split text tokens into words; without any text there are none (see `words.py`)."""
+        """Split text tokens into words, as `words.py` does; all of them are in one, in order."""
         return words.joined(self.whole_characters(tokens))
 
 

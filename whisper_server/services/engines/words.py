@@ -49,13 +49,14 @@ class TextTokens:
 def joined(pieces: Iterable[TextTokens]) -> list[TextTokens]:
     """Join pieces, each of whole characters, into words; every token is in one of them, in order.
 
-    White space and punctuation are a word where there is no other to put them to.
+    White space and punctuation are a word where there is no other to put them to, and so are tokens without
+    text.
     """
     words: list[TextTokens] = []
     held: TextTokens | None = None  # punctuation that may belong to what follows
     for piece in _with_text(pieces):
         is_mark = _is_punctuation(piece.text)
-        if held and words and piece.text[0].isspace() and not _opens(held.text):
+        if held and words and piece.text[:1].isspace() and not _opens(held.text):
             words[-1] += held
             held = None
         if is_mark and (held or not words or _may_open(words[-1].text, piece.text)):
@@ -73,14 +74,14 @@ def joined(pieces: Iterable[TextTokens]) -> list[TextTokens]:
 
 
 def _with_text(pieces: Iterable[TextTokens]) -> Iterator[TextTokens]:
-    """Join pieces that say nothing with those after them; at the end with the last one, if there is any."""
+    """Join pieces that say nothing with those after them; at the end with the last one."""
     found: TextTokens | None = None
     for piece in pieces:
         if found and found.text and piece.text:
             yield found
             found = None
         found = found + piece if found else piece
-    if found and found.text:
+    if found:
         yield found
 
 
