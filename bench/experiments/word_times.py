@@ -70,9 +70,9 @@ async def _transcripts(cache_dir: Path, names: Sequence[str]) -> list[Transcript
         ]
 
 
-def _faster_whisper(folder: Path, names: Sequence[str]) -> list[Timed]:
-    command = [str(environments.python("faster-whisper")), str(PEER), str(folder)]
-    command += [str(NANO / "samples" / name) for name in names]
+def faster_whisper(folder: Path, files: Sequence[Path]) -> list[Timed]:
+    """Return the words that faster-whisper hears in each file, with the converted model in `folder`."""
+    command = [str(environments.python("faster-whisper")), str(PEER), str(folder), *map(str, files)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: list[Timed] = json.loads(done.stdout)
     return found
@@ -101,7 +101,8 @@ def main() -> None:
     parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         clips = measure(Path(cache))
-        theirs = _faster_whisper(ensure_converted(NANO, Path(cache), "int8"), [clip.name for clip in clips])
+        files = [NANO / "samples" / clip.name for clip in clips]
+        theirs = faster_whisper(ensure_converted(NANO, Path(cache), "int8"), files)
     pairs = [
         (clip, other)
         for clip, other in zip(clips, theirs, strict=True)

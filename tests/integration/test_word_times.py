@@ -21,7 +21,7 @@ from whisper_server.services.container import Services, open_services
 from whisper_server.services.speech import vad
 
 WORDS = TranscribeParams(NANO_MODEL, word_timestamps=True)
-BOUNDS_S = (0.03, 0.05, 0.75)  # of the error at 50, 90 and 99 %
+BOUNDS_S = (0.03, 0.05, 0.25)  # of the error at 50, 90 and 99 %
 DENSE = [sample for sample in all_samples() if sample.kind == "dense"]
 
 

@@ -232,7 +232,7 @@ class Word:
 class TokenScore:
     """One text token of a segment, and its probability."""
 
-    text: str  # with replacement characters where the token is a part of a character
+    text: str  # a character that is spread over several tokens counts for the last of them
     data: bytes  # joined over the tokens of a segment: its text in UTF-8
     logprob: float  # given the tokens before it, without prompt and timestamps; at most 0
 

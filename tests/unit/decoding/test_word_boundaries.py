@@ -28,11 +28,27 @@ def window(*sounds: tuple[int, int], n_frames: int = 400, seam: int | None = Non
 
 
 def place(heard: Window, start: int, end: int, aligned: list[int], texts: list[str]) -> list[tuple[int, int]]:
-    return word_times.place(word_times.loudness(heard), start, end, aligned, texts)
+    phrase = word_times.Phrase(start, end, aligned, texts)
+    return word_times.place(word_times.loudness(heard), [phrase])[0]
 
 
 def test_one_word_is_trimmed_to_its_sound() -> None:
     assert place(window((50, 90)), 20, 200, [], ["one"]) == [(50, 90)]
+
+
+@pytest.mark.parametrize(
+    ("sounds", "expected"),
+    [
+        ([(50, 62), (100, 140)], (100, 140)),  # a noise before the word
+        ([(50, 90), (150, 155), (190, 195)], (50, 90)),  # the next phrase begins before the timestamp
+        ([(50, 80), (110, 130), (160, 195)], (50, 195)),  # a number, digit by digit
+        ([(50, 90), (100, 105)], (50, 105)),  # a closure is no pause
+    ],
+)
+def test_what_is_short_and_lies_beyond_a_pause_is_not_of_the_word(
+    sounds: list[tuple[int, int]], expected: tuple[int, int]
+) -> None:
+    assert place(window(*sounds), 40, 200, [], ["word"]) == [expected]
 
 
 def test_words_are_the_sounds_between_pauses_however_early_the_alignment_moves_on() -> None:
@@ -71,6 +87,36 @@ def test_no_word_lies_across_a_seam() -> None:
 
 def test_silence_leaves_the_words_where_the_alignment_has_them() -> None:
     assert place(window((350, 390)), 40, 200, [110], ["one", "two"]) == [(40, 110), (110, 200)]
+
+
+@pytest.mark.parametrize("lag", [-15, -8, 8, 15])
+def test_an_alignment_that_is_always_early_or_late_is_set_right_where_no_gap_shows_it(lag: int) -> None:
+    heard = window((20, 380), n_frames=600)
+    starts = [60, 100, 140, 180, 220, 260, 300, 340]
+    valleys = [start for start in starts if start != 180]
+    for start in valleys:
+        heard.mel[:, start] = -0.2
+    found = place(heard, 20, 380, [start + lag for start in starts], ["word"] * 9)
+    assert [start for start, _ in found[1:] if start in valleys] == valleys
+    assert abs(found[4][0] - 180) < abs(lag) / 2
+
+
+def test_phrases_of_a_window_tell_together_how_early_the_alignment_is() -> None:
+    heard = window((20, 380), n_frames=600)
+    starts = [60, 100, 140, 180, 220, 260]
+    for start in starts:
+        heard.mel[:, start] = -0.2
+    loud = word_times.loudness(heard)
+    long = word_times.Phrase(20, 290, [start - 15 for start in starts], ["word"] * 7)
+    short = word_times.Phrase(290, 380, [315], ["word"] * 2)
+    (alone,) = word_times.place(loud, [short])
+    _, together = word_times.place(loud, [long, short])
+    assert alone[1][0] == 315
+    assert 320 < together[1][0] < 330
+
+
+def test_a_phrase_without_words_has_none() -> None:
+    assert place(window((50, 90)), 20, 200, [], []) == []
 
 
 @given(

@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field
 class TokenLogprob(BaseModel):
     """How sure the model is of one token."""
 
-    token: str = Field(description="Its text; replacement characters where it is a part of a character.")
+    token: str = Field(
+        description="Its text. A character that takes several tokens is the last one's; others may be empty."
+    )
     logprob: float
     bytes: list[int] = Field(description="Its bytes in UTF-8.")
 

@@ -2,8 +2,9 @@
 
 Pure; counts in mel frames (10 ms) of one window. Must not know of tokens, engines or files.
 
-Cross-attention tells roughly where the model's attention moves on to the next word: often early, never
-inside the pause, and every pause goes to some word. The spectrogram tells exactly where sound ends and
+Cross-attention tells roughly where the model's attention moves on to the next word: never inside the
+pause, every pause goes to some word, and each model is early or late in its own way (base by 0.1 s early,
+tiny.en by as much late). The spectrogram tells exactly where sound ends and
 begins, but not which gap lies between two words and which is the closure of a "t". So the boundaries
 of a phrase are chosen together, by dynamic programming over candidates: the middles of pauses, the
 valleys of loudness, and the aligned boundary itself. A boundary costs the more
@@ -12,8 +13,10 @@ valleys of loudness, and the aligned boundary itself. A boundary costs the more
 - the more sound lies between it and the aligned one; silence between them costs nothing,
 - the less the words on its sides last as long as their letters suggest.
 
-Then words are trimmed to their sound. Where speech runs on without a gap, or noise covers the gaps, all
-candidates are about equally loud and the alignment decides.
+The phrases of a window are placed twice: by how much the first choice moves most boundaries is how much
+the alignment is off, and the second choice starts from the alignment without that. Then words are trimmed
+to their sound, and noises beyond a pause are cut off. Where speech runs on without a gap, or noise covers
+the gaps, all candidates are about equally loud and the alignment decides.
 """
 
 from __future__ import annotations
@@ -45,15 +48,31 @@ VALLEY_FRAMES = 3  # a valley of loudness is the quietest frame among these many
 CANDIDATES = 32  # per boundary, the nearest ones: some words to each side
 MAX_PAUSE_FRAMES = 15  # a pause this long is certainly none of the closures inside a word
 
-# Round numbers on a plateau: three quarters or one and a half times any of them leave the median and the
-# 90 % quantile of the bundled samples alone, and put at most 5 % of the words off by 0.1 s instead of 2 %.
-LEVEL_COST = 4.0  # of a boundary in the middle of loud speech
-PAUSE_GAIN = 5.0  # of a boundary in a pause of MAX_PAUSE_FRAMES
+# Round numbers on a plateau: three quarters or one and a half times any of them leave the median of the
+# bundled samples alone and put at most 8 % of their words off by 0.1 s instead of none; the mean error of
+# running speech (bench/experiments/running_speech.md) changes by at most a tenth.
+LEVEL_COST = 2.0  # of a boundary in the middle of loud speech
+PAUSE_GAIN = 4.0  # of a boundary in a pause of MAX_PAUSE_FRAMES
 DRIFT_FRAMES = 20.0  # frames of sound between boundary and alignment that cost 1
 LENGTH_FREE = 0.3  # logarithm: up to 1.35 times longer or shorter than its letters suggest costs nothing
 LENGTH_SPREAD = 0.25  # logarithm: what costs 1/2 beyond that
 LETTERS_PER_DIGIT = 4.0  # a digit is spoken as a word
 LETTERS_PER_WORD = 1.5  # on top: short words last longer per letter
+
+SHORT_PART = 0.5  # of the longest stretch of sound in a word; shorter ones beyond a pause are not of it
+
+MAX_LAG_FRAMES = 30  # the alignment of no model is off by more; beyond that the first choice was wrong
+FEW_BOUNDARIES = 4  # as many as these say half of what many do
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """What is said between two timestamps, in frames of the window."""
+
+    start: int
+    end: int
+    aligned: Sequence[int]  # [n - 1] ascending: where the alignment puts the boundaries between the words
+    texts: Sequence[str]  # [n]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +128,41 @@ def frames(seconds: float) -> int:
     return round(seconds * FRAMES_PER_SECOND)
 
 
-def place(
-    loud: Loudness, start: int, end: int, aligned: Sequence[int], texts: Sequence[str]
-) -> list[tuple[int, int]]:
-    """Return (start, end) of each word [n] of the phrase from `start` to `end`.
+def place(loud: Loudness, phrases: Sequence[Phrase]) -> list[list[tuple[int, int]]]:
+    """Return (start, end) of each word of each phrase of a window.
 
-    `aligned` [n - 1] is where the alignment puts the boundaries between the words, ascending. Words
-    run forward, do not overlap, and none lies across a seam.
+    Words run forward inside their phrase, do not overlap, and none lies across a seam.
     """
+    first = [_boundaries(loud, phrase, 0) for phrase in phrases]
+    lag = _lag(phrases, first)
     last = len(loud.is_sound)
-    start, end = min(start, last), min(end, last)
-    prior = np.clip(np.asarray(aligned, dtype=np.int64), start, end)
-    bounds = [start, *_boundaries(loud, start, end, prior, texts), end] if len(prior) else [start, end]
-    return [_trimmed(loud, *bound) for bound in pairwise(bounds)]
+    placed: list[list[tuple[int, int]]] = []
+    for phrase, bounds in zip(phrases, first, strict=True):
+        inner = _boundaries(loud, phrase, lag) if lag else bounds
+        edges = [min(phrase.start, last), *inner, min(phrase.end, last)]
+        placed.append([_trimmed(loud, *edge) for edge in pairwise(edges)] if phrase.texts else [])
+    return placed
 
 
-def _boundaries(loud: Loudness, start: int, end: int, prior: Frames, texts: Sequence[str]) -> list[int]:
+def _lag(phrases: Sequence[Phrase], chosen: Sequence[Sequence[int]]) -> int:
+    """Return by how many frames the alignment is early, from where most boundaries were moved."""
+    moved = [
+        there - aligned
+        for phrase, bounds in zip(phrases, chosen, strict=True)
+        for aligned, there in zip(phrase.aligned, bounds, strict=True)
+    ]
+    if not moved:
+        return 0
+    trust = len(moved) / (len(moved) + FEW_BOUNDARIES)
+    return round(trust * float(np.clip(np.median(moved), -MAX_LAG_FRAMES, MAX_LAG_FRAMES)))
+
+
+def _boundaries(loud: Loudness, phrase: Phrase, lag: int) -> list[int]:
     """Choose all boundaries of a phrase together: the cheapest path through their candidates."""
+    if not phrase.aligned:
+        return []
+    start, end = (min(edge, len(loud.is_sound)) for edge in (phrase.start, phrase.end))
+    prior = np.clip(np.asarray(phrase.aligned, dtype=np.int64) + lag, start, end)
     places = _candidates(loud, start, end, prior)
     drift = np.abs(loud.elapsed[places] - loud.elapsed[prior][:, None])
     cost = (
@@ -135,7 +172,7 @@ def _boundaries(loud: Loudness, start: int, end: int, prior: Frames, texts: Sequ
     )
     # From the phrase's start over [n - 1, k] candidates to its end; the ends are places without a choice.
     ends = np.full((1, places.shape[1]), start), np.full((1, places.shape[1]), end)
-    length_cost = _length_costs(loud.elapsed, np.concatenate([ends[0], places, ends[1]]), texts)
+    length_cost = _length_costs(loud.elapsed, np.concatenate([ends[0], places, ends[1]]), phrase.texts)
     best = length_cost[0, 0] + cost[0]
     came_from: list[NDArray[np.intp]] = []
     for step, here in zip(length_cost[1:-1], cost[1:], strict=True):
@@ -181,10 +218,18 @@ def _letters(text: str) -> float:
 
 
 def _trimmed(loud: Loudness, start: int, end: int) -> tuple[int, int]:
-    """Cut the silence off both ends, and what lies beyond a seam; a word without sound stays as it is."""
+    """Cut the silence off both ends, and what lies beyond a seam; a word without sound stays as it is.
+
+    What is short and lies beyond a pause is a noise, or the next phrase; several long parts are a number.
+    """
     for seam in loud.seams:
         if start < seam < end:
             left, right = loud.elapsed[seam] - loud.elapsed[start], loud.elapsed[end] - loud.elapsed[seam]
             start, end = (start, seam) if left >= right else (seam, end)
-    sound = np.flatnonzero(loud.is_sound[start:end])
-    return (start + int(sound[0]), start + int(sound[-1]) + 1) if len(sound) else (start, end)
+    sound = start + np.flatnonzero(loud.is_sound[start:end])
+    if not len(sound):
+        return start, end
+    parts = np.split(sound, np.flatnonzero(np.diff(sound) > MAX_PAUSE_FRAMES) + 1)
+    longest = max(map(len, parts))
+    spoken = [part for part in parts if len(part) >= SHORT_PART * longest]
+    return int(spoken[0][0]), int(spoken[-1][-1]) + 1

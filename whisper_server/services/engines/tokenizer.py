@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,24 +11,16 @@ from typing import TYPE_CHECKING
 from whisper_server.core.errors import InvalidRequest, ModelUnavailable
 from whisper_server.core.languages import NAMES
 from whisper_server.core.types import SECONDS_PER_TIMESTAMP, Task
+from whisper_server.services.engines import characters, words
 from whisper_server.services.engines.model_shape import PROMPT_POSITIONS
 from whisper_server.services.engines.vocabulary import Vocabulary
+from whisper_server.services.engines.words import TextTokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RawTokenizer
 
 MAX_PROMPT_TOKENS = PROMPT_POSITIONS - 1  # 223: openai/whisper keeps the last ones
-_NO_SPACE_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-_OPENING = frozenset({"Ps", "Pi", "Pd"})  # brackets, quotes and the dash before a speaker's turn
 _SPECIAL = re.compile(r"<\|[^|]*\|>")
-
-
-@dataclass(frozen=True, slots=True)
-class WordTokens:
-    """One word and the run of text tokens that spells it."""
-
-    text: str  # with the space it was written with
-    tokens: tuple[int, ...]
 
 
 class Tokenizer:
@@ -148,48 +138,37 @@ class Tokenizer:
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of the tokens as the model wrote it, leading space kept.
 
-        Bytes that are no UTF-8, as those of a character cut in two, become replacement characters.
+        Bytes that are no UTF-8, as those of a character cut in two, are left out.
         """
-        return b"".join(map(self.token_bytes, self.text_tokens(tokens))).decode(errors="replace")
+        return characters.text_of(b"".join(map(self.token_bytes, self.text_tokens(tokens))))
+
+    def token_texts(self, tokens: Sequence[int]) -> list[str]:
+        """Return what each text token adds to the text; a character counts for the token that ends it."""
+        return characters.shared_out([self.token_bytes(token) for token in tokens])
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes of one text token; they may be a part of a character."""
         return self._vocabulary.token_bytes(token)
 
-    def split_words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
-        """Split text tokens into words: at spaces, or at characters in languages that write none.
+    def whole_characters(self, tokens: Sequence[int]) -> list[TextTokens]:
+        """Group text tokens, so that no character is spread over two groups.
 
-        Punctuation belongs to the word before it, unless it opens something: then to the next one.
+        Timestamps and other special tokens are left out. A group of bytes that are no UTF-8 has no text.
         """
-        has_spaces = language not in _NO_SPACE_LANGUAGES
-        words: list[WordTokens] = []
-        opens = False
-        for piece in self._split_characters(tokens):
-            marks = {unicodedata.category(c) for c in piece.text.strip()}
-            is_punctuation = bool(marks) and all(mark.startswith("P") for mark in marks)
-            is_opening = is_punctuation and marks <= _OPENING
-            in_word = has_spaces and not piece.text.startswith(" ")
-            if words and (opens or in_word or (is_punctuation and not is_opening)):
-                words[-1] = WordTokens(words[-1].text + piece.text, words[-1].tokens + piece.tokens)
-                opens = opens and is_punctuation
-            else:
-                words.append(piece)
-                opens = is_opening
-        return words
-
-    def _split_characters(self, tokens: Sequence[int]) -> list[WordTokens]:
-        """Group tokens so that every group is whole characters: one may span several tokens."""
-        groups: list[WordTokens] = []
+        groups: list[TextTokens] = []
         run: list[int] = []
-        for token in self.text_tokens(tokens):
+        text = self.text_tokens(tokens)
+        ends = characters.ends_character([self.token_bytes(token) for token in text])
+        for token, is_end in zip(text, ends, strict=True):
             run.append(token)
-            text = self.text(run)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                groups.append(WordTokens(text, tuple(run)))
+            if is_end:
+                groups.append(TextTokens(self.text(run), tuple(run)))
                 run = []
-        if run:
-            groups.append(WordTokens(self.text(run), tuple(run)))
         return groups
+
+    def split_words(self, tokens: Sequence[int]) -> list[TextTokens]:
+        """Split text tokens into words, as `words.py` does; all of them are in one, in order."""
+        return words.joined(self.whole_characters(tokens))
 
 
 def _encoder(path: Path) -> RawTokenizer:
