@@ -63,6 +63,7 @@ class Resampler:
         self._source: tuple[int, str, str] | None = None
         self._queued = 0
         self._n_channels = 0
+        self._made = 0  # samples of the output so far
 
     def push(self, frame: av.AudioFrame) -> Iterator[Piece]:
         """Take a frame; yield samples where enough has come together.
@@ -76,8 +77,7 @@ class Resampler:
             check_source(frame.sample_rate, frame.layout.nb_channels)
             self._graph, self._source = _graph(frame, self._channel), source
             self._n_channels = frame.layout.nb_channels
-        # Times are not looked at: a file that starts late, or with a gap, does not become silence.
-        frame.pts = None
+        frame.pts = None  # when it is heard is the caller's business (`silence`)
         self._graph.push(frame)
         self._queued += frame.samples * frame.layout.nb_channels
         if self._queued >= QUEUED_SAMPLES:
@@ -90,16 +90,31 @@ class Resampler:
             graph.push(None)
             yield from self._pull(graph)
 
+    def silence(self, until: int, n_channels: int) -> Iterator[Piece]:
+        """Yield silence up to a sample of the output, after a flush, a second at a time."""
+        n_channels = n_channels if self._channel == "each" else 1
+        while (n_samples := min(until - self._made, PULLED_SAMPLES)) > 0:
+            self._made += n_samples
+            yield Piece(n_channels, bytes(4 * n_samples * n_channels))
+
     def _pull(self, graph: Graph) -> Iterator[Piece]:
         self._queued = 0
-        while True:
-            try:
-                frame = cast("av.AudioFrame", graph.pull())
-            except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
-                return
-            n_channels = self._n_channels if self._channel == "each" else 1
-            # A plane may be longer than its samples.
-            yield Piece(n_channels, bytes(memoryview(frame.planes[0])[: 4 * frame.samples * n_channels]))
+        n_channels = self._n_channels if self._channel == "each" else 1
+        while data := _pulled(graph, n_channels):
+            self._made += len(data) // (4 * n_channels)
+            yield Piece(n_channels, data)
+
+
+def _pulled(graph: Graph, n_channels: int) -> bytes:
+    """Return the next second of samples; empty where the graph has no more now."""
+    while True:
+        try:
+            frame = cast("av.AudioFrame", graph.pull())
+        except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
+            return b""
+        # A plane may be longer than its samples.
+        if data := bytes(memoryview(frame.planes[0])[: 4 * frame.samples * n_channels]):
+            return data
 
 
 def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:
