@@ -1,4 +1,4 @@
-"""Recordings as people have them: films in several languages, late sound."""
+"""Recordings as people have them: films in several languages, late sound, sides that cancel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import NANO, SAMPLES
-from tests.support.audio_files import Sound, film, samples_of, tone
+from tests.support.audio_files import Sound, encode, film, samples_of, tone
 from tests.support.http_requests import URL, b64, error_of, form
 from whisper_server.cli.transcribe import main
 
@@ -64,6 +64,12 @@ async def test_the_default_the_asked_language_and_the_number(nano_client: httpx.
     assert await text(audio_track=0) == french
     assert await text(audio_track="1") == english
     assert await text(audio_track="") == english
+
+
+async def test_speech_whose_sides_cancel(nano_client: httpx.AsyncClient) -> None:
+    samples = samples_of((SAMPLES / ENGLISH).read_bytes())
+    response = await nano_client.post(URL, **form(encode(np.stack([samples, -samples]))))
+    assert response.json()["text"] == words_of(ENGLISH)
 
 
 async def test_a_wrong_number_is_told_everywhere(client: httpx.AsyncClient) -> None:

@@ -21,8 +21,10 @@ from whisper_server.core.errors import AudioTooLong, InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE, AudioInfo, AudioLevels, TrackChoice
 from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import TOO_SHORT, Decoder, LibavDecoder
+from whisper_server.services.audio.downmix import Downmix
 from whisper_server.services.audio.loudness import Meter, normalised, peak_of
 from whisper_server.services.audio.mp4_guard import check_mp4_tables
+from whisper_server.services.audio.resampler import WITH_SIDES
 from whisper_server.services.audio.tracks import listening_order
 
 if TYPE_CHECKING:
@@ -179,6 +181,9 @@ class AudioStream:
         """Yield the samples of each piece, taken under the lock that `close` waits for."""
         for _ in self.settle():
             pass
+        if self._channel == "mix":
+            yield from _mixed(self._pieces("mix"))
+            return
         for piece in self._pieces(self._channel):
             yield _samples(piece, side_by_side=self._channel == "each")
 
@@ -230,6 +235,23 @@ class _Opened:
     def close(self) -> None:
         self.decoder.close()
         self.file.close()
+
+
+def _mixed(pieces: Iterator[Piece]) -> Iterator[Samples]:
+    """Yield float32 [n]; the louder side of stereo while its sides cancel."""
+    downmix: Downmix | None = None
+    for piece in pieces:
+        samples = _samples(piece, side_by_side=False)
+        if piece.n_channels == WITH_SIDES:
+            downmix = downmix or Downmix()
+            n = len(samples) // 3
+            yield from downmix.add(np.stack([samples[:n], samples[n::2], samples[n + 1 :: 2]]))
+        elif downmix is not None:  # silence in a gap, or a stretch of mono
+            yield from downmix.add(np.stack([samples] * 3))
+        else:
+            yield samples
+    if downmix is not None:
+        yield from downmix.finish()
 
 
 def _binary(source: AudioSource) -> BinaryIO:
