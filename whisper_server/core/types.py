@@ -1,8 +1,9 @@
 """The values of the pipeline: Span -> Window -> Decoded -> Segment -> Transcript.
 
-Owns their shapes, units and clocks. File time counts from the first sample of the file, window time
-from the first sample of a window; no field is in both. NumPy is imported for type checkers only,
-because the server answers /health before it needs numbers.
+Owns their shapes, units and clocks. File time counts from the start of the container, where the decoder puts
+the first sample (of silence where the sound starts later), window time from the first sample of a window; no
+field is in both. NumPy is imported for type checkers only, because the server answers /health before it needs
+numbers.
 """
 
 from __future__ import annotations
