@@ -8,8 +8,19 @@ from __future__ import annotations
 from functools import cache
 
 import av
+import numpy as np
 
-from tests.support.audio_files import NOT_MEDIA, SCRIPTS, SDP, adaptive_multi_rate, encode, tone, video
+from tests.support.audio_files import (
+    NOT_MEDIA,
+    SCRIPTS,
+    SDP,
+    Sound,
+    adaptive_multi_rate,
+    encode,
+    film,
+    tone,
+    video,
+)
 
 SECONDS = 0.15
 NOBODY = "http://127.0.0.1:9/a.wav"  # the port that discards
@@ -67,7 +78,13 @@ FILES = [
     ("rm", "real_144", 8_000, 1),
     ("oma", "pcm_s16be", 44_100, 2),
 ]
+FILMS = ("matroska", "mp4", "mpegts")  # with a late track and one with a gap
 IN_PIECES = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+def _tracks() -> tuple[Sound, Sound]:
+    sides = np.stack([tone(SECONDS, 48_000), -tone(SECONDS, 48_000)])
+    return Sound(sides, start_s=0.4, language="ger"), Sound(sides[0], jumps=((0.05, 0.3),), language="eng")
 
 
 @cache
@@ -78,6 +95,7 @@ def seeds() -> tuple[bytes, ...]:
     found.append(encode(tone(SECONDS), 16_000, "mp4", "aac", options=IN_PIECES))
     found += [adaptive_multi_rate("amr"), adaptive_multi_rate("3gp")]
     found.append(video(sound=tone(1.0)))
+    found += [film(*_tracks(), container=container, picture_s=0.2) for container in FILMS]
     scripts = [text.format(url=NOBODY) for text in SCRIPTS.values()]
     found += [text.encode() for text in (*scripts, SDP.format(port=9))]
     return (*found, *NOT_MEDIA.values())

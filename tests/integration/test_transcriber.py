@@ -17,7 +17,7 @@ from tests.support.audio_files import encode, noises
 from tests.support.nano_clips import RATE, ROBUST, pcm, word_errors
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound, Overloaded
-from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
+from whisper_server.core.types import AudioInfo, Segment, TrackChoice, TranscribeParams, Transcript
 from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import Decoder, LibavDecoder
 from whisper_server.services.audio_processor import AudioProcessor
@@ -295,8 +295,8 @@ class CountedOpens:
         self.opened = 0
         self.closed: set[int] = set()
 
-    def __call__(self, file: BoundedFile, max_seconds: float) -> Decoder:
-        decoder, number = LibavDecoder(file, max_seconds), self.opened
+    def __call__(self, file: BoundedFile, max_seconds: float, choice: TrackChoice) -> Decoder:
+        decoder, number = LibavDecoder(file, max_seconds, choice), self.opened
         self.opened += 1
         close = decoder.close
 

@@ -91,6 +91,87 @@ def video(*, container: str = "mp4", codec: str = "mpeg4", sound: np.ndarray | N
     return out.getvalue()
 
 
+@dataclass(frozen=True)
+class Sound:
+    """An audio track of a film: when it starts, and where its timestamps jump."""
+
+    samples: np.ndarray  # float32 [n] or [channels, n], 48 kHz
+    start_s: float = 0.0
+    language: str = ""
+    is_default: bool = False
+    jumps: tuple[tuple[float, float], ...] = ()  # (seconds of sound before it, seconds that are skipped)
+
+
+def film(
+    *sounds: Sound,
+    container: str = "matroska",
+    codec: str = "aac",
+    picture_s: float = 1.0,
+    start_s: float = 0.0,
+) -> bytes:
+    """Sound tracks beside `picture_s` seconds of film, 0 for none; all timestamps begin at `start_s`."""
+    out = io.BytesIO()
+    with av.open(out, "w", format=container) as file:
+        pictures = {"mpegts": "mpeg2video", "mpeg": "mpeg2video", "flv": "flv"}
+        picture = file.add_stream(pictures.get(container, "mpeg4"), rate=25) if picture_s else None
+        if picture is not None:
+            picture.width = picture.height = 64
+            picture.pix_fmt = "yuv420p"
+        tracks = []
+        for sound in sounds:
+            layout = "mono" if sound.samples.ndim == 1 else "stereo"
+            track = file.add_stream(codec, rate=48_000, layout=layout)
+            track.disposition = (
+                av.stream.Disposition.default if sound.is_default else av.stream.Disposition(0)
+            )
+            if sound.language:
+                track.metadata["language"] = sound.language
+            tracks.append(track)
+        packets = [] if picture is None else _picture(picture, picture_s)
+        for track, sound in zip(tracks, sounds, strict=True):
+            packets += _sound(track, sound)
+        file.start_encoding()
+        for _, packet in sorted(packets, key=lambda each: each[0]):
+            offset = round(start_s / packet.time_base)
+            packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+            file.mux(packet)
+    return out.getvalue()
+
+
+def _picture(stream: av.VideoStream, seconds: float) -> list[tuple[float, av.Packet]]:
+    """Return grey pictures, each with its time in seconds."""
+    packets = []
+    for at in range(int(25 * seconds)):
+        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24")
+        frame.pts = at
+        packets += stream.encode(frame)
+    packets += stream.encode(None)
+    return [(float(packet.dts * packet.time_base), packet) for packet in packets]
+
+
+def _sound(stream: av.AudioStream, sound: Sound) -> list[tuple[float, av.Packet]]:
+    """Return the packets of a track, each with its time in seconds; those behind a jump are later by it."""
+    samples = np.atleast_2d(sound.samples)
+    fmt = stream.codec_context.codec.audio_formats[0].name
+    convert = av.AudioResampler(format=fmt, layout=stream.layout.name, rate=48_000, frame_size=1024)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", stream.layout.name)
+    frame.sample_rate, frame.pts = 48_000, 0
+    packets = [
+        packet
+        for part in (*convert.resample(frame), *convert.resample(None))
+        for packet in stream.encode(part)
+    ]
+    packets += stream.encode(None)
+    found = []
+    for packet in packets:
+        heard_s = float(packet.pts * packet.time_base)
+        later_s = sound.start_s + sum(skipped for before, skipped in sound.jumps if heard_s >= before)
+        later = round(later_s / packet.time_base)
+        packet.pts, packet.dts = packet.pts + later, packet.dts + later
+        found.append((heard_s + later_s, packet))
+    return found
+
+
 def wav_bytes(
     data: bytes,
     *,

@@ -33,6 +33,12 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", metavar="NAME", help="model name or model folder (default: WHISPER_MODEL)")
     parser.add_argument("--language", default="auto", help="code or English name (default: detect it)")
+    parser.add_argument(
+        "--audio-track",
+        type=int,
+        metavar="N",
+        help="of several, counted from 0 (default: as the file says)",
+    )
     parser.add_argument("--task", choices=("transcribe", "translate"), default="transcribe")
     parser.add_argument("--format", choices=tuple(EXTENSIONS), default="text")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write one file per input there")

@@ -45,6 +45,7 @@ class _Job:
     """What is to be done with every input."""
 
     language: str | None
+    audio_track: int | None
     task: Any  # "transcribe" or "translate", as the parser has checked
     response_format: str
     word_timestamps: bool
@@ -105,6 +106,7 @@ def _job(arguments: Namespace) -> _Job:
     limits = (arguments.max_line_chars, arguments.max_lines, arguments.max_cue_seconds)
     return _Job(
         language=parse_language(arguments.language),
+        audio_track=arguments.audio_track,
         task=arguments.task,
         response_format=arguments.format,
         word_timestamps=arguments.word_timestamps or is_subtitles,
@@ -140,6 +142,7 @@ async def _transcribe_all(
             model=services.catalog.resolve(services.catalog.default),
             task=job.task,
             language=job.language,
+            audio_track=job.audio_track,
             word_timestamps=job.word_timestamps,
         )
         for each in inputs:

@@ -5,6 +5,7 @@
     |   |-- UnknownLanguage              400 param language
     |   |-- InvalidAudio                 400 param file
     |   |   |-- AudioTooLong             400
+    |   |   |-- UnknownTrack             400 param audio_track
     |-- Unauthorized                     401 invalid_api_key
     |-- Forbidden                        403 a Host or Origin that is not configured
     |-- RouteNotFound                    404
@@ -70,6 +71,12 @@ class InvalidAudio(InvalidRequest):
 
 class AudioTooLong(InvalidAudio):
     """The audio goes on for longer than the configured limit."""
+
+
+class UnknownTrack(InvalidAudio):
+    """The file has no audio track of this number, or none that can be decoded."""
+
+    param = "audio_track"
 
 
 class Unauthorized(WhisperServerError):

@@ -1,8 +1,9 @@
 """The values of the pipeline: Span -> Window -> Decoded -> Segment -> Transcript.
 
-Owns their shapes, units and clocks. File time counts from the first sample of the file, window time
-from the first sample of a window; no field is in both. NumPy is imported for type checkers only,
-because the server answers /health before it needs numbers.
+Owns their shapes, units and clocks. File time counts from the start of the container, where the decoder puts
+the first sample (of silence where the sound starts later), window time from the first sample of a window; no
+field is in both. NumPy is imported for type checkers only, because the server answers /health before it needs
+numbers.
 """
 
 from __future__ import annotations
@@ -67,6 +68,14 @@ class VadOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class TrackChoice:
+    """Which of several audio tracks to hear."""
+
+    number: int | None = None  # counted from 0 over the audio tracks; None: the file decides
+    language: str | None = None  # a code; tracks in this language come first where no number is given
+
+
+@dataclass(frozen=True, slots=True)
 class TranscribeParams:
     """What a request asks for, checked."""
 
@@ -83,13 +92,27 @@ class TranscribeParams:
     shows_segments: bool = True  # False: the reply has the words only
     logprobs: bool = False  # of every text token
     speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
+    audio_track: int | None = None  # counted from 0; None: the file and the language decide
     vad: VadOptions = VadOptions()
     priority: Priority = "normal"  # the request's share of a busy device
 
 
 @dataclass(frozen=True, slots=True)
+class Track:
+    """An audio track, as the header describes it."""
+
+    index: int  # counted from 0 over the audio tracks, as ffmpeg's `0:a:0` does
+    codec: str  # libav's decoder: "aac"; "" where there is none for it
+    language: str  # the tag as it is written: "eng", "de", "en-US"; "" where there is none
+    is_default: bool  # of several tracks the file may call more than one so
+    channels: int  # 0 where it cannot be decoded
+    sample_rate_hz: int  # 0 where it cannot be decoded
+    start_s: float  # after the container's start: a claim, until the first frame is decoded
+
+
+@dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a container says of itself, before any sample is read."""
+    """What a container says of itself and of the track that is heard, before any sample is read."""
 
     format: str  # what the bytes are: "m4a", "mp3", "wav", "webm", ...; never from the name
     container: str  # libav's demuxer: "mov,mp4,m4a,3gp,3g2,mj2"
@@ -98,6 +121,8 @@ class AudioInfo:
     channels: int  # of the source
     size_bytes: int | None  # None where the source has no known size
     header_duration_s: float | None  # a claim of the header: never trusted, None where absent
+    tracks: tuple[Track, ...] = ()  # all audio tracks
+    track: int = 0  # the one that is heard, a place in `tracks`
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,28 +10,34 @@ from __future__ import annotations
 import io
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
-from whisper_server.core.errors import InvalidAudio
-from whisper_server.core.types import SAMPLE_RATE, AudioLevels
+from whisper_server.core.errors import AudioTooLong, InvalidAudio
+from whisper_server.core.types import SAMPLE_RATE, AudioInfo, AudioLevels, TrackChoice
 from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import TOO_SHORT, Decoder, LibavDecoder
-from whisper_server.services.audio.loudness import Meter, normalised
+from whisper_server.services.audio.downmix import Downmix
+from whisper_server.services.audio.loudness import Meter, normalised, peak_of
 from whisper_server.services.audio.mp4_guard import check_mp4_tables
+from whisper_server.services.audio.resampler import WITH_SIDES
+from whisper_server.services.audio.tracks import listening_order
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
     from whisper_server.services.audio.resampler import Channel, Piece
 
 AudioSource: TypeAlias = bytes | bytearray | memoryview | Path | BinaryIO
-OpenDecoder: TypeAlias = Callable[[BoundedFile, float], Decoder]  # a file and the longest audio, in seconds
+# A file, the longest audio in seconds, the track.
+OpenDecoder: TypeAlias = Callable[[BoundedFile, float, TrackChoice], Decoder]
 
 BLOCK_SAMPLES = 30 * SAMPLE_RATE
+MAX_TRIED = 8  # tracks that are searched for sound; cameras record as many, with microphones on two of them
+SILENT_PEAK = 1e-4  # -80 dBFS: below the noise of any microphone, above what codecs make of digital zero
 
 
 class AudioProcessor:
@@ -43,7 +49,9 @@ class AudioProcessor:
         self._max_seconds = max_seconds
         self._open_decoder = open_decoder
 
-    def open(self, source: AudioSource, channel: int | None = None) -> AudioStream:
+    def open(
+        self, source: AudioSource, channel: int | None = None, choice: TrackChoice | None = None
+    ) -> AudioStream:
         """Read the header; blocks. A file object stays the caller's to close and is rewound.
 
         The stream has the samples of one channel, counted from 0, or a mix of all.
@@ -51,6 +59,7 @@ class AudioProcessor:
         Raises:
             PayloadTooLarge: the source has more bytes than the limit.
             InvalidAudio: it cannot be read, is no audio that we know, or has no audio track.
+            UnknownTrack: it has no audio track of the number that was chosen.
         """
         opened = _binary(source)
         try:
@@ -58,24 +67,36 @@ class AudioProcessor:
             if file.size_bytes == 0:
                 raise InvalidAudio(TOO_SHORT)  # noqa: TRY301  what was opened is closed below
             check_mp4_tables(file)
-            return AudioStream(file, self._open_decoder(file, self._max_seconds), channel)
+            return AudioStream(file, self._opener(file), choice or TrackChoice(), channel)
         except BaseException:
             if opened is not source:
                 opened.close()
             raise
 
+    def _opener(self, file: BoundedFile) -> Callable[[TrackChoice], Decoder]:
+        return lambda choice: self._open_decoder(file, self._max_seconds, choice)
+
 
 class AudioStream:
     """One open file: what it is, and its samples, once. A context manager; close it when done."""
 
-    def __init__(self, file: BoundedFile, decoder: Decoder, channel: int | None = None) -> None:
+    def __init__(
+        self,
+        file: BoundedFile,
+        open_decoder: Callable[[TrackChoice], Decoder],
+        choice: TrackChoice,
+        channel: int | None = None,
+    ) -> None:
         self._channel: Channel = "mix" if channel is None else channel
-        self.info = decoder.info
-        self._decoder = decoder
+        self._open_decoder = open_decoder
+        self._opened = _Opened(file, open_decoder(choice))
+        # A file that is read once is heard as it is.
+        candidates = listening_order(self.info.tracks, choice)[:MAX_TRIED] if file.seekable() else []
+        self._candidates = candidates if len(candidates) > 1 else []
         self._meter = Meter()
         # Closing a decoder while another thread reads from it would crash the process that libav is in.
         self._lock = threading.Lock()
-        self._close = weakref.finalize(self, _close, decoder, file)
+        self._close = weakref.finalize(self, self._opened.close)
 
     def __enter__(self) -> AudioStream:
         return self
@@ -89,6 +110,28 @@ class AudioStream:
         """Give the file back; may be called twice, and from any thread."""
         with self._lock:
             self._close()
+
+    @property
+    def info(self) -> AudioInfo:
+        """What the container says of itself, and of the track that is heard."""
+        return self._opened.decoder.info
+
+    def settle(self) -> Generator[None, None, None]:
+        """Look for sound, where there are several tracks: the first of them that is not silent is heard.
+
+        Yields after each second, to let others have a turn; what reads the samples does it if need be. A
+        file of one track, or one whose track was named, is left alone.
+
+        Raises:
+            InvalidAudio: no track can be decoded.
+        """
+        candidates, self._candidates = self._candidates, []
+        for number in candidates:
+            if (yield from self._has_sound(number)):
+                self._reopen(number)
+                return
+        if candidates:
+            self._reopen(candidates[0])
 
     @property
     def position_s(self) -> float:
@@ -136,16 +179,79 @@ class AudioStream:
 
     def _chunks(self) -> Iterator[Samples]:
         """Yield the samples of each piece, taken under the lock that `close` waits for."""
-        pieces = self._decoder.pieces(self._channel)
+        for _ in self.settle():
+            pass
+        if self._channel == "mix":
+            yield from _mixed(self._pieces("mix"))
+            return
+        for piece in self._pieces(self._channel):
+            yield _samples(piece, side_by_side=self._channel == "each")
+
+    def _pieces(self, channel: Channel) -> Iterator[Piece]:
+        pieces = self._opened.decoder.pieces(channel)
         while True:
             with self._lock:
-                if not self._close.alive:
-                    raise ValueError("I/O operation on closed audio")
+                self._check_open()
                 piece = next(pieces, None)
             if piece is None:
                 return
             if piece.data:
-                yield _samples(piece, side_by_side=self._channel == "each")
+                yield piece
+
+    def _has_sound(self, number: int) -> Generator[None, None, bool]:
+        """Read a track up to its first sound; one in which nothing can be decoded has none."""
+        try:
+            if number != self.info.track:
+                self._reopen(number)
+            for piece in self._pieces("mix"):
+                if peak_of(_samples(piece, side_by_side=False)) > SILENT_PEAK:
+                    return True
+                yield
+        except AudioTooLong:
+            raise
+        except InvalidAudio:
+            return False
+        return False
+
+    def _reopen(self, number: int) -> None:
+        """Begin again with this track."""
+        with self._lock:
+            self._check_open()
+            self._opened.decoder.close()
+            self._opened.decoder = self._open_decoder(TrackChoice(number))
+
+    def _check_open(self) -> None:
+        if not self._close.alive:
+            raise ValueError("I/O operation on closed audio")
+
+
+class _Opened:
+    """What a stream has to close, whichever decoder it has by then."""
+
+    def __init__(self, file: BoundedFile, decoder: Decoder) -> None:
+        self.file = file
+        self.decoder = decoder
+
+    def close(self) -> None:
+        self.decoder.close()
+        self.file.close()
+
+
+def _mixed(pieces: Iterator[Piece]) -> Iterator[Samples]:
+    """Yield float32 [n]; the louder side of stereo while its sides cancel."""
+    downmix: Downmix | None = None
+    for piece in pieces:
+        samples = _samples(piece, side_by_side=False)
+        if piece.n_channels == WITH_SIDES:
+            downmix = downmix or Downmix()
+            n = len(samples) // 3
+            yield from downmix.add(np.stack([samples[:n], samples[n::2], samples[n + 1 :: 2]]))
+        elif downmix is not None:  # silence in a gap, or a stretch of mono
+            yield from downmix.add(np.stack([samples] * 3))
+        else:
+            yield samples
+    if downmix is not None:
+        yield from downmix.finish()
 
 
 def _binary(source: AudioSource) -> BinaryIO:
@@ -170,8 +276,3 @@ def _samples(piece: Piece, *, side_by_side: bool) -> Samples:
     if side_by_side:
         samples = samples.reshape(-1, piece.n_channels).T
     return samples if np.isfinite(samples).all() else np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _close(decoder: Decoder, file: BoundedFile) -> None:
-    decoder.close()
-    file.close()

@@ -6,11 +6,12 @@ Must not know how audio becomes text: `transcription` does that.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisper_server.core.types import AudioInfo, DecodeOptions, TranscribeParams, Transcript
+from whisper_server.core.types import AudioInfo, DecodeOptions, TrackChoice, TranscribeParams, Transcript
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.channels import open_channels
 from whisper_server.services.transcription import SegmentSource, Transcription
@@ -58,17 +59,21 @@ class Transcriber:
         Raises:
             InvalidRequest: the channels are to be speakers, and the audio has no two that differ.
             InvalidAudio: the source is no audio, or one we do not read.
+            UnknownTrack: it has no audio track of the number that was asked for.
             PayloadTooLarge: the source is larger than the limit.
         """
-        stream = await self._open(source)
+        stream = await self._open(source, TrackChoice(params.audio_track, params.language))
         try:
             admit(stream.info)
             if params.speakers is None:
                 return self._transcription(stream, params)
             assert not hasattr(source, "read"), "a file object cannot be read by several at once"
 
+            await self._settle(stream)
+            track = TrackChoice(stream.info.track)
+
             async def open_one(channel: int) -> Transcription:
-                return self._transcription(await self._open(source, channel), params)
+                return self._transcription(await self._open(source, track, channel), params)
 
             return await open_channels(stream, params.speakers, self._pool, open_one)
         except BaseException:
@@ -80,9 +85,18 @@ class Transcriber:
         transcription = await self.open(source, params)
         return await transcription.collect()
 
-    async def _open(self, source: AudioSource, channel: int | None = None) -> AudioStream:
+    async def _open(
+        self, source: AudioSource, choice: TrackChoice, channel: int | None = None
+    ) -> AudioStream:
         # A caller that is cancelled meanwhile must not leave the opened stream behind.
-        return await self._pool.run(self._audio.open, source, channel, unclaimed=AudioStream.close)
+        return await self._pool.run(self._audio.open, source, channel, choice, unclaimed=AudioStream.close)
+
+    async def _settle(self, stream: AudioStream) -> None:
+        """Find out which of several tracks is heard."""
+        steps = self._pool.iterate(stream.settle())
+        async with contextlib.aclosing(steps):  # type: ignore[type-var]
+            async for _ in steps:
+                pass
 
     def _transcription(self, stream: AudioStream, params: TranscribeParams) -> Transcription:
         options = DecodeOptions(beam_size=self._beam_size)

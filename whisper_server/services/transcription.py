@@ -217,6 +217,7 @@ class Transcription(SegmentSource):
     def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
         """Pull samples through voice activity detection into windows; runs on the pool."""
         with self.audio as stream:
+            yield from stream.settle()
             blocks = stream.blocks()
             found = vad.steps(blocks, self.params.vad) if self._use_vad else vad.fixed(blocks)
             yield from windows.pack(found, n_mels)

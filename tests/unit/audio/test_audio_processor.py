@@ -29,8 +29,9 @@ from whisper_server.core.errors import AudioTooLong, InvalidAudio, PayloadTooLar
 from whisper_server.core.types import SAMPLE_RATE
 from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import TOO_SHORT, LibavDecoder
-from whisper_server.services.audio.demuxer import NO_AUDIO_TRACK, NOT_AUDIO
+from whisper_server.services.audio.demuxer import NOT_AUDIO
 from whisper_server.services.audio.loudness import MAX_GAIN, TARGET_PEAK, normalised
+from whisper_server.services.audio.tracks import NO_AUDIO_TRACK
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.speech import vad
 
@@ -503,7 +504,7 @@ def test_a_jump_far_beyond_the_end_is_no_large_file() -> None:
 def test_tracks_that_turn_up_on_the_way_are_no_error_of_ours() -> None:
     """PyAV's IndexError at the end of an MPEG-TS, which the fuzzer found: what was decoded is kept."""
     with PROCESSOR.open(encode(tone(1.0), container="mpegts", codec="aac")) as stream:
-        decoder = stream._decoder
+        decoder = stream._opened.decoder
         whole = decoder._container
 
         class Broken:

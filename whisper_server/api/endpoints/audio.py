@@ -17,6 +17,7 @@ from whisper_server.api.endpoints.transcribe import Transcribing, named_as
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.audio import (
     AudioInfoReply,
+    AudioTrack,
     DeltaEvent,
     DiarizedReply,
     DoneEvent,
@@ -26,15 +27,23 @@ from whisper_server.api.replies.audio import (
     TokenLogprob,
     TranslationReply,
 )
-from whisper_server.api.requests.bodies import FormBody, JsonBody, TranslationForm, TranslationJson
+from whisper_server.api.requests.bodies import (
+    FormBody,
+    HeardTrack,
+    JsonBody,
+    TranslationForm,
+    TranslationJson,
+)
 from whisper_server.api.requests.read import (
     TranscriptionRequest,
     Upload,
     read_transcription,
     read_translation,
     read_upload,
+    validated,
 )
-from whisper_server.core.types import AudioInfo, AudioLevels, Segment, Transcript
+from whisper_server.core.languages import parse_language
+from whisper_server.core.types import AudioInfo, AudioLevels, Segment, Track, TrackChoice, Transcript
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.container import Services
 from whisper_server.services.rendering.formats import logprob_objects, render
@@ -170,12 +179,16 @@ async def _events(work: Transcribing, wanted: TranscriptionRequest) -> AsyncGene
 async def audio_info(admitted: AdmittedDep) -> AudioInfoReply:
     """Tell what the audio is without transcribing it; takes the same bodies as a transcription."""
     upload = await read_upload(admitted)
-    return await until_disconnect(admitted.request.receive, _inspect(admitted.services, upload))
+    asked = validated(HeardTrack, upload.fields)
+    choice = TrackChoice(asked.audio_track, parse_language(asked.language))
+    return await until_disconnect(admitted.request.receive, _inspect(admitted.services, upload, choice))
 
 
-async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
+async def _inspect(services: Services, upload: Upload, choice: TrackChoice) -> AudioInfoReply:
     with named_as(upload.param):
-        stream = await services.pool.run(services.audio.open, upload.data, unclaimed=AudioStream.close)
+        stream = await services.pool.run(
+            services.audio.open, upload.data, None, choice, unclaimed=AudioStream.close
+        )
         durations = services.pool.iterate(_speech_seconds(stream))
         try:
             async with contextlib.aclosing(durations):  # type: ignore[type-var]
@@ -187,6 +200,8 @@ async def _inspect(services: Services, upload: Upload) -> AudioInfoReply:
 
 def _speech_seconds(stream: AudioStream) -> Generator[float, None, None]:
     """Yield how long each stretch of speech is, and 0 now and then; runs on the pool."""
+    for _ in stream.settle():
+        yield 0.0
     for span in vad.steps(stream.blocks(), vad.TIGHT):
         yield span.end_s - span.start_s if span is not None else 0.0
 
@@ -205,6 +220,20 @@ def _audio_info_reply(
         peak_dbfs=_finite(levels.peak_dbfs),
         rms_dbfs=_finite(levels.rms_dbfs),
         speech_s=round(speech_s, 3),
+        audio_track=info.track,
+        tracks=[_audio_track(track) for track in info.tracks],
+    )
+
+
+def _audio_track(track: Track) -> AudioTrack:
+    return AudioTrack(
+        index=track.index,
+        codec=track.codec or None,
+        language=track.language or None,
+        default=track.is_default,
+        channels=track.channels,
+        sample_rate_hz=track.sample_rate_hz,
+        start_s=round(track.start_s, 3),
     )
 
 

@@ -152,6 +152,7 @@ async def _read(admitted: Admitted) -> _Wanted:
         model=services.catalog.resolve(model),
         language=language,
         prompt=prompt[-MAX_PROMPT_CHARS:],
+        audio_track=fields.audio_track,
         priority=fields.priority,
     )
     return _Wanted(upload, fields, model, params)

@@ -134,6 +134,18 @@ class DoneEvent(BaseModel):
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
 
 
+class AudioTrack(BaseModel):
+    """One of the audio tracks."""
+
+    index: int = Field(description="What `audio_track` takes: counted from 0 over the audio tracks.")
+    codec: str | None = Field(description="null where it cannot be decoded here.")
+    language: str | None = Field(description="As the file writes it: eng, de, en-US, ...")
+    default: bool = Field(description="Whether the file calls it a default track.")
+    channels: int
+    sample_rate_hz: int
+    start_s: float = Field(description="Seconds after the start of the file, as its header has it.")
+
+
 class AudioInfoReply(BaseModel):
     """What the audio is."""
 
@@ -147,3 +159,5 @@ class AudioInfoReply(BaseModel):
     peak_dbfs: float | None = Field(description="null for digital silence.")
     rms_dbfs: float | None = Field(description="null for digital silence.")
     speech_s: float = Field(description="Seconds of speech.")
+    audio_track: int = Field(description="The track that all this is about: the one that would be heard.")
+    tracks: list[AudioTrack] = Field(description="All audio tracks.")

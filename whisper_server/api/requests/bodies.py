@@ -42,7 +42,23 @@ class WorkFields(_Fields):
     )
 
 
-class SubtitleFields(WorkFields):
+class TrackFields(_Fields):
+    """Which of several audio tracks is heard."""
+
+    audio_track: int | None = Field(
+        None,
+        description="Beyond OpenAI: which of several audio tracks to hear, from 0 (ffmpeg's `0:a:0`); "
+        "`/debug/audio-info` lists them. Absent: one in `language`, else the default, unless it is silent.",
+    )
+
+
+class HeardTrack(TrackFields):
+    """What of a transcription's fields counts for the choice of the track."""
+
+    language: str = ""
+
+
+class SubtitleFields(WorkFields, TrackFields):
     """How large a cue of subtitles may be; the bounds hold for srt and vtt only."""
 
     max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
@@ -207,7 +223,7 @@ class StreamOptions(_Fields):
     include_usage: bool = Field(False, description="Send one more chunk, with the usage.")
 
 
-class ChatFields(WorkFields):
+class ChatFields(WorkFields, TrackFields):
     """What a client may ask of a chat completion; every other parameter of the chat API is ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")

@@ -118,6 +118,7 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         shows_segments=granularities != ("word",),
         logprobs="logprobs" in include,
         speakers=speakers if response_format == "diarized_json" else None,
+        audio_track=fields.audio_track,
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
         priority=fields.priority,
     )
@@ -146,6 +147,7 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         temperature=temperature,
         word_timestamps=response_format in SUBTITLE_FORMATS,
+        audio_track=fields.audio_track,
         priority=fields.priority,
     )
     return TranscriptionRequest(upload, model, params, response_format, subtitles, stream=False)

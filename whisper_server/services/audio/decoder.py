@@ -2,7 +2,7 @@
 
 Owns libav's objects and the limit on the length. Runs in the server or in a process of its own
 (`decoder_process`), where NumPy would only cost time: samples are bytes here. Must not know of loudness,
-blocks or HTTP.
+blocks or HTTP, nor by what rule a track is chosen.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from whisper_server.core.errors import AudioTooLong, InvalidAudio
+from whisper_server.core.types import SAMPLE_RATE, TrackChoice
 from whisper_server.services.audio.demuxer import (
     NOT_AUDIO,
-    audio_track,
     describe,
     libav_errors,
     open_container,
+    start_of,
+    stream_of,
+    tracks_of,
 )
 from whisper_server.services.audio.resampler import Resampler, check_source
+from whisper_server.services.audio.timeline import COUNTED, Timeline
+from whisper_server.services.audio.tracks import listening_order
 
 if TYPE_CHECKING:
     import av
@@ -41,6 +46,9 @@ class Decoder(Protocol):
     def pieces(self, channel: Channel) -> Iterator[Piece]:
         """Yield the samples in order, about a second each; blocks; use it once.
 
+        The first sample is that of the container's first moment: a track that starts later begins with
+        silence, and a gap in its timestamps is silence too.
+
         Raises:
             InvalidAudio: nothing can be decoded, or less than 0.1 s.
             AudioTooLong: the audio goes on for longer than the limit.
@@ -56,20 +64,24 @@ class Decoder(Protocol):
 class LibavDecoder:
     """Runs libav in this process, on the caller's thread."""
 
-    def __init__(self, file: BoundedFile, max_seconds: float) -> None:
+    def __init__(self, file: BoundedFile, max_seconds: float, choice: TrackChoice | None = None) -> None:
         """Read the header; blocks. The file stays the caller's to close.
 
         Raises:
             InvalidAudio: no audio that we know, or a header that claims the absurd.
+            UnknownTrack: the file has no such track.
         """
         self._file = file
         self._max_seconds = max_seconds
-        self._source_s = 0.0  # read so far, by the source's own clock
+        self._sound_s = 0.0  # read so far, by the source's own clock
         self._failure: Exception | None = None  # the first of libav's
         self._container = open_container(file)
         try:
-            self._stream = audio_track(self._container)
-            self.info = describe(file, self._container, self._stream)
+            tracks = tracks_of(self._container)
+            number = listening_order(tracks, choice or TrackChoice())[0]
+            self._start_s = start_of(self._container)
+            self._stream = stream_of(self._container, number)
+            self.info = describe(file, self._container, tracks, number)
             check_source(self.info.sample_rate_hz, self.info.channels)
         except BaseException:
             self._container.close()
@@ -84,23 +96,36 @@ class LibavDecoder:
         resampler = Resampler(channel)
         errors = libav_errors()
         try:
-            for frame in self._frames(errors):
-                if not frame.samples:
-                    continue
-                check_source(frame.sample_rate, frame.layout.nb_channels)
-                self._source_s += frame.samples / frame.sample_rate
-                if self._source_s > self._max_seconds + ROUNDING_S:
-                    raise AudioTooLong(
-                        f"Audio is longer than {self._max_seconds:g} seconds, the limit (MAX_AUDIO_SECONDS)."
-                    )
-                yield from resampler.push(frame)
+            yield from self._timed(resampler, errors)
             yield from resampler.flush()
         except errors as error:
             raise InvalidAudio(NOT_AUDIO) from error
         self._file.check()
-        if self._source_s < MIN_SECONDS - ROUNDING_S:
-            is_broken = self._failure is not None and not self._source_s
+        if self._sound_s < MIN_SECONDS - ROUNDING_S:
+            is_broken = self._failure is not None and not self._sound_s
             raise InvalidAudio(NOT_AUDIO if is_broken else TOO_SHORT) from self._failure
+
+    def _timed(self, resampler: Resampler, errors: tuple[type[Exception], ...]) -> Iterator[Piece]:
+        """Yield the samples of all frames, each at its time on the file's clock."""
+        timeline = Timeline(self._start_s, self.info.container)
+        is_timed = self.info.container not in COUNTED
+        for frame in self._frames(errors):
+            if not frame.samples:
+                continue
+            check_source(frame.sample_rate, frame.layout.nb_channels)
+            duration_s = frame.samples / frame.sample_rate
+            self._sound_s += duration_s
+            silence_s = timeline.silence_before(frame.time) if is_timed else 0.0
+            timeline.add(duration_s)
+            if timeline.position_s > self._max_seconds + ROUNDING_S:  # before the silence is made
+                raise AudioTooLong(
+                    f"Audio is longer than {self._max_seconds:g} seconds, the limit (MAX_AUDIO_SECONDS)."
+                )
+            if silence_s:
+                yield from resampler.flush()
+                until = round((timeline.position_s - duration_s) * SAMPLE_RATE)
+                yield from resampler.silence(until, frame.layout.nb_channels)
+            yield from resampler.push(frame)
 
     def _frames(self, errors: tuple[type[Exception], ...]) -> Iterator[av.AudioFrame]:
         """Yield what can be decoded; a broken packet is left out."""

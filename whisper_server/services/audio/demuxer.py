@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import InvalidAudio
-from whisper_server.core.types import AudioInfo
+from whisper_server.core.types import AudioInfo, Track
 
 if TYPE_CHECKING:
     import av
@@ -34,11 +34,13 @@ MAX_ALLOCATION_BYTES = 160 << 20
 # A quarter of a second has 16 frames of such audio.
 PROBED_PACKETS = 4  # of a sixteenth of a second
 
+DEFAULT_FLAG = 1  # AV_DISPOSITION_DEFAULT of libavformat
+
 NOT_AUDIO = (  # as the hosted API words it
     "Invalid file format. Supported formats: "
     "['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']"
 )
-NO_AUDIO_TRACK = "The file has no audio track."
+MAX_TAG_CHARS = 35  # of a language; BCP 47 (RFC 5646, 4.4.1) recommends room for as many
 
 
 def open_container(file: BoundedFile) -> InputContainer:
@@ -113,23 +115,48 @@ def libav_errors() -> tuple[type[Exception], ...]:
     return (FFmpegError, ValueError, OverflowError, MemoryError, PermissionError)
 
 
-def audio_track(container: InputContainer) -> LibavStream:
-    """Return the first audio track that libav can decode.
+def tracks_of(container: InputContainer) -> tuple[Track, ...]:
+    """Return what the header says of each audio track, unchecked."""
+    zero_s = start_of(container) or 0.0
+    return tuple(_track(index, each, zero_s) for index, each in enumerate(container.streams.audio))
 
-    Raises:
-        InvalidAudio: there is none.
+
+def start_of(container: InputContainer) -> float | None:
+    """Return when the earliest track starts, in seconds on the clock of the frames; None where none says.
+
+    It is the second 0 of players: of a broadcast, say, that was recorded in the middle.
     """
-    tracks = container.streams.audio
-    for track in tracks:
-        if track.codec_context is not None:
-            track.codec_context.thread_count = 1  # the caller's pool bounds the CPU
-            return track
-    raise InvalidAudio("The audio is in a codec that cannot be decoded here." if tracks else NO_AUDIO_TRACK)
+    return None if container.start_time is None else container.start_time / 1_000_000  # microseconds
 
 
-def describe(file: BoundedFile, container: InputContainer, track: LibavStream) -> AudioInfo:
-    """Return what the header says, unchecked."""
-    codec = track.codec_context
+def _track(index: int, stream: LibavStream, zero_s: float) -> Track:
+    codec = stream.codec_context
+    start, unit = stream.start_time, stream.time_base
+    tag = stream.language or ""
+    is_tag = len(tag) <= MAX_TAG_CHARS and tag.isascii() and tag.replace("-", "").isalnum()
+    return Track(
+        index=index,
+        codec=codec.name if codec is not None else "",
+        language=tag if is_tag and tag != "und" else "",
+        is_default=bool(stream.disposition & DEFAULT_FLAG),
+        channels=codec.layout.nb_channels if codec is not None else 0,
+        sample_rate_hz=codec.sample_rate if codec is not None else 0,
+        start_s=0.0 if start is None or unit is None else start * float(unit) - zero_s,
+    )
+
+
+def stream_of(container: InputContainer, number: int) -> LibavStream:
+    """Return an audio track that can be decoded, made ready for it."""
+    stream = container.streams.audio[number]
+    stream.codec_context.thread_count = 1  # the caller's pool bounds the CPU
+    return stream
+
+
+def describe(
+    file: BoundedFile, container: InputContainer, tracks: tuple[Track, ...], number: int
+) -> AudioInfo:
+    """Return what the header says of the file and of the track that is heard, unchecked."""
+    codec = container.streams.audio[number].codec_context
     seconds = container.duration / 1_000_000 if container.duration else 0.0  # libav counts microseconds
     return AudioInfo(
         format=_format(file.first_bytes, container, codec.name),
@@ -139,6 +166,8 @@ def describe(file: BoundedFile, container: InputContainer, track: LibavStream) -
         channels=codec.layout.nb_channels,
         size_bytes=file.size_bytes,
         header_duration_s=seconds if seconds > 0 else None,
+        tracks=tracks,
+        track=number,
     )
 
 

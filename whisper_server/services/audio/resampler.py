@@ -44,11 +44,16 @@ def check_source(rate_hz: int, channels: int) -> None:
         raise InvalidAudio(f"Unsupported number of channels: {channels} (supported: 1 to {MAX_CHANNELS}).")
 
 
+WITH_SIDES = 3  # what a mix of two channels has for `n_channels`
+
+
 class Piece(NamedTuple):
     """Samples of a stretch of the file."""
 
-    n_channels: int  # 1, or those of the source where each is wanted
-    data: bytes  # float32 [n, n_channels] at 16 kHz; not looked at, so it may hold what is no number
+    n_channels: int  # 1; those of the source where each is wanted; WITH_SIDES for a mix of two
+    # float32 [n, n_channels] at 16 kHz; not looked at, so it may hold what is no number. WITH_SIDES: first
+    # the mix, [n], then both channels, [n, 2], for one who notices that they cancel.
+    data: bytes
 
 
 class Resampler:
@@ -60,9 +65,11 @@ class Resampler:
     def __init__(self, channel: Channel = "mix") -> None:
         self._channel: Channel = channel
         self._graph: Graph | None = None
+        self._sides: Graph | None = None  # both channels, beside a mix of two
         self._source: tuple[int, str, str] | None = None
         self._queued = 0
         self._n_channels = 0
+        self._made = 0  # samples of the output so far
 
     def push(self, frame: av.AudioFrame) -> Iterator[Piece]:
         """Take a frame; yield samples where enough has come together.
@@ -76,30 +83,55 @@ class Resampler:
             check_source(frame.sample_rate, frame.layout.nb_channels)
             self._graph, self._source = _graph(frame, self._channel), source
             self._n_channels = frame.layout.nb_channels
-        # Times are not looked at: a file that starts late, or with a gap, does not become silence.
-        frame.pts = None
+            if self._channel == "mix" and self._n_channels == 2:
+                self._sides = _graph(frame, "each")
+        frame.pts = None  # when it is heard is the caller's business (`silence`)
         self._graph.push(frame)
+        if self._sides is not None:
+            self._sides.push(frame)
         self._queued += frame.samples * frame.layout.nb_channels
         if self._queued >= QUEUED_SAMPLES:
-            yield from self._pull(self._graph)
+            yield from self._pull(self._graph, self._sides)
 
     def flush(self) -> Iterator[Piece]:
         """Yield what is left; the next frame starts afresh."""
         graph, self._graph = self._graph, None
+        sides, self._sides = self._sides, None
         if graph is not None:
             graph.push(None)
-            yield from self._pull(graph)
+            if sides is not None:
+                sides.push(None)
+            yield from self._pull(graph, sides)
 
-    def _pull(self, graph: Graph) -> Iterator[Piece]:
+    def silence(self, until: int, n_channels: int) -> Iterator[Piece]:
+        """Yield silence up to a sample of the output, after a flush, a second at a time."""
+        n_channels = n_channels if self._channel == "each" else 1
+        while (n_samples := min(until - self._made, PULLED_SAMPLES)) > 0:
+            self._made += n_samples
+            yield Piece(n_channels, bytes(4 * n_samples * n_channels))
+
+    def _pull(self, graph: Graph, sides: Graph | None) -> Iterator[Piece]:
+        """Yield what has come together; both graphs make as many samples of the same frames."""
         self._queued = 0
-        while True:
-            try:
-                frame = cast("av.AudioFrame", graph.pull())
-            except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
-                return
-            n_channels = self._n_channels if self._channel == "each" else 1
-            # A plane may be longer than its samples.
-            yield Piece(n_channels, bytes(memoryview(frame.planes[0])[: 4 * frame.samples * n_channels]))
+        n_channels = self._n_channels if self._channel == "each" else 1
+        while data := _pulled(graph, n_channels):
+            self._made += len(data) // (4 * n_channels)
+            if sides is None:
+                yield Piece(n_channels, data)
+            else:
+                yield Piece(WITH_SIDES, data + _pulled(sides, 2).ljust(2 * len(data), b"\0"))
+
+
+def _pulled(graph: Graph, n_channels: int) -> bytes:
+    """Return the next second of samples; empty where the graph has no more now."""
+    while True:
+        try:
+            frame = cast("av.AudioFrame", graph.pull())
+        except (BlockingIOError, EOFError):  # libav's "give me more" and "that was all"
+            return b""
+        # A plane may be longer than its samples.
+        if data := bytes(memoryview(frame.planes[0])[: 4 * frame.samples * n_channels]):
+            return data
 
 
 def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:

@@ -19,6 +19,7 @@ from threading import Thread
 from typing import IO, TYPE_CHECKING, Any
 
 from whisper_server.core.errors import InvalidAudio
+from whisper_server.core.types import TrackChoice
 from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.messages import Kind, Message, packed, receive, send
@@ -117,10 +118,10 @@ class _Child:
             if (decoder := self._decoders.pop(message.decoder, None)) is not None:
                 decoder.close()
 
-    def _open(self, number: int, size_bytes: int, max_seconds: float) -> None:
+    def _open(self, number: int, size_bytes: int, max_seconds: float, choice: dict[str, Any]) -> None:
         upload = io.BufferedReader(_Upload(self, number, size_bytes), READ_BYTES)
         file = BoundedFile(upload, size_bytes, is_ours=True)
-        decoder = self._decoders[number] = LibavDecoder(file, max_seconds)
+        decoder = self._decoders[number] = LibavDecoder(file, max_seconds, TrackChoice(**choice))
         send(self._answers, Kind.OPENED, number, data=packed(asdict(decoder.info)))
 
     def _step(self, number: int, channel: Any) -> None:

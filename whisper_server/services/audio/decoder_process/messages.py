@@ -20,12 +20,12 @@ class Kind(IntEnum):
     """What a message says. Server: OPEN, STEP, BYTES, CLOSE; child: all others."""
 
     READY = 0  # libav is loaded
-    OPEN = 1  # JSON: size_bytes, max_seconds
+    OPEN = 1  # JSON: size_bytes, max_seconds, choice (the fields of TrackChoice)
     STEP = 2  # JSON: channel; read the next pieces
     CLOSE = 3  # no answer
     READ = 4  # number: how many bytes; data: from where, as JSON
     BYTES = 5  # the answer to READ
-    OPENED = 6  # JSON: the fields of AudioInfo
+    OPENED = 6  # JSON: the fields of AudioInfo, and of each Track in it
     PIECE = 7  # number: channels; data: samples
     MORE = 8  # the step is done, the file is not
     END = 9  # the file is done

@@ -15,11 +15,12 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whisper_server.core.errors import AudioTooLong, InvalidAudio, ShuttingDown
+from whisper_server.core.errors import AudioTooLong, InvalidAudio, ShuttingDown, UnknownTrack
 from whisper_server.core.shutdown import SHUTTING_DOWN
-from whisper_server.core.types import AudioInfo
+from whisper_server.core.types import AudioInfo, Track, TrackChoice
 from whisper_server.services.audio.decoder import Decoder, LibavDecoder
 from whisper_server.services.audio.decoder_process.handle import DecoderProcess, ProcessDied
 from whisper_server.services.audio.decoder_process.messages import Kind, Message
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_ERRORS = {kind.__name__: kind for kind in (InvalidAudio, AudioTooLong)}
+_ERRORS = {kind.__name__: kind for kind in (InvalidAudio, AudioTooLong, UnknownTrack)}
 _numbers = itertools.count(1)  # of decoders
 
 CRASHED = "The file cannot be decoded: it makes the decoder crash. Convert it with another program."
@@ -49,7 +50,7 @@ class DecoderProcesses:
         self._private: list[DecoderProcess] = []
         self._is_closed = False
 
-    def open(self, file: BoundedFile, max_seconds: float) -> Decoder:
+    def open(self, file: BoundedFile, max_seconds: float, choice: TrackChoice | None = None) -> Decoder:
         """Open a file in a process; one that cannot seek is opened here. Raises as `LibavDecoder`.
 
         Raises:
@@ -57,8 +58,13 @@ class DecoderProcesses:
             ShuttingDown: this is closed.
         """
         if file.size_bytes is None:
-            return LibavDecoder(file, max_seconds)
-        return _RemoteDecoder(self, file, {"size_bytes": file.size_bytes, "max_seconds": max_seconds})
+            return LibavDecoder(file, max_seconds, choice)
+        fields = {
+            "size_bytes": file.size_bytes,
+            "max_seconds": max_seconds,
+            "choice": asdict(choice or TrackChoice()),
+        }
+        return _RemoteDecoder(self, file, fields)
 
     def pids(self) -> list[int]:
         """Return the numbers of the processes that live."""
@@ -166,7 +172,7 @@ class _RemoteDecoder:
         try:
             opened = process.ask(Kind.OPEN, self._number, self._file, self._fields)[-1]
             self._check(opened)
-            self.info = AudioInfo(**opened.fields())
+            self.info = _info(opened.fields())
             for _ in range(self._n_steps):
                 self._step(process, channel)
         except InvalidAudio:
@@ -184,3 +190,7 @@ class _RemoteDecoder:
             fields = answer.fields()
             kind = _ERRORS.get(fields["error"])
             raise kind(fields["message"]) if kind else RuntimeError(f"decoder process: {fields['message']}")
+
+
+def _info(fields: dict[str, Any]) -> AudioInfo:
+    return AudioInfo(**{**fields, "tracks": tuple(Track(**each) for each in fields["tracks"])})
