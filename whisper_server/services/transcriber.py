@@ -67,8 +67,11 @@ class Transcriber:
                 return self._transcription(stream, params)
             assert not hasattr(source, "read"), "a file object cannot be read by several at once"
 
+            # What has no voice on one channel is often the voice of another, picked up from afar.
+            of_channel = replace(params, vad=replace(params.vad, keeps_sound=False))
+
             async def open_one(channel: int) -> Transcription:
-                return self._transcription(await self._open(source, channel), params)
+                return self._transcription(await self._open(source, channel), of_channel)
 
             return await open_channels(stream, params.speakers, self._pool, open_one)
         except BaseException:

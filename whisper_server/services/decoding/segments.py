@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from whisper_server.core.types import FRAMES_PER_SECOND, Decoded, Segment, TokenScore, TokenTime, Window, Word
-from whisper_server.services.decoding import word_times
+from whisper_server.services.decoding import belief, word_times
 from whisper_server.services.engines.tokenizer import Tokenizer
 
 MIN_PROBABILITY = 1e-10  # has a logarithm, and JSON can say it
 
 
 @dataclass(frozen=True, slots=True)
-class _Phrase:
+class Phrase:
     """Text tokens between two timestamp tokens, in window time."""
 
     start_s: float
@@ -25,8 +25,10 @@ class _Phrase:
     tokens: tuple[int, ...]
 
 
-def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
-    """Return the segments of one window in file time; none where it is silence.
+def of(
+    window: Window, decoded: Decoded, tokenizer: Tokenizer, threshold: float = belief.VOICE_THRESHOLD
+) -> list[Segment]:
+    """Return the segments of one window in file time; none where it is silence or not to be believed.
 
     Times run forward and stay inside the window's speech, whatever the model wrote. With word times it
     takes some milliseconds: keep it off the event loop.
@@ -36,12 +38,14 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
     loud = word_times.loudness(window) if decoded.token_times else None
     segments: list[Segment] = []
     taken = 0
-    for phrase in _phrases(decoded.tokens, window.duration_s, tokenizer):
+    for phrase in phrases(decoded.tokens, window.duration_s, tokenizer):
         text_tokens = tokenizer.text_tokens(phrase.tokens)
         text = tokenizer.text(text_tokens)
         times = decoded.token_times[taken : taken + len(text_tokens)]
         taken += len(text_tokens)
         if not text.strip():
+            continue
+        if not belief.is_believed(window, phrase.start_s, phrase.end_s, decoded, threshold):
             continue
         start_s = window.file_time(phrase.start_s)
         segments.append(
@@ -65,7 +69,7 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
     return segments
 
 
-def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> Iterator[_Phrase]:
+def phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> Iterator[Phrase]:
     """Split at timestamp tokens; an unclosed phrase ends with the window's audio.
 
     A timestamp before text opens a phrase, one after text closes it. Times that run backwards are
@@ -81,13 +85,13 @@ def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> 
             continue
         now_s = min(max(tokenizer.seconds(token), now_s), duration_s)
         if text:
-            yield _Phrase(start_s, now_s, tuple(run))
+            yield Phrase(start_s, now_s, tuple(run))
             run, text = [], []
         else:
             run = [token]
         start_s = now_s
     if text:
-        yield _Phrase(start_s, duration_s, tuple(run))
+        yield Phrase(start_s, duration_s, tuple(run))
 
 
 def _score(time: TokenTime, tokenizer: Tokenizer) -> TokenScore:
@@ -116,7 +120,7 @@ def _spoken(times: Sequence[TokenTime], language: str, tokenizer: Tokenizer) -> 
 
 
 def _words(
-    window: Window, loud: word_times.Loudness, phrase: _Phrase, spoken: Sequence[_Spoken]
+    window: Window, loud: word_times.Loudness, phrase: Phrase, spoken: Sequence[_Spoken]
 ) -> tuple[Word, ...]:
     """Place the words of a phrase between its timestamps, which are more exact than the alignment."""
     placed = word_times.place(
