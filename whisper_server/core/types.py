@@ -30,6 +30,8 @@ WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE)  # 480,000
 WINDOW_FRAMES = WINDOW_SAMPLES // HOP_SAMPLES  # 3,000
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_SAMPLES  # 100
 SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, one encoder position
+VOICE_SAMPLES = 512  # samples under one probability of voice detection
+VOICE_FRAME_S = VOICE_SAMPLES / SAMPLE_RATE  # 32 ms
 
 Task = Literal["transcribe", "translate"]
 Priority = Literal["interactive", "normal", "background"]  # weights of a fair share of a busy device
@@ -47,7 +49,9 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class VadOptions:
-    """When a stretch of audio counts as speech; for files, where a lost word costs more than a pause.
+    """When a stretch of audio counts as a voice, and where sound is cut.
+
+    The defaults are for files, where a lost word costs more than a pause.
 
     Threshold and hysteresis are Silero's; the durations differ. Its 100 ms of silence are for dialogues.
     Here a pause of 2 s splits, and 0.8 s on each side stay: models learned on
@@ -60,6 +64,7 @@ class VadOptions:
     min_speech_ms: float = 100.0
     min_silence_ms: float = 2000.0
     speech_pad_ms: float = 800.0
+    keeps_sound: bool = True  # voice says only where to cut; False: what has no voice is left out
 
     @property
     def end_threshold(self) -> float:
@@ -136,10 +141,11 @@ class AudioLevels:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of speech with its samples; spans of one file never overlap and run forward."""
+    """A stretch of sound with its samples; spans of one file never overlap and run forward."""
 
     start_s: float  # file time of samples[0]
     samples: Samples  # float32 [n], 16 kHz mono, 0 < n <= WINDOW_SAMPLES
+    voice: tuple[float, ...] = ()  # probability per VOICE_SAMPLES; (): voice was not looked for
 
     @property
     def end_s(self) -> float:
@@ -158,11 +164,12 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """At most 30 s of one file's speech, ready for the encoder."""
+    """At most 30 s of one file's sound, ready for the encoder."""
 
     mel: Mel  # float32 [n_mels, WINDOW_FRAMES], 10 ms per frame; silence after duration_s
     duration_s: float  # real audio in the window, 0 < duration_s <= 30
     places: tuple[Placed, ...]  # one per span, in order; silence between spans is left out
+    voice: tuple[float, ...] = ()  # probability of a voice per VOICE_FRAME_S; (): it was not looked for
 
     @property
     def start_s(self) -> float:

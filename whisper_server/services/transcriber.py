@@ -71,9 +71,11 @@ class Transcriber:
 
             await self._settle(stream)
             track = TrackChoice(stream.info.track)
+            # What has no voice on one channel is often the voice of another, picked up from afar.
+            of_channel = replace(params, vad=replace(params.vad, keeps_sound=False))
 
             async def open_one(channel: int) -> Transcription:
-                return self._transcription(await self._open(source, track, channel), params)
+                return self._transcription(await self._open(source, track, channel), of_channel)
 
             return await open_channels(stream, params.speakers, self._pool, open_one)
         except BaseException:

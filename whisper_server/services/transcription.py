@@ -5,6 +5,7 @@
           --windows.pack---------> Window       mel [n_mels, 3000], places (iterator)
           --WindowStream.submit--> Decoded      tokens, avg_logprob, no_speech_prob (await)
           --segments.of----------> Segment      start_s, end_s, text, words (file time again)
+          --leftover.stretches---> Window       what the model left undone, decoded as windows of their own
           --formats.render-------> text         in api and cli
 
 Every step pulls from the one before it, so a file of any length passes through in a bounded amount
@@ -19,7 +20,7 @@ from asyncio import Future as AsyncFuture
 from asyncio import wrap_future
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from whisper_server.core.types import (
@@ -33,7 +34,7 @@ from whisper_server.core.types import (
     WindowJob,
 )
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.decoding import segments
+from whisper_server.services.decoding import leftover, seams, segments
 from whisper_server.services.speech import vad, windows
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class Transcription(SegmentSource):
     _pool: WorkPool
     _use_vad: bool
     _language: str | None = field(init=False)
-    _is_first: bool = field(default=True, init=False)  # no window was submitted yet
+    _is_first: bool = field(default=True, init=False)  # no window with a voice was submitted yet
+    _decoded_s: float = field(default=0.0, init=False)  # file time up to which windows are decoded
     windows_done: int = field(default=0, init=False)
     on_window: Callable[[float], None] | None = field(default=None, init=False)
 
@@ -155,8 +157,8 @@ class Transcription(SegmentSource):
                 if self._language is not None:  # refused now, and not only where there is speech
                     tokenizer.start_sequence(self._language, self.params.task)
                 async for window, result in decoded:
-                    found = await self._pool.run(segments.of, window, result, tokenizer)
-                    for segment in found:
+                    for segment in await self._said(lent, window, result):
+                        self._language = self._language or segment.language
                         yield segment
         finally:
             # Closed already where windows were pulled, but not where none was.
@@ -165,7 +167,7 @@ class Transcription(SegmentSource):
     async def _decoded(self, lease: LeasedModel) -> AsyncGenerator[tuple[Window, Decoded], None]:
         """Decode windows in order, with some ahead, so that the device never waits for the next one.
 
-        Where the first window must tell the language, the others are made ready meanwhile.
+        Where the first window with a voice must tell the language, the others are made ready meanwhile.
         """
         stream = lease.stream
         ready: deque[Window] = deque()
@@ -189,11 +191,46 @@ class Transcription(SegmentSource):
         """Submit what is ready; all windows but one wait until the language is known."""
         while ready and (self._language is not None or not pending):
             window = ready.popleft()
-            pending.append((window, wrap_future(stream.submit(self._job(window), self.options))))
+            pending.append((window, self._decode(stream, window)))
+
+    async def _said(
+        self, lease: LeasedModel, window: Window, result: Decoded, *, is_part: bool = False
+    ) -> list[Segment]:
+        """Return the segments of a window, and of what it left undone, in order.
+
+        What was left undone is submitted at once, behind the windows that are pending already. Each piece is
+        shorter than the window, so this ends.
+        """
+        tokenizer, threshold = lease.model.engine.tokenizer, self.params.vad.threshold
+        result = leftover.completed(result, tokenizer)
+        pending = [
+            (stretch, [(part, self._decode(lease.stream, part)) for part in parts(window, stretch)])
+            for stretch in leftover.stretches(window, result, tokenizer, threshold, is_part=is_part)
+        ]
+        found = await self._pool.run(segments.of, window, result, tokenizer, threshold)
+        for stretch, pieces in pending:
+            more: list[Segment] = []
+            for part, future in pieces:
+                again = await future
+                self._count(part)
+                if leftover.is_more(again):
+                    more += await self._said(lease, part, again, is_part=True)
+            start_s = window.file_time(stretch.start_s)
+            end_s = window.file_time(stretch.ends_s[-1], is_end=True)
+            found = seams.merged(found, more, start_s, end_s, replaces=stretch.has_text)
+        return found
+
+    def _decode(self, stream: WindowStream, window: Window) -> AsyncFuture[Decoded]:
+        """Submit a window; over one without a voice, only what the model is sure of at once is believed."""
+        options = self.options
+        if not has_voice(window, self.params.vad.threshold):
+            options = replace(options, temperatures=options.temperatures[:1])
+        return wrap_future(stream.submit(self._job(window), options))
 
     def _job(self, window: Window) -> WindowJob:
         params = self.params
-        is_first, self._is_first = self._is_first, False
+        is_first = self._is_first and has_voice(window, params.vad.threshold)
+        self._is_first = self._is_first and not is_first
         return WindowJob(
             window,
             self._language,
@@ -208,11 +245,17 @@ class Transcription(SegmentSource):
         window, future = pending[0]
         result = await future
         pending.popleft()
-        self._language = self._language or result.language
-        self.windows_done += 1
-        if self.on_window is not None:
-            self.on_window(window.file_time(window.duration_s, is_end=True))
+        if has_voice(window, self.params.vad.threshold):
+            self._language = self._language or result.language
+        self._count(window)
         return window, result
+
+    def _count(self, window: Window) -> None:
+        """Count a decoded window, and tell how far the file is decoded; a part of a window is behind that."""
+        self.windows_done += 1
+        self._decoded_s = max(self._decoded_s, window.file_time(window.duration_s, is_end=True))
+        if self.on_window is not None:
+            self.on_window(self._decoded_s)
 
     def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
         """Pull samples through voice activity detection into windows; runs on the pool."""
@@ -221,3 +264,13 @@ class Transcription(SegmentSource):
             blocks = stream.blocks()
             found = vad.steps(blocks, self.params.vad) if self._use_vad else vad.fixed(blocks)
             yield from windows.pack(found, n_mels)
+
+
+def parts(window: Window, stretch: leftover.Stretch) -> list[Window]:
+    """Return the pieces of a stretch as windows of their own."""
+    return [windows.part(window, start_s, end_s) for start_s, end_s in stretch.pieces]
+
+
+def has_voice(window: Window, threshold: float) -> bool:
+    """Tell whether somebody may speak in a window: voice was found in it, or not looked for."""
+    return not window.voice or max(window.voice) >= threshold

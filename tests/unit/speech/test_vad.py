@@ -52,8 +52,34 @@ def test_every_word_lies_within_a_span(clip: Clip) -> None:
 
 @pytest.mark.parametrize("kind", list(noises(0.1)))
 @pytest.mark.parametrize("seed", [1, 2])
-def test_silence_and_noise_are_not_speech(kind: str, seed: int) -> None:
-    assert list(spans(blocks(noises(60, seed)[kind]))) == []
+def test_silence_and_noise_have_no_voice(kind: str, seed: int) -> None:
+    found = list(spans(blocks(noises(60, seed)[kind])))
+    assert all(max(span.voice) < 0.5 for span in found)
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 1 / 32768, 5e-4])
+def test_what_is_plainly_silent_costs_nothing(amplitude: float) -> None:
+    noise = amplitude * np.random.default_rng(1).standard_normal(60 * SAMPLE_RATE).astype(np.float32)
+    assert list(spans(blocks(noise))) == []
+
+
+def test_sound_that_voice_detection_does_not_know_is_heard_all_the_same() -> None:
+    quiet = np.zeros(5 * SAMPLE_RATE, np.float32)
+    (span,) = spans([np.concatenate([quiet, tone(4.0), quiet])])
+    assert 4.2 - 0.1 <= span.start_s <= 4.2 + 0.1
+    assert 9.8 - 0.1 <= span.end_s <= 9.8 + 0.1
+
+
+def test_every_frame_of_a_span_has_its_probability() -> None:
+    pause = np.zeros(5 * SAMPLE_RATE + 77, np.float32)
+    samples = np.concatenate([pause, CLIPS[0].samples(), pause, CLIPS[1].samples()])
+    probabilities = [*(model := silero.Silero()).probabilities(samples), *model.finish()]
+    found = list(spans(blocks(samples, 70_000)))
+    assert len(found) == 2
+    for span in found:
+        first = round(span.start_s / FRAME_S)
+        assert len(span.voice) == -(-len(span.samples) // 512)
+        np.testing.assert_allclose(span.voice, probabilities[first : first + len(span.voice)], atol=1e-5)
 
 
 def test_ten_minutes_of_silence_then_speech() -> None:
@@ -102,8 +128,6 @@ def test_long_speech_is_cut_in_pauses_and_nothing_is_lost() -> None:
 
 
 def test_options_move_the_threshold() -> None:
-    samples = CLIPS[0].samples()
-    assert list(spans([samples], VadOptions(threshold=1.1))) == []
     assert VadOptions(threshold=0.6).end_threshold == pytest.approx(0.45)
     assert VadOptions(neg_threshold=0.2).end_threshold == 0.2
 
@@ -116,10 +140,12 @@ def test_no_audio_has_no_speech() -> None:
 # The gate alone: probabilities in, regions out.
 
 
-def gate(probabilities: list[float], **options: float) -> list[tuple[int, int]]:
+def gate(
+    probabilities: list[float], sounds: list[bool] | None = None, **options: float
+) -> list[tuple[int, int]]:
     defaults = {"min_speech_ms": 96, "min_silence_ms": 320, "speech_pad_ms": 64}
     machine = SpeechGate(VadOptions(**{**defaults, **options}), lambda _first, last: last - 10)
-    return [*machine.feed(probabilities), *machine.finish()]
+    return [*machine.feed(probabilities, sounds or [False] * len(probabilities)), *machine.finish()]
 
 
 def test_a_region_is_padded_and_kept_within_the_file() -> None:
@@ -157,6 +183,24 @@ def test_a_long_region_is_cut_in_the_longest_late_pause() -> None:
     assert 700 < cut < 708
 
 
+def test_sound_without_a_voice_is_a_region_and_goes_on_with_one() -> None:
+    assert gate([0] * 40, [False] * 10 + [True] * 10 + [False] * 20) == [(8, 22)]
+    assert gate([0] * 10 + [1] * 5 + [0] * 25, [False] * 15 + [True] * 5 + [False] * 20) == [(8, 22)]
+
+
+def test_voice_alone_says_where_to_cut_running_sound() -> None:
+    speech = [1.0] * 1200
+    speech[700:708] = [0.0] * 8
+    (_, cut), (start, end) = gate(speech, [True] * 1200)
+    assert (start, end) == (cut, 1200)
+    assert 700 < cut < 708
+
+
+def test_sound_without_any_voice_is_cut_late_where_it_is_quiet() -> None:
+    regions = gate([0.0] * 1200, [True] * 1200)
+    assert regions == [(0, MAX_FRAMES - 10), (MAX_FRAMES - 10, 1200)]
+
+
 def test_without_a_pause_it_is_cut_where_it_is_quiet() -> None:
     assert gate([1.0] * 1200) == [(0, MAX_FRAMES - 10), (MAX_FRAMES - 10, 1200)]
 
@@ -182,7 +226,7 @@ def test_every_block_gives_others_a_turn() -> None:
 def test_longest_pause_prefers_the_later_of_equals() -> None:
     probabilities = [1.0] * 900
     probabilities[500:504] = probabilities[800:804] = [0.0] * 4
-    assert longest_pause(probabilities, 0.35) in range(800, 804)
+    assert longest_pause(probabilities, 0.35) == (800, 804)
     assert longest_pause([1.0] * 900, 0.35) is None
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_server.core.types import SAMPLE_RATE, WINDOW_SAMPLES, Span
-from whisper_server.services.speech.log_mel import log_mel
-from whisper_server.services.speech.windows import pack
+from whisper_server.services.speech.log_mel import log_mel, silence_beside
+from whisper_server.services.speech.windows import pack, part
 
 
 def span(start_s: float, seconds: float, seed: int = 0) -> Span:
@@ -79,3 +79,45 @@ def test_no_sample_is_lost_and_order_is_kept(lengths: list[int], gap: int) -> No
     for window in windows:
         assert 0 < window.duration_s <= 30
         assert window.duration_s == pytest.approx(sum(place.duration_s for place in window.places))
+
+
+# A part of a window.
+
+
+def voiced(start_s: float, seconds: float) -> Span:
+    n_frames = round(seconds * SAMPLE_RATE / 512)
+    samples = np.random.default_rng(n_frames).standard_normal(512 * n_frames).astype(np.float32) / 10
+    return Span(start_s, samples, tuple(frame / n_frames for frame in range(n_frames)))
+
+
+def test_voice_lies_under_its_sound() -> None:
+    spans = [voiced(1, 8), voiced(20, 8)]
+    (window,) = pack(spans, 80)
+    assert window.voice == spans[0].voice + spans[1].voice
+
+
+def test_a_part_has_the_sound_the_times_and_the_voice_of_its_stretch() -> None:
+    (window,) = pack([voiced(1, 8), voiced(20, 8)], 80)
+    rest = part(window, 6.0, 12.0)
+    assert rest.duration_s == 6.0
+    np.testing.assert_array_equal(rest.mel[:, :600], window.mel[:, 600:1200])
+    assert (rest.mel[:, 600:] == silence_beside(window.mel)).all()
+    assert rest.file_time(0.0) == pytest.approx(window.file_time(6.0)) == pytest.approx(7.0)
+    assert rest.file_time(5.0) == pytest.approx(window.file_time(11.0)) == pytest.approx(23.0)
+    assert rest.file_time(99.0) == pytest.approx(24.0)
+    assert len(rest.voice) == pytest.approx(6.0 / 0.032, abs=1)
+    assert rest.voice == window.voice[188 : 188 + len(rest.voice)]
+
+
+def test_a_part_to_the_end_is_silent_behind_it() -> None:
+    (window,) = pack([voiced(1, 8)], 80)
+    rest = part(window, 6.0, window.duration_s)
+    assert rest.duration_s == pytest.approx(2.0)
+    assert rest.file_time(rest.duration_s, is_end=True) == pytest.approx(9.0)
+    assert (rest.mel[:, 210:] == silence_beside(window.mel)).all()
+
+
+def test_a_part_of_a_part_lies_in_the_same_file() -> None:
+    (window,) = pack([voiced(1, 8), voiced(20, 8)], 80)
+    rest = part(part(window, 6.0, 16.0), 4.0, 10.0)
+    assert rest.start_s == pytest.approx(window.file_time(10.0))

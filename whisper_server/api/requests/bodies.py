@@ -77,13 +77,14 @@ class ServerVad(BaseModel):
     silence_duration_ms: int | None = Field(None, ge=0, le=10_000, description="A pause that splits speech.")
 
     def options(self) -> VadOptions:
-        """Return what was asked for, and the defaults for the rest."""
+        """Return what was asked for, and the defaults for the rest; without a voice nothing is heard."""
         asked = {
             "threshold": self.threshold,
             "speech_pad_ms": self.prefix_padding_ms,
             "min_silence_ms": self.silence_duration_ms,
         }
-        return VadOptions(**{name: value for name, value in asked.items() if value is not None})
+        given = {name: value for name, value in asked.items() if value is not None}
+        return VadOptions(**given, keeps_sound=False)
 
 
 def _chunking(value: Any) -> Any:

@@ -111,7 +111,8 @@ class ModelSettings(BaseModel):
     vad: bool = Field(
         True,
         alias="WHISPER_VAD",
-        description="Leave out what is not speech. Off: everything is decoded, singing and noise too.",
+        description="Find voices, which tell where to cut, what text over noise to believe, and what "
+        "the model left out. Off: everything is decoded once and shown.",
     )
     audio_threads: int = Field(
         2,

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from whisper_server.core.types import FRAMES_PER_SECOND, Decoded, Segment, TokenScore, TokenTime, Window, Word
-from whisper_server.services.decoding import word_times
+from whisper_server.services.decoding import belief, word_times
 from whisper_server.services.engines.tokenizer import Tokenizer
 
 MIN_PROBABILITY = 1e-10  # has a logarithm, and JSON can say it
 
 
 @dataclass(frozen=True, slots=True)
-class _Phrase:
+class Phrase:
     """Text tokens between two timestamp tokens, in window time."""
 
     start_s: float
@@ -25,15 +25,21 @@ class _Phrase:
     tokens: tuple[int, ...]
 
 
-def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
-    """Return the segments of one window in file time; none where it is silence.
+def of(
+    window: Window, decoded: Decoded, tokenizer: Tokenizer, threshold: float = belief.VOICE_THRESHOLD
+) -> list[Segment]:
+    """Return the segments of one window in file time; none where it is silence or not to be believed.
 
     Times run forward and stay inside the window's speech, whatever the model wrote. With word times it
     takes some milliseconds: keep it off the event loop.
     """
     if decoded.is_silence:
         return []
-    said = list(_said(window, decoded, tokenizer))
+    said = [
+        each
+        for each in _said(window, decoded, tokenizer)
+        if belief.is_believed(window, each.phrase.start_s, each.phrase.end_s, decoded, threshold)
+    ]
     words = _words(window, said, tokenizer) if decoded.token_times else [()] * len(said)
     segments: list[Segment] = []
     for each, its_words in zip(said, words, strict=True):
@@ -61,7 +67,7 @@ def of(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> list[Segment]:
 class _Said:
     """A phrase that says something."""
 
-    phrase: _Phrase
+    phrase: Phrase
     text: str
     times: Sequence[TokenTime]  # with word times: of its text tokens
 
@@ -69,7 +75,7 @@ class _Said:
 def _said(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> Iterator[_Said]:
     """Yield the phrases of a window; white space alone is none."""
     taken = 0
-    for phrase in _phrases(decoded.tokens, window.duration_s, tokenizer):
+    for phrase in phrases(decoded.tokens, window.duration_s, tokenizer):
         text_tokens = tokenizer.text_tokens(phrase.tokens)
         text = tokenizer.text(text_tokens)
         if text.strip():
@@ -95,7 +101,7 @@ def _between_characters(tokens: Sequence[int], tokenizer: Tokenizer) -> list[int
     return found
 
 
-def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> Iterator[_Phrase]:
+def phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> Iterator[Phrase]:
     """Split at timestamp tokens; an unclosed phrase ends with the window's audio.
 
     A timestamp before text opens a phrase, one after text closes it, one inside a character stands behind
@@ -111,13 +117,13 @@ def _phrases(tokens: Sequence[int], duration_s: float, tokenizer: Tokenizer) -> 
             continue
         now_s = min(max(tokenizer.seconds(token), now_s), duration_s)
         if text:
-            yield _Phrase(start_s, now_s, tuple(run))
+            yield Phrase(start_s, now_s, tuple(run))
             run, text = [], []
         else:
             run = [token]
         start_s = now_s
     if text:
-        yield _Phrase(start_s, duration_s, tuple(run))
+        yield Phrase(start_s, duration_s, tuple(run))
 
 
 def _scores(times: Sequence[TokenTime], tokenizer: Tokenizer) -> tuple[TokenScore, ...]:
@@ -169,7 +175,7 @@ def _words(window: Window, said: Sequence[_Said], tokenizer: Tokenizer) -> list[
     ]
 
 
-def _word(window: Window, phrase: _Phrase, word: _Spoken, place: tuple[int, int]) -> Word:
+def _word(window: Window, phrase: Phrase, word: _Spoken, place: tuple[int, int]) -> Word:
     """Return a word with the frames of the window that it lasts in file time."""
     # A seam is a place between two frames: rounded, a word would begin on one side and end on the other.
     seams = {word_times.frames(span.window_start_s): span.window_start_s for span in window.places[1:]}

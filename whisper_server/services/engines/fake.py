@@ -30,6 +30,13 @@ from whisper_server.services.engines.tokenizer import Tokenizer
 
 GATE = threading.Event()
 GATE.set()
+BYTES_PER_S = 8  # of slow speech
+MIN_LETTERS = 24  # of a short text without more words
+WORDS = (
+    "of sound in this window before its end which an engine that knows no language can count but not tell "
+    "apart since all it ever learned are loud and quiet columns of numbers so do not expect much sense from "
+    "what follows here"
+)
 TRAPS: dict[
     str, Callable[[int], None]
 ] = {}  # by stage, "load" or a method; called with the number of windows
@@ -106,7 +113,8 @@ class FakeEngine:
 
     def _written(self, frames: int, prompt: Sequence[int]) -> Hypothesis:
         prompt_text = self.tokenizer.text(prompt).strip()
-        text = f" heard {frames} frames" + (f" after {prompt_text}" if prompt_text else "")
+        text = f" heard {frames} frames" + _more_words(frames)
+        text += f" after {prompt_text}" if prompt_text else ""
         first = self.tokenizer.first_timestamp
         end = first + round(frames / FRAMES_PER_SECOND / SECONDS_PER_TIMESTAMP)
         body = self.tokenizer.encode(text)
@@ -132,6 +140,15 @@ class FakeEngine:
 
     def close(self) -> None:
         """Do nothing: there is no memory to give back."""
+
+
+def _more_words(frames: int) -> str:
+    """Return as many words as speech has in this time: with fewer, some would seem to be left out."""
+    letters, text = BYTES_PER_S * frames // FRAMES_PER_SECOND, ""
+    for word in WORDS.split():
+        if len(text) + MIN_LETTERS < letters:
+            text += f" {word}"
+    return text
 
 
 def _trap(stage: str, n_windows: int) -> None:

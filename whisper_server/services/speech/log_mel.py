@@ -53,10 +53,16 @@ def log_mel(samples: Samples, n_mels: int) -> Mel:
     np.maximum(mel, lowest, out=mel)
     mel += np.float32(4.0)
     mel /= np.float32(4.0)
-    silence = (max(np.float32(np.log10(FLOOR_POWER)), lowest) + np.float32(4.0)) / np.float32(4.0)
-    window = np.full((n_mels, WINDOW_FRAMES), silence, dtype=np.float32)
+    window = np.full((n_mels, WINDOW_FRAMES), silence_beside(mel), dtype=np.float32)
     window[:, :n_frames] = mel
     return window
+
+
+def silence_beside(mel: Mel) -> np.float32:
+    """Return what digital silence is in a window whose loudest bin is in `mel`."""
+    lowest = mel.max() * np.float32(4.0) - np.float32(4.0 + RANGE_DECADES)
+    silence: np.float32 = (max(np.float32(np.log10(FLOOR_POWER)), lowest) + np.float32(4.0)) / np.float32(4.0)
+    return silence
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure
+from whisper_server.core.types import VOICE_SAMPLES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from whisper_server.core.types import Samples
 
 MODEL_FILE = Path(__file__).with_name("silero_vad.onnx")
-FRAME_SAMPLES = 512  # one probability per 32 ms; the model knows no other size at 16 kHz
+FRAME_SAMPLES = VOICE_SAMPLES  # 512: the model knows no other size at 16 kHz
 CONTEXT_SAMPLES = 64  # of the frame before, which the model wants in front of each frame
 STATE = (1, 1, 128)  # the shape of the LSTM's h and of its c
 RUN_FRAMES = 256  # 8 s of audio per call of the model: more is hardly faster

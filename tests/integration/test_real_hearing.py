@@ -1,0 +1,44 @@
+"""With real weights: noise and music get no text and one look each, plain silence not even that."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.audio_files import encode, noises
+from tests.support.real_models import real_model
+from whisper_server.core.config import Settings
+from whisper_server.core.types import TranscribeParams
+from whisper_server.services.container import Services, open_services
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of the module, so that the model is converted once."""
+    return tmp_path_factory.mktemp("real-cache")
+
+
+@pytest.fixture
+async def services(real_cache: Path) -> AsyncIterator[Services]:
+    settings = Settings(
+        _env_file=None,
+        models=[f"base={real_model('base')}"],
+        model="base",
+        cache_dir=real_cache,
+        threads=2,
+        decoder_processes=0,
+    )
+    async with open_services(settings) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("kind", sorted(noises(1.0)))
+async def test_what_is_no_speech_gets_no_text(services: Services, kind: str) -> None:
+    params = TranscribeParams(services.catalog.resolve("base"))
+    transcription = await services.transcriber.open(encode(noises(20.0)[kind]), params)
+    assert (await transcription.collect()).text == ""
+    assert transcription.windows_done == (0 if kind == "zero" else 1)
