@@ -95,6 +95,8 @@ def main() -> None:
     args.build, args.weights = args.build.resolve(), args.weights.resolve()
     (args.build / "accuracy").mkdir(parents=True, exist_ok=True)
     everything = recordings.read(args.recordings, None if args.no_corrections else recordings.CORRECTIONS)
+    if args.scored:
+        everything = [each for each in everything if each.is_scored]
     found = recordings.chosen(everything, args.files, args.limit)
     runs: dict[str, list[Result]] = {}
     for name in [*args.servers, *dict(args.url)]:
@@ -128,6 +130,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--asked", nargs="+", default=ASKED, choices=ASKED)
     parser.add_argument("--files", nargs="*", default=[], metavar="PART", help="only names with one of these")
     parser.add_argument("--limit", type=int, help="only so many, spread over the index")
+    parser.add_argument("--scored", action="store_true", help="only those whose errors can be counted")
     parser.add_argument("--language", action="store_true", help="give the language where there is one")
     parser.add_argument("--beam", type=int, default=5, help="of all; 0: the default of each")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

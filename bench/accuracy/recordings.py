@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,10 +28,16 @@ class Recording:
     transcript: str | None  # empty: there is no speech in it; None: not known
     kind: str
     word_times_s: tuple[tuple[float, float], ...] = ()  # of the words of the transcript; empty: not known
+    also: str | None = None  # the transcript spelled in another way: what is nearer counts
 
     @property
     def is_speech(self) -> bool:
         return self.transcript != ""
+
+    @property
+    def is_scored(self) -> bool:
+        """Return whether errors can be counted: it is known what is said, or that nothing is."""
+        return self.transcript is not None
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -49,18 +55,17 @@ def recording(entry: Mapping[str, Any], correction: Mapping[str, Any]) -> Record
     """Return an entry of the index as it is meant.
 
     A correction has a `reason` and: `leave_out` (the transcript is not used), `transcript` (another one),
-    `replace` (pairs of a part of the transcript and what stands there in truth), `language`, `word_times_s`.
+    `replace` (pairs of a part of the transcript and what stands there in truth), `also` (pairs of a part and
+    how it may be spelled as well: numbers, compounds), `language`, `word_times_s`.
 
     Raises:
         ValueError: a part that is to be replaced is not in the transcript: the index has changed.
     """
     transcript = correction.get("transcript", entry.get("transcript"))
-    for part, truth in correction.get("replace", ()):
-        if part not in (transcript or ""):
-            raise ValueError(f"{entry['file']}: {part!r} is not in its transcript; mend the correction")
-        transcript = transcript.replace(part, truth)
     if correction.get("leave_out"):
         transcript = None
+    transcript = _replaced(transcript, correction.get("replace", ()), entry["file"])
+    also = _replaced(transcript, correction["also"], entry["file"]) if "also" in correction else None
     times = correction.get("word_times_s", entry.get("word_times_s", ()))
     return Recording(
         entry["file"],
@@ -69,7 +74,16 @@ def recording(entry: Mapping[str, Any], correction: Mapping[str, Any]) -> Record
         transcript,
         kind_of(entry.get("what") or "not said"),
         tuple((float(start), float(end)) for start, end in times),
+        also,
     )
+
+
+def _replaced(transcript: str | None, pairs: Iterable[Sequence[str]], file: str) -> str | None:
+    for part, truth in pairs:
+        if part not in (transcript or ""):
+            raise ValueError(f"{file}: {part!r} is not in its transcript; mend the correction")
+        transcript = (transcript or "").replace(part, truth)
+    return transcript
 
 
 def kind_of(what: str) -> str:

@@ -37,10 +37,11 @@ class Result:
         """Return the errors; None where it is not known what is said, or nobody speaks."""
         if not self.recording.transcript:
             return None
-        said, heard = (
-            scores.units(t, self.recording.language) for t in (self.recording.transcript, self.text)
-        )
-        return scores.edits(said, heard)
+        language = self.recording.language
+        heard = scores.units(self.text, language)
+        spellings = [self.recording.transcript, *([self.recording.also] if self.recording.also else [])]
+        found = [scores.edits(scores.units(spelling, language), heard) for spelling in spellings]
+        return min(found, key=lambda edits: edits.errors)
 
     @property
     def invented(self) -> int:

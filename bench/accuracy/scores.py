@@ -54,6 +54,7 @@ def units(text: str, language: str | None) -> list[str]:
 
     Characters of Chinese are compared in their simplified form. `language` may name two: `en+zh`.
     """
+    text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")  # contractions of English are known by it
     codes = set((language or "").split("+"))
     if codes & {"zh", "yue"}:
         import zhconv

@@ -49,6 +49,19 @@ def test_an_entry_is_mended() -> None:
     assert (timed.transcript, timed.word_times_s) == ("one two", ((0, 1), (1, 2.5)))
 
 
+def test_a_transcript_may_be_spelled_in_two_ways() -> None:
+    mended = recordings.recording(entry(), {"reason": "numbers", "also": [["two", "2"]]})
+    assert (mended.transcript, mended.also) == ("one two", "one 2")
+
+
+@pytest.mark.usefixtures("libraries")
+def test_the_nearer_spelling_counts() -> None:
+    spelled = Recording("a.wav", "sv", 1.0, "ett två", "speech", also="1 2")
+    assert Result(spelled, {"json": Heard("1, 2.")}).edits == Edits(2, 0, 0, 0)
+    assert Result(spelled, {"json": Heard("Ett två.")}).edits == Edits(2, 0, 0, 0)
+    assert Result(spelled, {"json": Heard("Ett tre")}).edits == Edits(2, 1, 0, 0)
+
+
 def test_a_correction_of_another_text_is_refused() -> None:
     with pytest.raises(ValueError, match="'four' is not in its transcript"):
         recordings.recording(entry(), {"reason": "heard", "replace": [["four", "five"]]})
@@ -73,7 +86,7 @@ def test_kind(what: str, kind: str) -> None:
 
 
 def test_every_correction_has_its_reason() -> None:
-    known = {"reason", "leave_out", "transcript", "replace", "language", "word_times_s"}
+    known = {"reason", "leave_out", "transcript", "replace", "also", "language", "word_times_s"}
     for file, correction in json.loads(CORRECTIONS.read_text(encoding="utf-8")).items():
         assert correction.get("reason"), file
         assert correction.keys() <= known, file
@@ -131,6 +144,7 @@ def test_units_are_normalised_words_or_characters() -> None:
     assert scores.units("Enciende la luz del salón.", "es") == ["enciende", "la", "luz", "del", "salón"]
     assert scores.units("実在の、判断。", "ja") == list("実在の判断")
     assert scores.units("Hola, was?", "es+de") == ["hola", "was"]
+    assert scores.units("Don\N{RIGHT SINGLE QUOTATION MARK}t", "en") == ["do", "not"]
 
 
 @pytest.mark.usefixtures("libraries")
