@@ -24,7 +24,7 @@ from bench.accuracy import journal, recordings
 from bench.accuracy.journal import Journal
 from bench.accuracy.listeners import FASTER, KNOWN, OPENAI, OURS, Hear, Heard, listening
 from bench.accuracy.recordings import Recording
-from bench.accuracy.report import ASKED, Result, report
+from bench.accuracy.report import ASKED, Result, heard_by_all, report
 from bench.serving import environments
 from bench.serving.servers import Setup, processor
 
@@ -36,7 +36,7 @@ def hear(name: str, args: argparse.Namespace, found: Sequence[Recording]) -> lis
     key = journal.key(name, setup, gives_language=args.language, url=url)
     kept = Journal(args.build / "accuracy" / f"{name}.jsonl", key)
     missing = [(a, r) for a in args.asked for r in found if kept.get(args.recordings / r.file, a) is None]
-    if missing:
+    if missing and not args.kept:
         with listening(name, setup, url) as listener:
             shortest = min(found, key=lambda each: each.seconds or float("inf"))
             _ask(listener, args, shortest, "json")  # warm: the first request may load the model
@@ -79,7 +79,7 @@ def conditions(args: argparse.Namespace, n_files: int) -> str:
     language = "given" if args.language else "detected"
     lines = [
         f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores of {processor()},"
-        f" {args.threads} threads, Python {platform.python_version()}.",
+        f" threads: {args.threads}, Python {platform.python_version()}.",
         f"{n_files} recordings; weights: {args.weights.name}; beam {beam}; the language is {language}.",
         f"This server: {ours}; flags: {args.flags or 'none'}.",
     ]
@@ -100,8 +100,8 @@ def main() -> None:
     found = recordings.chosen(everything, args.files, args.limit)
     runs: dict[str, list[Result]] = {}
     for name in [*args.servers, *dict(args.url)]:
-        runs[name] = hear(name, args, found)
-        said = conditions(args, len(found))
+        runs = heard_by_all({**runs, name: hear(name, args, found)})
+        said = conditions(args, len(runs[name]))
         text = f"{said}\n\n{report(runs)}\n"
         kept = {"conditions": said, "runs": {n: [r.as_json() for r in each] for n, each in runs.items()}}
         out = args.build / "accuracy" / args.out
@@ -135,6 +135,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--beam", type=int, default=5, help="of all; 0: the default of each")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--flags", default="", help="more flags for our server: --flags=--no-vad")
+    parser.add_argument(
+        "--kept", action="store_true", help="start nothing: tables of what every server has heard before"
+    )
     parser.add_argument("--no-corrections", action="store_true", help="the index as it is")
     parser.add_argument("--build", type=Path, default=environments.BUILD)
     parser.add_argument("--out", default="results", help="the name of the two files")

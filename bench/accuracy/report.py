@@ -94,6 +94,13 @@ class Result:
 Runs: TypeAlias = Mapping[str, Sequence[Result]]  # by server
 
 
+def heard_by_all(runs: Runs) -> dict[str, list[Result]]:
+    """Return the results of the recordings that every server has answered: others cannot be compared."""
+    files = [{result.recording.file for result in results if result.heard} for results in runs.values()]
+    common = set.intersection(*files)
+    return {name: [r for r in results if r.recording.file in common] for name, results in runs.items()}
+
+
 def report(runs: Runs) -> str:
     """Return every table."""
     parts = [

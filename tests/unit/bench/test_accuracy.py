@@ -14,7 +14,7 @@ from bench.accuracy import recordings, scores
 from bench.accuracy.journal import Journal
 from bench.accuracy.listeners import Heard
 from bench.accuracy.recordings import CORRECTIONS, Recording
-from bench.accuracy.report import Result, report
+from bench.accuracy.report import Result, heard_by_all, report
 from bench.accuracy.scores import Edits
 
 SAID = Recording(
@@ -183,6 +183,17 @@ def test_a_result_compares_its_answers() -> None:
     assert Result(QUIET, {"words": other}).is_language_right is None
     either = Recording("c.wav", "en+de", 1.0, None, "code-switching")
     assert Result(either, {"words": other}).is_language_right is True
+
+
+def test_only_recordings_that_all_have_heard_are_compared() -> None:
+    one, both = Recording("a.wav", "en", 1.0, "a", "speech"), Recording("b.wav", "en", 1.0, "b", "speech")
+    ours = [Result(one, {"json": Heard("a")}), Result(both, {"json": Heard("b")})]
+    theirs = [Result(one, {}), Result(both, {"json": Heard(error="400")})]
+    found = heard_by_all({"ours": ours, "theirs": theirs})
+    assert {name: [r.recording.file for r in results] for name, results in found.items()} == {
+        "ours": ["b.wav"],
+        "theirs": ["b.wav"],
+    }
 
 
 @pytest.mark.usefixtures("libraries")
