@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,7 @@ def conditions(args: argparse.Namespace, n_files: int) -> str:
 def main() -> None:
     args = _arguments().parse_args()
     args.build, args.weights = args.build.resolve(), args.weights.resolve()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end too
     (args.build / "accuracy").mkdir(parents=True, exist_ok=True)
     everything = recordings.read(args.recordings, None if args.no_corrections else recordings.CORRECTIONS)
     if args.scored:
