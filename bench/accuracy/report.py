@@ -165,14 +165,17 @@ def _share(flags: Iterable[bool | None], *, counted: bool) -> str:
 
 
 def _grouped(runs: Runs, group: Callable[[Recording], str]) -> str:
+    """Return a row for each group: the errors of every server, and how they came about."""
     rows = []
-    groups = {group(r.recording): None for results in runs.values() for r in results if r.edits}
+    groups = {group(r.recording) for results in runs.values() for r in results if r.edits}
     for name in sorted(groups):
-        for server, results in runs.items():
-            of = [each for each in results if each.edits and group(each.recording) == name]
-            found = scores.total(each.edits for each in of if each.edits)
-            rows.append([name, str(len(of)), server, *_shown(found)])
-    header = ["", "files", "server", "units, wrong", "subst.", "del.", "ins."]
+        found = [
+            [r.edits for r in results if r.edits and group(r.recording) == name] for results in runs.values()
+        ]
+        totals = [scores.total(edits) for edits in found]
+        shown = [f"{t.percent:.1f} % ({t.substituted}, {t.deleted}, {t.inserted})" for t in totals]
+        rows.append([name, str(len(found[0])), str(totals[0].units), *shown])
+    header = ["", "files", "units", *(f"{server}: wrong (subst., del., ins.)" for server in runs)]
     return table(header, rows) if rows else ""
 
 

@@ -209,8 +209,8 @@ def test_the_tables() -> None:
     text = report({"ours": right, "theirs": failed})
     assert "| ours | 4, 25.00 % | 1 | 0 | 0 | - | - | - | - | 0 of 1 (0) | 0 of 1 | - | - | 2 | 0 |" in text
     assert "| theirs | 4, 100.00 % | 0 | 4 | 0 | - | - | - | - | 1 of 1 (2) | - |" in text
-    assert "| en | 1 | ours | 4, 25.00 % | 1 | 0 | 0 |" in text
-    assert "| speech | 1 | theirs | 4, 100.00 % | 0 | 4 | 0 |" in text
+    assert "| en | 1 | 4 | 25.0 % (1, 0, 0) | 100.0 % (0, 4, 0) |" in text
+    assert "| speech | 1 | 4 | 25.0 % (1, 0, 0) | 100.0 % (0, 4, 0) |" in text
     assert "| b.wav | 0 | 2 |" in text
     assert "| a.wav | heard | 400: what is this |" in text
 
