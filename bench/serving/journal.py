@@ -39,10 +39,10 @@ class Journal:
 def _key(setup: Setup, plan: Plan, server: str, run: int) -> str:
     """Say what a visit is of; two of the same can stand for each other."""
     made = repr((replace(setup, build=Path(), whisper_cpp=None), plan, server, run, processor()))
-    return hashlib.sha256(made.encode() + _code()).hexdigest()
+    return hashlib.sha256(made.encode() + code()).hexdigest()
 
 
-def _code() -> bytes:
+def code() -> bytes:
     """Return a digest of this server's code."""
     found = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):

@@ -38,6 +38,7 @@ class Setup:
     build: Path = environments.BUILD
     whisper_cpp: Path | None = None  # its server
     serves: tuple[str, ...] = ()  # more flags for our server
+    weights: Path | None = None  # real ones in Hugging Face format, in place of the grown model
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,9 @@ class Started:
 
 
 def checkpoint(setup: Setup) -> Path:
-    """Return the weights in Hugging Face format, float16; nano is the bundled model itself."""
+    """Return the weights in Hugging Face format: given ones, the bundled nano model, or it grown."""
+    if setup.weights:
+        return setup.weights
     if setup.size == "nano":
         return NANO
     return grow(SHAPES[setup.size], setup.build / "grown" / setup.size)
@@ -79,7 +82,8 @@ def converted(setup: Setup) -> Path:
     return ensure_converted(checkpoint(setup), setup.build / "cache", "int8")
 
 
-def _openai_file(setup: Setup) -> Path:
+def openai_file(setup: Setup) -> Path:
+    """Return the weights as openai-whisper loads them."""
     file = setup.build / "grown" / f"{setup.size}.pt"
     if not file.is_file():
         interpreter = environments.python("openai-whisper", setup.build)
@@ -141,7 +145,7 @@ COMMANDS: dict[str, Callable[[Setup, int], list[str]]] = {
     "faster-whisper": _faster_whisper,
     "faster-whisper batched": lambda setup, port: _faster_whisper(setup, port, "--batched"),
     "faster-whisper workers": lambda setup, port: _faster_whisper(setup, port, "--workers", str(setup.cores)),
-    "openai-whisper": lambda setup, port: _peer(setup, port, "openai_whisper_server", _openai_file(setup)),
+    "openai-whisper": lambda setup, port: _peer(setup, port, "openai_whisper_server", openai_file(setup)),
     "transformers": lambda setup, port: _peer(setup, port, "transformers_server", checkpoint(setup)),
     "whisper.cpp": lambda setup, port: _whisper_cpp(setup, port, is_8_bit=False),
     "whisper.cpp q8_0": lambda setup, port: _whisper_cpp(setup, port, is_8_bit=True),

@@ -10,7 +10,12 @@ import pytest
 from tests.conftest import ROOT
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "bench" / "experiments").glob("*.py"))
-COMMANDS = ["bench.grow", "bench.serving.__main__", *(f"bench.experiments.{name}" for name in EXPERIMENTS)]
+COMMANDS = [
+    "bench.grow",
+    "bench.accuracy.__main__",
+    "bench.serving.__main__",
+    *(f"bench.experiments.{name}" for name in EXPERIMENTS),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
