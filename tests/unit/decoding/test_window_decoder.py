@@ -34,6 +34,7 @@ class ScriptedEngine(FakeEngine):
     script: dict[int, dict[float, tuple[str, float, float]]]
     languages: dict[int, dict[str, float]] = field(default_factory=dict)
     asked: list[tuple[tuple[int, ...], float, int]] = field(default_factory=list)
+    seeds: list[tuple[int, ...]] = field(default_factory=list)
     prompts: dict[int, list[int]] = field(default_factory=dict)
     lose_a_row: bool = False
 
@@ -56,6 +57,7 @@ class ScriptedEngine(FakeEngine):
     ) -> list[Hypothesis]:
         assert isinstance(encoded, Rows)
         self.asked.append((encoded.rows, sampling.temperature, sampling.beam_size))
+        self.seeds.append(sampling.seeds)
         results = []
         for row, prompt in zip(encoded.rows, prompts, strict=True):
             self.prompts[row] = list(prompt)
@@ -97,6 +99,37 @@ def test_where_all_attempts_fail_the_surest_that_does_not_loop_is_kept() -> None
     (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
     assert (engine.tokenizer.text(result.tokens), result.temperature) == (" a", 0.4)
     assert len(engine.asked) == len(OPTIONS.temperatures)
+
+
+def sound(number: int, seed: int = 0) -> WindowJob:
+    window = Window(np.full((80, 3000), number, np.float32), 1.0, (Placed(0.0, 0.0, 1.0),))
+    return WindowJob(window, "en", seed=seed)
+
+
+def seeds_of(*jobs: WindowJob) -> list[tuple[int, ...]]:
+    """Return the seeds of each attempt, a tuple of those of its rows, where every attempt fails."""
+    unsure = dict.fromkeys(OPTIONS.temperatures, (" unsure", -3.0, 0.0))
+    engine = ScriptedEngine(dict.fromkeys(range(len(jobs)), unsure))
+    WindowDecoder(engine).decode(jobs, OPTIONS)
+    return engine.seeds
+
+
+def test_chance_depends_on_sound_seed_and_attempt_alone() -> None:
+    alone = seeds_of(sound(1))
+    assert alone[0] == ()  # nothing is drawn at temperature 0
+    assert len({attempt[0] for attempt in alone[1:]}) == 5
+    assert all(0 <= attempt[0] < 2**64 for attempt in alone[1:])
+    crowd = seeds_of(sound(2), sound(1), sound(1, seed=7), sound(1))
+    assert [attempt[1] for attempt in crowd[1:]] == [attempt[0] for attempt in alone[1:]]
+    assert all(attempt[1] == attempt[3] for attempt in crowd[1:])
+    assert all(len(set(attempt)) == 3 for attempt in crowd[1:])
+
+
+def test_seeds_are_the_same_after_a_restart() -> None:
+    assert [attempt[0] for attempt in seeds_of(sound(1, seed=-1))[1:3]] == [
+        13894725170359936582,
+        3049260903315511847,
+    ]
 
 
 def test_silence_stops_the_climb_and_is_marked() -> None:

@@ -26,6 +26,7 @@ from whisper_server.core.validators import (
     check_include,
     check_keywords,
     check_languages,
+    check_seed,
     check_speakers,
     check_streamed,
     check_temperature,
@@ -114,6 +115,7 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         keywords=keywords,
         temperature=temperature,
+        seed=check_seed(fields.seed),
         word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
         shows_segments=granularities != ("word",),
         logprobs="logprobs" in include,
@@ -145,6 +147,7 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
         task="translate",
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         temperature=temperature,
+        seed=check_seed(fields.seed),
         word_timestamps=response_format in SUBTITLE_FORMATS,
         priority=fields.priority,
     )

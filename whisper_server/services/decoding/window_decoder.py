@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest
 from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
+from whisper_server.services.decoding import seeds
 from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
 
 
@@ -37,6 +38,25 @@ def needs_fallback(attempt: Decoded, options: DecodeOptions) -> bool:
         attempt.compression_ratio > options.compression_ratio_threshold
         or attempt.avg_logprob < options.logprob_threshold
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows that are decoded together, and what belongs to each."""
+
+    encoded: Encoded
+    jobs: Sequence[WindowJob]
+    languages: Sequence[tuple[str, float]]  # code, probability
+    is_wanted: IsWanted
+
+    def select(self, rows: Sequence[int]) -> _Batch:
+        """Return these rows, in this order."""
+        return _Batch(
+            self.encoded.select(rows),
+            [self.jobs[row] for row in rows],
+            [self.languages[row] for row in rows],
+            lambda index: self.is_wanted(rows[index]),
+        )
 
 
 class WindowDecoder:
@@ -72,7 +92,8 @@ class WindowDecoder:
             self._tokenizer.prompt(start, job.prompt, job.keywords)
             for start, job in zip(starts, jobs, strict=True)
         ]
-        decoded = self._with_fallback(encoded, prompts, languages, options, is_wanted)
+        batch = _Batch(encoded, jobs, languages, is_wanted)
+        decoded = self._with_fallback(batch, prompts, options)
         timed = [row for row, job in enumerate(jobs) if job.word_timestamps and is_wanted(row)]
         return self._with_token_times(encoded, starts, jobs, decoded, timed)
 
@@ -104,20 +125,20 @@ class WindowDecoder:
         return wanted or known
 
     def _with_fallback(
-        self,
-        encoded: Encoded,
-        prompts: Sequence[Sequence[int]],
-        languages: Sequence[tuple[str, float]],
-        options: DecodeOptions,
-        is_wanted: IsWanted,
+        self, batch: _Batch, prompts: Sequence[Sequence[int]], options: DecodeOptions
     ) -> list[Decoded]:
         """Decode at rising temperatures until each row is good enough, or keep its best attempt."""
+        is_wanted, jobs = batch.is_wanted, batch.jobs
         kept: dict[int, Decoded] = {}
         pending = list(range(len(prompts)))
         for temperature in options.temperatures:
-            sampling = Sampling(beam_size=options.beam_size, temperature=temperature)
+            sampling = Sampling(
+                beam_size=options.beam_size,
+                temperature=temperature,
+                seeds=tuple(_seed(jobs[row], temperature) for row in pending) if temperature > 0 else (),
+            )
             hypotheses = self._engine.generate(
-                encoded.select(pending),
+                batch.encoded.select(pending),
                 [prompts[row] for row in pending],
                 sampling,
                 lambda index, rows=tuple(pending): is_wanted(rows[index]),  # type: ignore[misc]
@@ -125,7 +146,7 @@ class WindowDecoder:
             if len(hypotheses) != len(pending):
                 raise EngineFailure(f"The engine gave {len(hypotheses)} results for {len(pending)} windows.")
             attempts = {
-                row: self._attempt(hypothesis, languages[row], temperature, options)
+                row: self._attempt(hypothesis, batch.languages[row], temperature, options)
                 for row, hypothesis in zip(pending, hypotheses, strict=True)
             }
             for row, attempt in attempts.items():
@@ -176,6 +197,10 @@ class WindowDecoder:
             )
             results[row] = replace(decoded[row], token_times=tuple(TokenTime(*time) for time in times))
         return results
+
+
+def _seed(job: WindowJob, temperature: float) -> int:
+    return seeds.of_attempt(job.window.mel, job.seed, temperature)
 
 
 def _better(kept: Decoded | None, attempt: Decoded, options: DecodeOptions) -> Decoded:

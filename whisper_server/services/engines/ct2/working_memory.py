@@ -35,7 +35,6 @@ class Load:
     workers: int  # calls at once
     max_batch: int  # windows in each
     beam_size: int
-    best_of: int  # candidates of a window where tokens are sampled
     aligned_positions: int  # tokens that one call aligns
     item_bytes: int  # of an activation
     encodes_one_by_one: bool  # onnxruntime's encoder takes one window of the batch after the other
@@ -56,18 +55,13 @@ def _encoding(shape: ModelShape, load: Load) -> int:
 
 
 def _searching(shape: ModelShape, load: Load) -> int:
-    """Keys and values: of the audio, once for all beams of a window; of the text, for each beam.
-
-    Candidates that are sampled have a copy of the audio's each, of no more windows than make a full batch of
-    copies, but of one at least (`CTranslate2Engine.generate`).
-    """
-    sampled = _audio_keys(shape, load, max(load.max_batch, load.best_of))
-    rows = max(load.max_batch * load.beam_size, load.best_of)
+    """Keys and values: of the audio, once for all beams of a window; of the text, for each beam."""
+    rows = load.max_batch * load.beam_size
     scores = load.max_batch * shape.heads * PROMPT_POSITIONS * AUDIO_POSITIONS * load.item_bytes
     making = _PROJECTED_TENSORS * load.max_batch * AUDIO_POSITIONS * shape.d_model * load.item_bytes
     text = 2 * shape.decoder_layers * rows * TEXT_POSITIONS * shape.d_model * load.item_bytes
     found = text + rows * shape.vocabulary * _SCORE_BYTES
-    return max(sampled + found, _audio_keys(shape, load, load.max_batch) + max(scores, making))
+    return _audio_keys(shape, load, load.max_batch) + max(found, scores, making)
 
 
 def _aligning(shape: ModelShape, load: Load) -> int:
