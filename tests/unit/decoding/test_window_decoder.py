@@ -101,6 +101,21 @@ def test_where_all_attempts_fail_the_surest_that_does_not_loop_is_kept() -> None
     assert len(engine.asked) == len(OPTIONS.temperatures)
 
 
+def test_where_every_attempt_loops_the_surest_is_cut_to_one_round() -> None:
+    engine = ScriptedEngine({0: dict.fromkeys(OPTIONS.temperatures, (" and so on." + LOOP, -0.1, 0.0))})
+    (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
+    assert engine.tokenizer.text(result.tokens) == " and so on. la"
+    assert result.compression_ratio < 1.0
+    assert len(engine.asked) == len(OPTIONS.temperatures)
+
+
+def test_a_silent_loop_is_left_alone() -> None:
+    engine = ScriptedEngine({0: {0.0: (LOOP, -1.4, 0.9)}})
+    (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
+    assert result.is_silence
+    assert engine.tokenizer.text(result.tokens) == LOOP
+
+
 def sound(number: int, seed: int = 0) -> WindowJob:
     window = Window(np.full((80, 3000), number, np.float32), 1.0, (Placed(0.0, 0.0, 1.0),))
     return WindowJob(window, "en", seed=seed)

@@ -15,7 +15,7 @@ import numpy as np
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest
 from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
-from whisper_server.services.decoding import seeds
+from whisper_server.services.decoding import loops, seeds
 from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
 
 
@@ -154,7 +154,15 @@ class WindowDecoder:
             pending = [row for row in pending if needs_fallback(attempts[row], options) and is_wanted(row)]
             if not pending:
                 break
-        return [kept[row] for row in range(len(prompts))]
+        return [self._without_loops(kept[row], options) for row in range(len(prompts))]
+
+    def _without_loops(self, decoded: Decoded, options: DecodeOptions) -> Decoded:
+        """Cut the loops of a row of which every attempt looped; others are what was said."""
+        if decoded.is_silence or decoded.compression_ratio <= options.compression_ratio_threshold:
+            return decoded
+        tokens = loops.cut(decoded.tokens, decoded.language, self._tokenizer)
+        ratio = compression_ratio(self._tokenizer.text(tokens).strip())
+        return replace(decoded, tokens=tokens, compression_ratio=ratio)
 
     def _attempt(
         self, hypothesis: Hypothesis, language: tuple[str, float], temperature: float, options: DecodeOptions
