@@ -92,3 +92,20 @@ async def test_a_given_temperature_draws_by_the_seed(client: httpx.AsyncClient, 
     assert len(set(by_seed)) > 1
     assert await texts(client, [audio] * 4, temperature="0.8", seed="2") == [by_seed[2]] * 4
     assert await texts(client, [audio], temperature="0.8") == by_seed[:1]  # 0 where none is given
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "Welcome to the lecture on Kubernetes and Istio. Today we talk about services."},
+        {"prompt": "Thank you for watching."},
+        {"keywords": "Kubernetes, Istio, Grafana, Prometheus"},
+    ],
+)
+async def test_a_prompt_is_no_answer(
+    client: httpx.AsyncClient, speech: Sample, fields: dict[str, str]
+) -> None:
+    said = await texts(client, [speech.data], **fields)
+    assert said[0]
+    given = set("".join(fields.values()).lower().replace(",", "").replace(".", "").split())
+    assert not given & set(said[0].lower().replace(",", "").replace(".", "").split())

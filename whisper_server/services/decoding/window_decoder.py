@@ -16,6 +16,7 @@ import numpy as np
 from whisper_server.core.errors import EngineFailure, InvalidRequest
 from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
 from whisper_server.services.decoding import loops, seeds
+from whisper_server.services.decoding.prompts import is_doubtful, is_harmed
 from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
 
 
@@ -94,6 +95,12 @@ class WindowDecoder:
         ]
         batch = _Batch(encoded, jobs, languages, is_wanted)
         decoded = self._with_fallback(batch, prompts, options)
+        doubtful = [row for row, job in enumerate(jobs) if self._is_doubtful(decoded[row], job)]
+        doubtful = [row for row in doubtful if is_wanted(row)]
+        if doubtful:
+            bare = self._with_fallback(batch.select(doubtful), [starts[row] for row in doubtful], options)
+            for row, without in zip(doubtful, bare, strict=True):
+                decoded[row] = self._believed(decoded[row], without, jobs[row])
         timed = [row for row, job in enumerate(jobs) if job.word_timestamps and is_wanted(row)]
         return self._with_token_times(encoded, starts, jobs, decoded, timed)
 
@@ -123,6 +130,19 @@ class WindowDecoder:
                 f"This model knows none of the languages {', '.join(job.candidates)}.", param="languages"
             )
         return wanted or known
+
+    def _shown(self, decoded: Decoded) -> str:
+        return "" if decoded.is_silence else self._tokenizer.text(decoded.tokens)
+
+    def _is_doubtful(self, decoded: Decoded, job: WindowJob) -> bool:
+        """Tell whether the prompt or the keywords of a job may have harmed its answer."""
+        given = _given(job)
+        return bool(given) and is_doubtful(self._shown(decoded), given, job.window.duration_s)
+
+    def _believed(self, decoded: Decoded, without: Decoded, job: WindowJob) -> Decoded:
+        """Return the better one of a doubtful answer and that without the prompt."""
+        texts = self._shown(decoded), self._shown(without)
+        return without if is_harmed(*texts, _given(job), job.window.duration_s) else decoded
 
     def _with_fallback(
         self, batch: _Batch, prompts: Sequence[Sequence[int]], options: DecodeOptions
@@ -205,6 +225,11 @@ class WindowDecoder:
             )
             results[row] = replace(decoded[row], token_times=tuple(TokenTime(*time) for time in times))
         return results
+
+
+def _given(job: WindowJob) -> str:
+    """Return all text that the model is given before a window."""
+    return f"{job.keywords} {job.prompt}".strip()
 
 
 def _seed(job: WindowJob, temperature: float) -> int:
