@@ -35,6 +35,7 @@ class Load:
     workers: int  # calls at once
     max_batch: int  # windows in each
     beam_size: int
+    best_of: int  # copies of a window's audio that are counted for at least; see `_searching`
     aligned_positions: int  # tokens that one call aligns
     item_bytes: int  # of an activation
     encodes_one_by_one: bool  # onnxruntime's encoder takes one window of the batch after the other
@@ -55,13 +56,18 @@ def _encoding(shape: ModelShape, load: Load) -> int:
 
 
 def _searching(shape: ModelShape, load: Load) -> int:
-    """Keys and values: of the audio, once for all beams of a window; of the text, for each beam."""
-    rows = load.max_batch * load.beam_size
+    """Keys and values: of the audio, once for all beams of a window; of the text, for each beam.
+
+    Counted are also the copies of the audio that candidates had when tokens were sampled. A search has none:
+    the count is too high by them, until a search of the longest texts is measured without.
+    """
+    sampled = _audio_keys(shape, load, max(load.max_batch, load.best_of))
+    rows = max(load.max_batch * load.beam_size, load.best_of)
     scores = load.max_batch * shape.heads * PROMPT_POSITIONS * AUDIO_POSITIONS * load.item_bytes
     making = _PROJECTED_TENSORS * load.max_batch * AUDIO_POSITIONS * shape.d_model * load.item_bytes
     text = 2 * shape.decoder_layers * rows * TEXT_POSITIONS * shape.d_model * load.item_bytes
     found = text + rows * shape.vocabulary * _SCORE_BYTES
-    return _audio_keys(shape, load, load.max_batch) + max(found, scores, making)
+    return max(sampled + found, _audio_keys(shape, load, load.max_batch) + max(scores, making))
 
 
 def _aligning(shape: ModelShape, load: Load) -> int:
