@@ -18,6 +18,7 @@ from whisper_server.core.validators import (
     check_include,
     check_keywords,
     check_languages,
+    check_seed,
     check_temperature,
     decode_base64,
     find_audio,
@@ -230,3 +231,15 @@ def test_include() -> None:
             check_include(values, response_format)
         assert caught.value.param == "include"
         assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**63 - 1, -(2**63)])
+def test_a_seed_of_64_bits(value: int) -> None:
+    assert check_seed(value) == value
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**40])
+def test_a_seed_that_is_too_large(value: int) -> None:
+    with pytest.raises(InvalidRequest, match="seed") as caught:
+        check_seed(value)
+    assert caught.value.param == "seed"

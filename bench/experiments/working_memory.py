@@ -27,7 +27,7 @@ from bench.audio import samples_of
 from bench.figures import table
 from bench.grow import NANO, SHAPES, grow
 from whisper_server.core.system.allocator import return_memory, tune_allocator
-from whisper_server.services.engines.base import BEST_OF, Encoded, Engine, EngineSpec, Sampling
+from whisper_server.services.engines.base import Encoded, Engine, EngineSpec, Sampling
 from whisper_server.services.engines.registry import load_engine, prepare_engine
 
 TEXT_TOKENS = 220  # of the longest text of a window, and of the longest prompt
@@ -82,15 +82,12 @@ class Busy:
         self._align(encoded, [text or self._text[:1] for text in texts])
 
     def longest(self) -> None:
-        """Search after the longest prompt, sample the longest texts, align the longest."""
+        """Search after the longest prompt, search the longest texts, align the longest."""
         encoded = self._engine.encode(self._mels)
         prompts = [[self._previous, *self._text, *self._start]] * self._batch
         self._engine.generate(encoded, prompts, Sampling(self._beam_size, 0.0))
-        # CTranslate2 samples so many windows at once; more would only take longer.
-        is_cut = self._engine.info.engine == "ctranslate2"
-        count = max(1, self._batch // BEST_OF) if is_cut else self._batch
-        sampling = Sampling(self._beam_size, HOTTEST, BEST_OF)
-        self._engine.generate(encoded.select(range(count)), self._prompts()[:count], sampling)
+        hot = Sampling(self._beam_size, HOTTEST, seeds=tuple(range(self._batch)))
+        self._engine.generate(encoded, self._prompts(), hot)
         self._align(encoded, [self._text] * self._batch)
 
     def _prompts(self) -> list[list[int]]:

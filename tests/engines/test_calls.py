@@ -12,6 +12,8 @@ from whisper_server.services.engines.base import Hypothesis, Sampling
 from whisper_server.services.engines.ct2.engine import ALIGNED_POSITIONS, CTranslate2Engine
 from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder
 
+SOUND = np.sin(np.arange(1500 * 8, dtype=np.float32)).reshape(1, 1500, 8)  # encoder output of one window
+
 
 class Library:
     """Answers with what it was given: the first token of the prompt, the length of the text."""
@@ -21,10 +23,16 @@ class Library:
     def __init__(self) -> None:
         self.windows: list[int] = []  # of each call
         self.positions: list[int] = []
+        self.features: list[Any] = []
+        self.penalties: list[float] = []
 
-    def generate(self, features: Any, prompts: list[list[int]], **_options: Any) -> list[Any]:
+    def generate(self, features: Any, prompts: list[list[int]], **options: Any) -> list[Any]:
         assert features.shape[0] == len(prompts)
+        # It draws from a generator that no call can seed: it must not be asked to.
+        assert options.keys().isdisjoint({"sampling_topk", "sampling_temperature", "num_hypotheses"})
         self.windows.append(len(prompts))
+        self.features.append(np.array(features))
+        self.penalties.append(options["repetition_penalty"])
         return [SimpleNamespace(scores=[0.0], sequences_ids=[one[:1]], no_speech_prob=0.0) for one in prompts]
 
     def align(self, features: Any, start: list[int], texts: list[list[int]], frames: list[int]) -> list[Any]:
@@ -40,7 +48,7 @@ class Encoder(OnnxEncoder):
 
     def encode(self, mels: Any, *, is_alone: bool = True) -> Any:
         self.alone.append(is_alone)
-        return np.zeros((len(mels), 1500, 8), dtype=np.float32)
+        return np.repeat(SOUND, len(mels), axis=0)
 
 
 def engine(library: Library, max_batch: int, encoder: Encoder | None = None) -> CTranslate2Engine:
@@ -55,18 +63,27 @@ def engine(library: Library, max_batch: int, encoder: Encoder | None = None) -> 
     )
 
 
-@pytest.mark.parametrize(("max_batch", "searched", "sampled"), [(4, [6], [1] * 6), (16, [6], [3, 3])])
-def test_copies_of_sampled_windows_are_no_more_than_a_batch(
-    max_batch: int, searched: list[int], sampled: list[int]
-) -> None:
-    for temperature, calls in ((0.0, searched), (0.2, sampled)):
-        library = Library()
-        one = engine(library, max_batch)
+def test_nothing_is_sampled() -> None:
+    """Above temperature 0 each window has noise of its own seed, wherever it is in the batch."""
+    library = Library()
+    one = engine(library, 4)
+    prompts = [[0, 0], [1], [2, 0], [3, 0], [4, 0]]
+    seeds = (5, 5, 6, 5, 7)
+    for temperature in (0.0, 0.2, 1.0):
         heard = one.generate(
-            one.encode(np.zeros((6, 80, 3000))), [[row, 0] for row in range(6)], Sampling(5, temperature)
+            one.encode(np.zeros((5, 80, 3000))), prompts, Sampling(5, temperature, seeds=seeds)
         )
-        assert heard == [Hypothesis((row,), 0.0, 0.0) for row in range(6)]
-        assert library.windows == calls
+        assert heard == [Hypothesis((row,), 0.0, 0.0) for row in range(5)]
+    assert library.windows == [4, 1] * 3  # a call for each length of a prompt
+    assert library.penalties == [1.0, 1.0, 1.1, 1.1, 1.25, 1.25]
+    plain, _, together, alone, warmer, _ = library.features
+    assert np.array_equal(plain, SOUND[[0, 0, 0, 0]])
+    assert np.array_equal(together[0], together[2])
+    assert np.array_equal(together[0], alone[0])
+    assert len({row.tobytes() for row in together}) == 3
+    noise, more = (float((one - plain).std()) for one in (together, warmer))
+    assert noise == pytest.approx(0.2 * SOUND.std(), rel=0.05)
+    assert more == pytest.approx(1.0 * SOUND.std(), rel=0.05)
 
 
 def test_an_alignment_holds_few_scores_at_once() -> None:

@@ -9,6 +9,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,8 +36,8 @@ needs_torch = [
 BOTH = ["ctranslate2", pytest.param("torch", marks=needs_torch)]
 GREEDY = DecodeOptions(beam_size=1, temperatures=(0.0,))
 BEAMS = DecodeOptions(beam_size=5, temperatures=(0.0,))
-# No attempt is good enough, so that each falls back; chance has next to no say at 0.01.
-FALLBACK = DecodeOptions(beam_size=5, temperatures=(0.0, 0.01), logprob_threshold=0.0)
+# No attempt is good enough, so that each falls back; chance has next to no say at 0.0001.
+FALLBACK = DecodeOptions(beam_size=5, temperatures=(0.0, 0.0001), logprob_threshold=0.0)
 
 LoadEngine = Callable[..., Engine]
 
@@ -146,6 +147,27 @@ def test_sampling_keeps_the_rules(load: LoadEngine, name: str) -> None:
         assert first <= decoded.tokens[0] <= first + 50
         times = [token for token in decoded.tokens if token >= first]
         assert times == sorted(times)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_chance_comes_with_the_seed_and_nothing_else(load: LoadEngine, name: str) -> None:
+    """Alone, in a batch, in another place of it, after other work, on another thread: the same draws."""
+    engine = load(name)
+    encoded = engine.encode(np.stack([one.window.mel for one in JOBS[:3]]))
+    start = engine.tokenizer.start_sequence("en", "transcribe")
+
+    def tokens(rows: Sequence[int], *seeds: int) -> list[tuple[int, ...]]:
+        found = engine.generate(
+            encoded.select(rows), [start] * len(rows), Sampling(1, 1.0, seeds=tuple(seeds))
+        )
+        return [one.tokens for one in found]
+
+    (alone,) = tokens([1], 2**64 - 1)
+    assert tokens([0, 1, 2], 5, 2**64 - 1, 6)[1] == alone
+    assert tokens([1, 1, 0], 2**64 - 1, 7, 8)[0] == alone
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(tokens, [1], 2**64 - 1).result() == [alone]
+    assert len({tokens([1], seed)[0] for seed in range(12)}) > 1
 
 
 @pytest.mark.parametrize("beam_size", [1, 5])

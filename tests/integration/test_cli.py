@@ -143,6 +143,8 @@ def test_every_format(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     [
         (["--language", "klingon", "x.wav"], "Unknown language"),
         (["--model", "whisper-9", "x.wav"], "whisper-9"),
+        (["--seed", "lucky", "x.wav"], "--seed"),
+        (["--seed", "9223372036854775808", "x.wav"], "seed is too large"),
         (["--word-timestamps", "x.wav"], "--format verbose_json"),
         (["--format", "yaml", "x.wav"], "invalid choice"),
         ([], "required"),

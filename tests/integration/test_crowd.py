@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import NANO_MODEL, Sample, all_samples
-from tests.support.in_process import OpenClient
+from tests.support.in_process import OpenClient, client_of
 from tests.support.long_audio import speak_for
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import DeviceOutOfMemory
@@ -69,6 +70,32 @@ async def sixteen_at_once(services: Services) -> None:
 
 def times(transcript: Transcript) -> list[tuple[float, float, list[tuple[float, float]]]]:
     return [(s.start_s, s.end_s, [(w.start_s, w.end_s) for w in s.words]) for s in transcript.segments]
+
+
+async def test_draws_are_the_same_alone_in_a_crowd_and_after_a_restart(nano_settings: Settings) -> None:
+    async def texts(client: httpx.AsyncClient, *requests: tuple[Sample, str]) -> list[str]:
+        return await asyncio.gather(*[drawn(client, sample, seed) for sample, seed in requests])
+
+    requests = [(sample, str(seed)) for sample in ROBUST[:2] for seed in range(-2, 3)]
+    async with client_of(nano_settings) as client:
+        alone = [await drawn(client, *request) for request in requests]
+        assert await texts(client, *requests[::-1]) == alone[::-1]
+        assert len(set(alone[:5])) > 1, "the seed has no say"
+    async with client_of(nano_settings) as client:
+        crowd = await texts(client, *requests[5:], *requests)
+        assert crowd == alone[5:] + alone
+        sample, seed = requests[0]
+        body = {"audio": base64.b64encode(sample.data).decode(), "temperature": 1, "seed": int(seed)}
+        response = await client.post("/v1/audio/transcriptions", json=body)
+        assert response.json()["text"] == alone[0]
+
+
+async def drawn(client: httpx.AsyncClient, sample: Sample, seed: str) -> str:
+    form = {"temperature": "1", "seed": seed}
+    response = await client.post("/v1/audio/transcriptions", files={"file": sample.data}, data=form)
+    assert response.status_code == 200, response.text
+    text: str = response.json()["text"]
+    return text
 
 
 async def test_a_clip_behind_a_long_file_is_answered_within_a_few_batches(

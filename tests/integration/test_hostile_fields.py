@@ -34,7 +34,15 @@ MANY = settings(
 TEXT = st.text(max_size=40)
 FIELDS = (
     *("model", "language", "languages", "languages[]", "prompt", "response_format", "temperature", "stream"),
-    *("timestamp_granularities[]", "include[]", "keywords[]", "hotwords", "chunking_strategy", "priority"),
+    *(
+        "timestamp_granularities[]",
+        "include[]",
+        "keywords[]",
+        "hotwords",
+        "chunking_strategy",
+        "priority",
+        "seed",
+    ),
     *(
         "known_speaker_names[]",
         "known_speaker_references[]",

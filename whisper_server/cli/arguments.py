@@ -45,6 +45,13 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--word-timestamps", action="store_true", help="add the time of each word (--format verbose_json)"
     )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="other draws where the model is not sure (default: 0)",
+    )
     cues = parser.add_argument_group("subtitles (--format srt or vtt)")
     cues.add_argument("--max-line-chars", type=int, default=42, metavar="N", help="per line (default: 42)")
     cues.add_argument("--max-lines", type=int, default=2, metavar="N", help="per cue (default: 2)")

@@ -23,6 +23,7 @@ from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
 from whisper_server.core.system.process import ensure_streams, leave
+from whisper_server.core.validators import check_seed
 from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
@@ -49,6 +50,7 @@ class _Job:
     task: Any  # "transcribe" or "translate", as the parser has checked
     response_format: str
     word_timestamps: bool
+    seed: int
     subtitles: SubtitleOptions
 
 
@@ -110,6 +112,7 @@ def _job(arguments: Namespace) -> _Job:
         task=arguments.task,
         response_format=arguments.format,
         word_timestamps=arguments.word_timestamps or is_subtitles,
+        seed=check_seed(arguments.seed),
         subtitles=check_options(*limits) if is_subtitles else SubtitleOptions(),
     )
 
@@ -144,6 +147,7 @@ async def _transcribe_all(
             language=job.language,
             audio_track=job.audio_track,
             word_timestamps=job.word_timestamps,
+            seed=job.seed,
         )
         for each in inputs:
             source = recorded if each.name == STDIN and recorded else Path(each.name)

@@ -93,6 +93,7 @@ class TranscribeParams:
     temperature: float = (
         0.0  # 0: raised where the text looks wrong (temperature fallback); above 0: used as it is
     )
+    seed: int = 0  # another one gives other draws, wherever chance has a say
     word_timestamps: bool = False
     shows_segments: bool = True  # False: the reply has the words only
     logprobs: bool = False  # of every text token
@@ -223,6 +224,7 @@ class WindowJob:
     keywords: str = ""  # words to expect, put before the prompt; "" for none
     task: Task = "transcribe"
     word_timestamps: bool = False  # tell when each token was spoken
+    seed: int = 0  # of the request: with the sound, it decides every draw
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from whisper_server.core.languages import parse_language
 GRANULARITIES = ("word", "segment")
 MAX_KEYWORDS = 100  # more do not fit into the model's context
 MAX_KEYWORD_CHARS = 1_000
+MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1  # as the chat API has it: 64 bits
 MAX_SPEAKERS = 4  # of the hosted API
 MAX_SPEAKER_CHARS = 100
 INCLUDABLE = ("logprobs",)
@@ -110,6 +111,17 @@ def check_temperature(value: float) -> float:
         raise InvalidRequest(
             f"temperature is {value}. Use a number from 0 to 1; 0 is the most accurate.", param="temperature"
         )
+    return value
+
+
+def check_seed(value: int) -> int:
+    """Return the seed of random draws, a whole number of 64 bits.
+
+    Raises:
+        InvalidRequest: it is larger.
+    """
+    if not MIN_SEED <= value <= MAX_SEED:
+        raise InvalidRequest(f"seed is too large. Use a number from {MIN_SEED} to {MAX_SEED}.", param="seed")
     return value
 
 

@@ -239,6 +239,7 @@ class Transcription(SegmentSource):
             keywords=", ".join(params.keywords),
             task=params.task,
             word_timestamps=params.word_timestamps or params.logprobs,
+            seed=params.seed,
         )
 
     async def _next(self, pending: deque[tuple[Window, AsyncFuture[Decoded]]]) -> tuple[Window, Decoded]:

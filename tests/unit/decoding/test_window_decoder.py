@@ -33,9 +33,12 @@ class ScriptedEngine(FakeEngine):
 
     script: dict[int, dict[float, tuple[str, float, float]]]
     languages: dict[int, dict[str, float]] = field(default_factory=dict)
+    bare: dict[int, dict[float, tuple[str, float, float]]] = field(default_factory=dict)  # without a prompt
     asked: list[tuple[tuple[int, ...], float, int]] = field(default_factory=list)
+    seeds: list[tuple[int, ...]] = field(default_factory=list)
     prompts: dict[int, list[int]] = field(default_factory=dict)
     lose_a_row: bool = False
+    shown: str = ""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -56,16 +59,19 @@ class ScriptedEngine(FakeEngine):
     ) -> list[Hypothesis]:
         assert isinstance(encoded, Rows)
         self.asked.append((encoded.rows, sampling.temperature, sampling.beam_size))
+        self.seeds.append(sampling.seeds)
         results = []
         for row, prompt in zip(encoded.rows, prompts, strict=True):
             self.prompts[row] = list(prompt)
-            text, avg_logprob, no_speech_prob = self.script[row][sampling.temperature]
+            is_bare = row in self.bare and prompt[0] == self.tokenizer.start
+            script = self.bare[row] if is_bare else self.script[row]
+            text, avg_logprob, no_speech_prob = script[sampling.temperature]
             results.append(Hypothesis(tuple(self.tokenizer.encode(text)), avg_logprob, no_speech_prob))
         return results[1:] if self.lose_a_row else results
 
 
-def jobs(*languages: str | None, prompt: str = "") -> list[WindowJob]:
-    window = Window(np.zeros((80, 3000), np.float32), 1.0, (Placed(0.0, 0.0, 1.0),))
+def jobs(*languages: str | None, prompt: str = "", duration_s: float = 1.0) -> list[WindowJob]:
+    window = Window(np.zeros((80, 3000), np.float32), duration_s, (Placed(0.0, 0.0, duration_s),))
     return [WindowJob(window, language, prompt) for language in languages]
 
 
@@ -97,6 +103,109 @@ def test_where_all_attempts_fail_the_surest_that_does_not_loop_is_kept() -> None
     (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
     assert (engine.tokenizer.text(result.tokens), result.temperature) == (" a", 0.4)
     assert len(engine.asked) == len(OPTIONS.temperatures)
+
+
+def test_where_every_attempt_loops_the_surest_is_cut_to_one_round() -> None:
+    engine = ScriptedEngine({0: dict.fromkeys(OPTIONS.temperatures, (" and so on." + LOOP, -0.1, 0.0))})
+    (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
+    assert engine.tokenizer.text(result.tokens) == " and so on. la"
+    assert result.compression_ratio < 1.0
+    assert len(engine.asked) == len(OPTIONS.temperatures)
+
+
+def test_a_silent_loop_is_left_alone() -> None:
+    engine = ScriptedEngine({0: {0.0: (LOOP, -1.4, 0.9)}})
+    (result,) = WindowDecoder(engine).decode(jobs("en"), OPTIONS)
+    assert result.is_silence
+    assert engine.tokenizer.text(result.tokens) == LOOP
+
+
+def sound(number: int, seed: int = 0) -> WindowJob:
+    window = Window(np.full((80, 3000), number, np.float32), 1.0, (Placed(0.0, 0.0, 1.0),))
+    return WindowJob(window, "en", seed=seed)
+
+
+def seeds_of(*jobs: WindowJob) -> list[tuple[int, ...]]:
+    """Return the seeds of each attempt, a tuple of those of its rows, where every attempt fails."""
+    unsure = dict.fromkeys(OPTIONS.temperatures, (" unsure", -3.0, 0.0))
+    engine = ScriptedEngine(dict.fromkeys(range(len(jobs)), unsure))
+    WindowDecoder(engine).decode(jobs, OPTIONS)
+    return engine.seeds
+
+
+def test_chance_depends_on_sound_seed_and_attempt_alone() -> None:
+    alone = seeds_of(sound(1))
+    assert alone[0] == ()  # nothing is drawn at temperature 0
+    assert len({attempt[0] for attempt in alone[1:]}) == 5
+    assert all(0 <= attempt[0] < 2**64 for attempt in alone[1:])
+    crowd = seeds_of(sound(2), sound(1), sound(1, seed=7), sound(1))
+    assert [attempt[1] for attempt in crowd[1:]] == [attempt[0] for attempt in alone[1:]]
+    assert all(attempt[1] == attempt[3] for attempt in crowd[1:])
+    assert all(len(set(attempt)) == 3 for attempt in crowd[1:])
+
+
+def test_seeds_are_the_same_after_a_restart() -> None:
+    assert [attempt[0] for attempt in seeds_of(sound(1, seed=-1))[1:3]] == [
+        13894725170359936582,
+        3049260903315511847,
+    ]
+
+
+PROMPT = "Welcome to the lecture on Istio."
+SPEECH = " The first part of today is about services that find one another in a cluster."
+
+
+def with_prompt(
+    text: str, without: str, *, duration_s: float = 6.0, no_speech_prob: float = 0.0
+) -> ScriptedEngine:
+    """Decode a window whose text depends on the prompt."""
+    engine = ScriptedEngine({0: {0.0: (text, -1.4 if no_speech_prob else -0.3, no_speech_prob)}})
+    engine.bare = {0: {0.0: (without, -0.3, 0.0)}}
+    (result,) = WindowDecoder(engine).decode(jobs("en", prompt=PROMPT, duration_s=duration_s), OPTIONS)
+    engine.shown = engine.tokenizer.text(result.tokens)
+    return engine
+
+
+@pytest.mark.parametrize("text", ["", " Istio.", f" {PROMPT}", f" {PROMPT}{SPEECH}"])
+def test_a_prompt_empties_no_answer_and_comes_back_as_none(text: str) -> None:
+    engine = with_prompt(text, SPEECH)
+    assert engine.shown == SPEECH
+    assert len(engine.asked) == 2
+
+
+def test_a_prompt_that_makes_silence_of_speech_is_left_out() -> None:
+    assert with_prompt(" you", SPEECH, no_speech_prob=0.9).shown == SPEECH
+
+
+def test_a_prompt_that_does_no_harm_costs_nothing() -> None:
+    engine = with_prompt(SPEECH, " never asked")
+    assert (engine.shown, len(engine.asked)) == (SPEECH, 1)
+
+
+def test_words_of_the_prompt_that_were_said_stay_as_the_prompt_spells_them() -> None:
+    assert with_prompt(" Istio.", " East here.", duration_s=2.0).shown == " Istio."
+
+
+def test_without_prompt_or_keywords_nothing_is_doubted() -> None:
+    engine = ScriptedEngine({0: {0.0: ("", -0.3, 0.0)}})
+    WindowDecoder(engine).decode(jobs("en", duration_s=30.0), OPTIONS)
+    assert len(engine.asked) == 1
+
+
+def test_only_doubtful_rows_are_decoded_again() -> None:
+    engine = ScriptedEngine(
+        {0: {0.0: ("", -0.3, 0.0)}, 1: {0.0: (SPEECH, -0.3, 0.0)}, 2: {0.0: ("", -0.3, 0.0)}}
+    )
+    engine.bare = {0: {0.0: (" a", -0.3, 0.0)}, 2: {0.0: (" c", -0.3, 0.0)}}
+    results = WindowDecoder(engine).decode(jobs("en", "en", "en", prompt=PROMPT), OPTIONS)
+    assert [engine.tokenizer.text(result.tokens) for result in results] == [" a", SPEECH, " c"]
+    assert [rows for rows, *_ in engine.asked] == [(0, 1, 2), (0, 2)]
+
+
+def test_a_row_that_is_not_wanted_any_more_is_not_decoded_again() -> None:
+    engine = ScriptedEngine({0: {0.0: ("", -0.3, 0.0)}})
+    WindowDecoder(engine).decode(jobs("en", prompt=PROMPT), OPTIONS, lambda _row: False)
+    assert len(engine.asked) == 1
 
 
 def test_silence_stops_the_climb_and_is_marked() -> None:

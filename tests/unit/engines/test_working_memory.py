@@ -69,15 +69,15 @@ def test_a_damaged_folder_is_told(tmp_path: Path, nano_cache: Path, damage: str)
 def test_what_counts() -> None:
     """Keys and values of small, by hand: 12 layers, 768 channels, 4 bytes, twice."""
     window, row = 2 * 12 * 1500 * 768 * 4, 2 * 12 * 448 * 768 * 4
-    keys = 5 * window + 20 * row  # five candidates of one window, or four windows
+    keys = 5 * window + 20 * row  # five copies of one window, or four windows
     assert 2.7 * keys + 100 * MB < count(SMALL, CPU) < 2.7 * keys + 200 * MB  # two workers, and gaps
     assert count(SMALL, replace(CPU, workers=1)) < 0.6 * count(SMALL, CPU)
     assert count(SMALL, replace(CPU, item_bytes=2)) < 0.6 * count(SMALL, CPU)
     assert count(SMALL, replace(CPU, beam_size=1, best_of=1)) < 0.6 * count(SMALL, CPU)
 
 
-def test_one_window_is_sampled_five_times() -> None:
-    """A batch of one holds as many copies of its audio as there are candidates."""
+def test_one_window_counts_five_times() -> None:
+    """A batch of one counts as many copies of its audio as there are candidates."""
     window = 2 * 12 * 1500 * 768 * 4
     alone = replace(CPU, max_batch=1)
     assert count(SMALL, alone) - count(SMALL, replace(alone, best_of=1)) > 2 * 4 * window

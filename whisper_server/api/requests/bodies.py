@@ -10,6 +10,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from whisper_server.api.requests.form import LISTS
 from whisper_server.core.types import Priority, VadOptions
 
+_SEED = (
+    "Beyond OpenAI: a whole number of at most 64 bits. The same request gives the same text; another seed "
+    "may give another text where the model is not sure, or `temperature` is above 0."
+)
 _STRATEGIES = "Use auto, or an object of type server_vad."
 
 
@@ -126,6 +130,7 @@ class TranscriptionFields(SubtitleFields):
     )
     hotwords: tuple[str, ...] = Field((), description="Another name for `keywords`.")
     temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
+    seed: int = Field(0, description=_SEED)
     response_format: str = Field(
         "json",
         description="json, text, srt, verbose_json, vtt or diarized_json, which takes every channel of the "
@@ -178,6 +183,7 @@ class TranslationFields(SubtitleFields):
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
     prompt: str = Field("", description="English text that the translation continues.")
     temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
+    seed: int = Field(0, description=_SEED)
     response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
 
 

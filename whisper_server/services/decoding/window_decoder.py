@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest
 from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
+from whisper_server.services.decoding import loops, seeds
+from whisper_server.services.decoding.prompts import is_doubtful, is_harmed
 from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
 
 
@@ -37,6 +39,25 @@ def needs_fallback(attempt: Decoded, options: DecodeOptions) -> bool:
         attempt.compression_ratio > options.compression_ratio_threshold
         or attempt.avg_logprob < options.logprob_threshold
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows that are decoded together, and what belongs to each."""
+
+    encoded: Encoded
+    jobs: Sequence[WindowJob]
+    languages: Sequence[tuple[str, float]]  # code, probability
+    is_wanted: IsWanted
+
+    def select(self, rows: Sequence[int]) -> _Batch:
+        """Return these rows, in this order."""
+        return _Batch(
+            self.encoded.select(rows),
+            [self.jobs[row] for row in rows],
+            [self.languages[row] for row in rows],
+            lambda index: self.is_wanted(rows[index]),
+        )
 
 
 class WindowDecoder:
@@ -72,7 +93,14 @@ class WindowDecoder:
             self._tokenizer.prompt(start, job.prompt, job.keywords)
             for start, job in zip(starts, jobs, strict=True)
         ]
-        decoded = self._with_fallback(encoded, prompts, languages, options, is_wanted)
+        batch = _Batch(encoded, jobs, languages, is_wanted)
+        decoded = self._with_fallback(batch, prompts, options)
+        doubtful = [row for row, job in enumerate(jobs) if self._is_doubtful(decoded[row], job)]
+        doubtful = [row for row in doubtful if is_wanted(row)]
+        if doubtful:
+            bare = self._with_fallback(batch.select(doubtful), [starts[row] for row in doubtful], options)
+            for row, without in zip(doubtful, bare, strict=True):
+                decoded[row] = self._believed(decoded[row], without, jobs[row])
         timed = [row for row, job in enumerate(jobs) if job.word_timestamps and is_wanted(row)]
         return self._with_token_times(encoded, starts, jobs, decoded, timed)
 
@@ -103,21 +131,34 @@ class WindowDecoder:
             )
         return wanted or known
 
+    def _shown(self, decoded: Decoded) -> str:
+        return "" if decoded.is_silence else self._tokenizer.text(decoded.tokens)
+
+    def _is_doubtful(self, decoded: Decoded, job: WindowJob) -> bool:
+        """Tell whether the prompt or the keywords of a job may have harmed its answer."""
+        given = _given(job)
+        return bool(given) and is_doubtful(self._shown(decoded), given, job.window.duration_s)
+
+    def _believed(self, decoded: Decoded, without: Decoded, job: WindowJob) -> Decoded:
+        """Return the better one of a doubtful answer and that without the prompt."""
+        texts = self._shown(decoded), self._shown(without)
+        return without if is_harmed(*texts, _given(job), job.window.duration_s) else decoded
+
     def _with_fallback(
-        self,
-        encoded: Encoded,
-        prompts: Sequence[Sequence[int]],
-        languages: Sequence[tuple[str, float]],
-        options: DecodeOptions,
-        is_wanted: IsWanted,
+        self, batch: _Batch, prompts: Sequence[Sequence[int]], options: DecodeOptions
     ) -> list[Decoded]:
         """Decode at rising temperatures until each row is good enough, or keep its best attempt."""
+        is_wanted, jobs = batch.is_wanted, batch.jobs
         kept: dict[int, Decoded] = {}
         pending = list(range(len(prompts)))
         for temperature in options.temperatures:
-            sampling = Sampling(beam_size=options.beam_size, temperature=temperature)
+            sampling = Sampling(
+                beam_size=options.beam_size,
+                temperature=temperature,
+                seeds=tuple(_seed(jobs[row], temperature) for row in pending) if temperature > 0 else (),
+            )
             hypotheses = self._engine.generate(
-                encoded.select(pending),
+                batch.encoded.select(pending),
                 [prompts[row] for row in pending],
                 sampling,
                 lambda index, rows=tuple(pending): is_wanted(rows[index]),  # type: ignore[misc]
@@ -125,7 +166,7 @@ class WindowDecoder:
             if len(hypotheses) != len(pending):
                 raise EngineFailure(f"The engine gave {len(hypotheses)} results for {len(pending)} windows.")
             attempts = {
-                row: self._attempt(hypothesis, languages[row], temperature, options)
+                row: self._attempt(hypothesis, batch.languages[row], temperature, options)
                 for row, hypothesis in zip(pending, hypotheses, strict=True)
             }
             for row, attempt in attempts.items():
@@ -133,19 +174,30 @@ class WindowDecoder:
             pending = [row for row in pending if needs_fallback(attempts[row], options) and is_wanted(row)]
             if not pending:
                 break
-        return [kept[row] for row in range(len(prompts))]
+        return [self._without_loops(kept[row], options) for row in range(len(prompts))]
+
+    def _without_loops(self, decoded: Decoded, options: DecodeOptions) -> Decoded:
+        """Cut the loops of a row of which every attempt looped; others are what was said."""
+        if decoded.is_silence or decoded.compression_ratio <= options.compression_ratio_threshold:
+            return decoded
+        tokens = loops.cut(decoded.tokens, decoded.language, self._tokenizer)
+        return replace(decoded, tokens=tokens, compression_ratio=self._ratio(tokens))
+
+    def _ratio(self, tokens: Sequence[int]) -> float:
+        """Return the compression ratio of what the tokens spell, parts of characters included: they loop, too."""
+        spelled = b"".join(map(self._tokenizer.token_bytes, self._tokenizer.text_tokens(tokens)))
+        return compression_ratio(spelled.decode("utf-8", "replace").strip())
 
     def _attempt(
         self, hypothesis: Hypothesis, language: tuple[str, float], temperature: float, options: DecodeOptions
     ) -> Decoded:
-        text = self._tokenizer.text(hypothesis.tokens).strip()
         return Decoded(
             tokens=hypothesis.tokens,
             language=language[0],
             language_probability=language[1],
             temperature=temperature,
             avg_logprob=hypothesis.avg_logprob,
-            compression_ratio=compression_ratio(text),
+            compression_ratio=self._ratio(hypothesis.tokens),
             no_speech_prob=hypothesis.no_speech_prob,
             is_silence=is_silence(hypothesis.no_speech_prob, hypothesis.avg_logprob, options),
         )
@@ -176,6 +228,15 @@ class WindowDecoder:
             )
             results[row] = replace(decoded[row], token_times=tuple(TokenTime(*time) for time in times))
         return results
+
+
+def _given(job: WindowJob) -> str:
+    """Return all text that the model is given before a window."""
+    return f"{job.keywords} {job.prompt}".strip()
+
+
+def _seed(job: WindowJob, temperature: float) -> int:
+    return seeds.of_attempt(job.window.mel, job.seed, temperature)
 
 
 def _better(kept: Decoded | None, attempt: Decoded, options: DecodeOptions) -> Decoded:

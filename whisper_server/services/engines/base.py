@@ -47,6 +47,7 @@ class Sampling:
     beam_size: int  # at temperature 0; 1 is greedy
     temperature: float  # 0: search; above: sample
     best_of: int = BEST_OF  # candidates where tokens are sampled
+    seeds: tuple[int, ...] = ()  # one per row, unsigned 64 bits: all that chance may depend on above 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from whisper_server.services.engines.base import (
 )
 from whisper_server.services.engines.batching import rows_by, rows_within
 from whisper_server.services.engines.ct2.active_calls import ActiveCalls
+from whisper_server.services.engines.ct2.chance import repetition_penalty, shaken
 from whisper_server.services.engines.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -47,8 +48,18 @@ class _EncodedBatch:
         """Return these rows, in this order; costs a copy through the host."""
         if list(rows) == list(range(len(self))):
             return self
-        host = self.view.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32)
-        array = np.ascontiguousarray(np.asarray(host)[list(rows)])
+        return self._like(np.ascontiguousarray(self._on_host()[list(rows)]))
+
+    def shaken(self, seeds: Sequence[int], temperature: float) -> _EncodedBatch:
+        """Return it with each row's own noise; costs a copy through the host."""
+        rows = zip(self._on_host(), seeds, strict=True)
+        return self._like(np.stack([shaken(row, seed, temperature) for row, seed in rows]))
+
+    def _on_host(self) -> NDArray[np.float32]:
+        return np.asarray(self.view.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32))
+
+    def _like(self, array: NDArray[np.float32]) -> _EncodedBatch:
+        """Return host values in this batch's number type, where this batch is."""
         view = ctranslate2.StorageView.from_array(array).to(self.view.dtype)
         return _EncodedBatch(view if self.view.device == "cpu" else view.to_device(ctranslate2.Device.cuda))
 
@@ -68,6 +79,11 @@ class _HostBatch:
         if list(rows) == list(range(len(self.array))):
             return self
         return _HostBatch(self.array[list(rows)])
+
+    def shaken(self, seeds: Sequence[int], temperature: float) -> _HostBatch:
+        """Return it with each row's own noise."""
+        rows = zip(self.array, seeds, strict=True)
+        return _HostBatch(np.stack([shaken(row, seed, temperature) for row, seed in rows]))
 
 
 class CTranslate2Engine:
@@ -130,41 +146,31 @@ class CTranslate2Engine:
     ) -> list[Hypothesis]:
         """Decode each row after its prompt; prompts of different length go in one call per length.
 
-        Beams share the keys and values of their window, but each sampled candidate gets a copy from
-        CTranslate2 (0.1 GB with small, 0.5 GB with large, in float32): so fewer windows are sampled in a
-        call, as many as have no more copies than a searched batch.
+        Above temperature 0 it is a search as well: see `chance`.
         """
         del is_wanted  # calls into the library, which cannot be interrupted
-        limit = self.info.max_batch // sampling.best_of if sampling.temperature > 0 else len(prompts)
         results: list[Hypothesis | None] = [None] * len(prompts)
-        for alike in rows_by(len(prompt) for prompt in prompts):
-            for rows in rows_within(limit, alike, [1] * len(prompts)):
-                batch = encoded.select(rows)
-                with self._calls.call():
-                    decoded = self._generate([prompts[row] for row in rows], batch, sampling)
-                for row, hypothesis in zip(rows, decoded, strict=True):
-                    results[row] = hypothesis
+        for rows in rows_by(len(prompt) for prompt in prompts):
+            batch = _batch(encoded.select(rows))
+            if sampling.temperature > 0:
+                batch = batch.shaken([sampling.seeds[row] for row in rows], sampling.temperature)
+            with self._calls.call():
+                decoded = self._generate([prompts[row] for row in rows], batch, sampling)
+            for row, hypothesis in zip(rows, decoded, strict=True):
+                results[row] = hypothesis
         return [result for result in results if result is not None]
 
     def _generate(
         self, prompts: list[Sequence[int]], encoded: Encoded, sampling: Sampling
     ) -> list[Hypothesis]:
-        # At temperature 0 a beam search; above, the best of several samples over the whole vocabulary.
-        options: dict[str, Any] = {"beam_size": sampling.beam_size}
-        if sampling.temperature > 0:
-            options = {
-                "beam_size": 1,
-                "num_hypotheses": sampling.best_of,
-                "sampling_topk": 0,
-                "sampling_temperature": sampling.temperature,
-            }
         rows = _translated(
             lambda: self._model.generate(
                 _view(encoded),
                 [list(prompt) for prompt in prompts],
                 return_scores=True,
+                beam_size=sampling.beam_size,
+                repetition_penalty=repetition_penalty(sampling.temperature),
                 return_no_speech_prob=True,
-                **options,
             )
         )
         return [_best(row) for row in rows]
@@ -201,9 +207,13 @@ class CTranslate2Engine:
         self._model.unload_model()
 
 
-def _view(encoded: Encoded) -> Any:
+def _batch(encoded: Encoded) -> _EncodedBatch | _HostBatch:
     assert isinstance(encoded, _EncodedBatch | _HostBatch), "encoder output of another engine"
-    return encoded.view
+    return encoded
+
+
+def _view(encoded: Encoded) -> Any:
+    return _batch(encoded).view
 
 
 def _best(row: Any) -> Hypothesis:

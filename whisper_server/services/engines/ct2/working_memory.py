@@ -35,7 +35,7 @@ class Load:
     workers: int  # calls at once
     max_batch: int  # windows in each
     beam_size: int
-    best_of: int  # candidates of a window where tokens are sampled
+    best_of: int  # copies of a window's audio that are counted for at least; see `_searching`
     aligned_positions: int  # tokens that one call aligns
     item_bytes: int  # of an activation
     encodes_one_by_one: bool  # onnxruntime's encoder takes one window of the batch after the other
@@ -58,8 +58,8 @@ def _encoding(shape: ModelShape, load: Load) -> int:
 def _searching(shape: ModelShape, load: Load) -> int:
     """Keys and values: of the audio, once for all beams of a window; of the text, for each beam.
 
-    Candidates that are sampled have a copy of the audio's each, of no more windows than make a full batch of
-    copies, but of one at least (`CTranslate2Engine.generate`).
+    Counted are also the copies of the audio that candidates had when tokens were sampled. A search has none:
+    the count is too high by them, until a search of the longest texts is measured without.
     """
     sampled = _audio_keys(shape, load, max(load.max_batch, load.best_of))
     rows = max(load.max_batch * load.beam_size, load.best_of)

@@ -93,6 +93,7 @@ class Search:
         self.group = sampling.best_of if self._samples else sampling.beam_size
         self._steps = steps
         self._found = [Found() for _ in prompts.tokens]
+        self._draws = _draws(sampling.seeds, self.group) if self._samples else np.zeros(0, np.float32)
 
     def run(self, cache: Cache, is_wanted: IsWanted) -> list[Found]:
         """Search; row i of the result belongs to prompt i. The cache is empty, with `group` rows a window."""
@@ -184,10 +185,7 @@ class Search:
         n_windows = len(batch.alive)
         if log_probs.shape[0] == n_windows:
             log_probs = log_probs.repeat_interleave(self.group, dim=0)
-        if self._samples:
-            chosen = torch.multinomial((log_probs / self._temperature).softmax(dim=-1), 1)
-        else:
-            chosen = log_probs.argmax(dim=-1, keepdim=True)
+        chosen = self._drawn(log_probs, batch) if self._samples else log_probs.argmax(dim=-1, keepdim=True)
         tokens = chosen.cpu().numpy().reshape(n_windows, self.group)
         gained = log_probs.gather(1, chosen).cpu().numpy().reshape(n_windows, self.group)
         origins = np.arange(n_windows * self.group).reshape(n_windows, self.group)
@@ -204,6 +202,13 @@ class Search:
                 self._found[window].hypotheses.append((float(batch.scores[place, row]), text))
                 batch.finished[place, row] = True
         return origins
+
+    def _drawn(self, log_probs: Tensor, batch: _Batch) -> Tensor:
+        """Draw a token per row, with the numbers of its window: others in the batch do not change them."""
+        step = batch.written.shape[1]
+        drawn = torch.from_numpy(self._draws[batch.alive, step].reshape(-1, 1)).to(log_probs.device)
+        mass = (log_probs / self._temperature).softmax(dim=-1).cumsum(dim=-1)
+        return torch.searchsorted(mass, drawn * mass[:, -1:], right=True)
 
     def _still_searching(self, batch: _Batch, is_wanted: IsWanted) -> list[int]:
         """Return the places in the batch that go on; a cancelled window ends with what there is."""
@@ -238,6 +243,16 @@ class Search:
         """Read the tokens just written; return scores [W * G, vocabulary]."""
         tokens = torch.from_numpy(np.ascontiguousarray(batch.written[:, -1])).to(self._network.device)
         return self._steps(tokens, batch.lengths + batch.written.shape[1] - 1, cache)
+
+
+def _draws(seeds: Sequence[int], group: int) -> NDArray[np.float32]:
+    """Return [window, step, candidate] in [0, 1), for as many tokens as a window may have.
+
+    They stay so far below 1 that, times a sum of probabilities, they stay below the sum.
+    """
+    shape = (MAX_NEW_TOKENS, group)
+    drawn = [np.random.Generator(np.random.PCG64(seed)).random(shape, np.float32) for seed in seeds]
+    return np.stack(drawn) * np.float32(1 - 2**-20)
 
 
 def _first_of_groups(batch: _Batch, logits: Tensor) -> NDArray[np.int64]:

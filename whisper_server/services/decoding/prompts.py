@@ -1,0 +1,66 @@
+"""Whether a prompt did harm: it emptied an answer, cut it short, or came back as one; pure.
+
+A prompt is text that the model takes for what was said before. Sometimes it then writes nothing more, or
+breaks off; over little speech it may write the prompt itself. An answer that looks like that is decoded again
+without prompt and keywords, and the two answers tell which one to believe: a doubt costs a decode, no word.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+# In UTF-8, so that one number fits all scripts: speech has 12 to 20 bytes a second, in any language.
+MIN_BYTES_PER_S = 4.0
+PAUSE_S = 2.0  # of a window: what voice detection keeps around speech
+MIN_PROMPT_CHARS = 15  # of a prompt before other text: with fewer, people do begin like that
+MUCH_LONGER = 2.0  # times as long: from there on two answers do not say the same
+
+
+def is_doubtful(text: str, prompt: str, duration_s: float) -> bool:
+    """Tell whether the answer to `prompt` is far too short for its window, or made of the prompt."""
+    return _is_short(text, duration_s) or _is_echo(text, prompt)
+
+
+def is_harmed(text: str, without: str, prompt: str, duration_s: float) -> bool:
+    """Tell whether a doubtful answer is worse than the one `without` the prompt."""
+    if not text.strip():
+        return True
+    if _is_short(text, duration_s) and len(without.encode()) >= MUCH_LONGER * len(text.encode()):
+        return True
+    said, heard, given = _plain(text), _plain(without), _plain(prompt)
+    if _starts_with(said, given):  # the prompt, and then what was said
+        return len(said) - len(heard) > len(given) / 2
+    # Words of the prompt that take as long as what is heard without it were said, and are spelled right now.
+    # One word tells little: "five" may be heard as "5".
+    if not _is_echo(text, prompt) or (heard and len(set(said.split())) == 1 and said.isascii()):
+        return False
+    shorter, longer = sorted((len(said), len(heard)))
+    return longer > MUCH_LONGER * shorter
+
+
+def _is_short(text: str, duration_s: float) -> bool:
+    least = MIN_BYTES_PER_S * max(0.0, duration_s - PAUSE_S)
+    return not text.strip() or len(text.strip().encode()) < least
+
+
+def _is_echo(text: str, prompt: str) -> bool:
+    """Tell whether the text has nothing that is not in the prompt, or begins with all of it."""
+    said, given = _plain(text), _plain(prompt)
+    if not given:
+        return False
+    return _starts_with(said, given) or set(said.split()) <= set(given.split()) or _is_within(said, given)
+
+
+def _is_within(said: str, given: str) -> bool:
+    """Tell whether the prompt has the text as it is, also where no spaces are written."""
+    return f" {said} " in f" {given} " or (said in given and not said.isascii())
+
+
+def _starts_with(said: str, given: str) -> bool:
+    return len(given) >= MIN_PROMPT_CHARS and said.startswith(given + " ")
+
+
+def _plain(text: str) -> str:
+    """Return the words, without case and punctuation, a space between two."""
+    bare = (c if unicodedata.category(c)[0] in "LMN" else " " for c in text.casefold())
+    return " ".join("".join(bare).split())
