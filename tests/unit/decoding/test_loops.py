@@ -25,7 +25,7 @@ def tokens_of(*parts: float | str) -> tuple[int, ...]:
 
 
 def cut(*parts: float | str, language: str = "en") -> tuple[int, ...]:
-    return loops.cut(tokens_of(*parts), language, TOKENIZER)
+    return loops.cut(tokens_of(*parts), TOKENIZER)
 
 
 def test_a_loop_inside_a_phrase_is_one_round() -> None:
@@ -96,7 +96,7 @@ def test_whatever_was_written_words_are_whole_and_times_in_order(
     times = iter(sorted(part for part in parts if not isinstance(part, str)))
     parts = [part if isinstance(part, str) else next(times) for part in parts]
     before = tokens_of(*parts)
-    after = loops.cut(before, language, TOKENIZER)
+    after = loops.cut(before, TOKENIZER)
     assert set(after) <= set(before)
     assert "\N{REPLACEMENT CHARACTER}" not in TOKENIZER.text(after)
     kept = [token for token in after if TOKENIZER.is_timestamp(token)]

@@ -136,7 +136,9 @@ async def test_windows_stay_in_order_and_a_prompt_goes_to_the_first_with_a_voice
     starts = [segment.start_s for segment in transcript.segments]
     assert starts == sorted(starts)
     assert sum("Dear" in prompt for prompt in engine.prompts) == 1
-    assert all("Ada" in prompt for prompt in engine.prompts)
+    # What comes empty is decoded once more without keywords.
+    assert all("Ada" in prompt for prompt in engine.prompts if prompt)
+    assert engine.prompts[-1] == ""
     assert engine.detected <= 2
 
 

@@ -19,7 +19,7 @@ MIN_ROUNDS = 4
 MIN_WORDS = 16
 
 
-def cut(tokens: Sequence[int], language: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+def cut(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the tokens of a window with the first round of each loop only: whole words, whole characters.
 
     A phrase without words loses its timestamps, the others keep theirs: times still run forward.

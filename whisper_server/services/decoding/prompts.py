@@ -11,21 +11,22 @@ import unicodedata
 
 # In UTF-8, so that one number fits all scripts: speech has 12 to 20 bytes a second, in any language.
 MIN_BYTES_PER_S = 4.0
-PAUSE_S = 2.0  # of a window: what voice detection keeps around speech
+PAUSE_S = 2.0  # of a voice: between phrases, and around them where it was not looked for
 MIN_PROMPT_CHARS = 15  # of a prompt before other text: with fewer, people do begin like that
+MIN_VOICE_S = 0.3  # with less there may be nothing to say
 MUCH_LONGER = 2.0  # times as long: from there on two answers do not say the same
 
 
-def is_doubtful(text: str, prompt: str, duration_s: float) -> bool:
-    """Tell whether the answer to `prompt` is far too short for its window, or made of the prompt."""
-    return _is_short(text, duration_s) or _is_echo(text, prompt)
+def is_doubtful(text: str, prompt: str, voice_s: float) -> bool:
+    """Tell whether the answer to `prompt` is far too short for the voice in it, or made of the prompt."""
+    return _is_short(text, voice_s) or _is_echo(text, prompt)
 
 
-def is_harmed(text: str, without: str, prompt: str, duration_s: float) -> bool:
+def is_harmed(text: str, without: str, prompt: str, voice_s: float) -> bool:
     """Tell whether a doubtful answer is worse than the one `without` the prompt."""
     if not text.strip():
         return True
-    if _is_short(text, duration_s) and len(without.encode()) >= MUCH_LONGER * len(text.encode()):
+    if _is_short(text, voice_s) and len(without.encode()) >= MUCH_LONGER * len(text.encode()):
         return True
     said, heard, given = _plain(text), _plain(without), _plain(prompt)
     if _starts_with(said, given):  # the prompt, and then what was said
@@ -38,9 +39,9 @@ def is_harmed(text: str, without: str, prompt: str, duration_s: float) -> bool:
     return longer > MUCH_LONGER * shorter
 
 
-def _is_short(text: str, duration_s: float) -> bool:
-    least = MIN_BYTES_PER_S * max(0.0, duration_s - PAUSE_S)
-    return not text.strip() or len(text.strip().encode()) < least
+def _is_short(text: str, voice_s: float) -> bool:
+    least = MIN_BYTES_PER_S * max(0.0, voice_s - PAUSE_S)
+    return (not text.strip() and voice_s >= MIN_VOICE_S) or len(text.strip().encode()) < least
 
 
 def _is_echo(text: str, prompt: str) -> bool:

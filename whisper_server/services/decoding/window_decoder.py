@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest
-from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
+from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, Window, WindowJob
 from whisper_server.services.decoding import loops, seeds
+from whisper_server.services.decoding.belief import VOICE_THRESHOLD, voice_s
 from whisper_server.services.decoding.prompts import is_doubtful, is_harmed
 from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
 
@@ -24,6 +25,11 @@ def compression_ratio(text: str) -> float:
     """Return how many times smaller zlib makes the text: repetition shows as a high ratio."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def _voice_s(window: Window) -> float:
+    """Return how many seconds of a window have a voice; all of it, where that was not looked for."""
+    return voice_s(window, 0.0, window.duration_s, VOICE_THRESHOLD) if window.voice else window.duration_s
 
 
 def is_silence(no_speech_prob: float, avg_logprob: float, options: DecodeOptions) -> bool:
@@ -137,12 +143,12 @@ class WindowDecoder:
     def _is_doubtful(self, decoded: Decoded, job: WindowJob) -> bool:
         """Tell whether the prompt or the keywords of a job may have harmed its answer."""
         given = _given(job)
-        return bool(given) and is_doubtful(self._shown(decoded), given, job.window.duration_s)
+        return bool(given) and is_doubtful(self._shown(decoded), given, _voice_s(job.window))
 
     def _believed(self, decoded: Decoded, without: Decoded, job: WindowJob) -> Decoded:
         """Return the better one of a doubtful answer and that without the prompt."""
         texts = self._shown(decoded), self._shown(without)
-        return without if is_harmed(*texts, _given(job), job.window.duration_s) else decoded
+        return without if is_harmed(*texts, _given(job), _voice_s(job.window)) else decoded
 
     def _with_fallback(
         self, batch: _Batch, prompts: Sequence[Sequence[int]], options: DecodeOptions
@@ -180,11 +186,11 @@ class WindowDecoder:
         """Cut the loops of a row of which every attempt looped; others are what was said."""
         if decoded.is_silence or decoded.compression_ratio <= options.compression_ratio_threshold:
             return decoded
-        tokens = loops.cut(decoded.tokens, decoded.language, self._tokenizer)
+        tokens = loops.cut(decoded.tokens, self._tokenizer)
         return replace(decoded, tokens=tokens, compression_ratio=self._ratio(tokens))
 
     def _ratio(self, tokens: Sequence[int]) -> float:
-        """Return the compression ratio of what the tokens spell, parts of characters included: they loop, too."""
+        """Return the compression ratio of what tokens spell, parts of characters included: they loop, too."""
         spelled = b"".join(map(self._tokenizer.token_bytes, self._tokenizer.text_tokens(tokens)))
         return compression_ratio(spelled.decode("utf-8", "replace").strip())
 

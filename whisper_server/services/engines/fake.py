@@ -30,6 +30,7 @@ from whisper_server.services.engines.tokenizer import Tokenizer
 
 GATE = threading.Event()
 GATE.set()
+NOT_SURE_LOGPROB = -0.7  # good enough, but what it says of sound without a voice is not to be believed
 BYTES_PER_S = 8  # of slow speech
 MIN_LETTERS = 24  # of a short text without more words
 WORDS = (
@@ -118,7 +119,7 @@ class FakeEngine:
         first = self.tokenizer.first_timestamp
         end = first + round(frames / FRAMES_PER_SECOND / SECONDS_PER_TIMESTAMP)
         body = self.tokenizer.encode(text)
-        return Hypothesis((first, *body, end), avg_logprob=-0.1, no_speech_prob=0.0)
+        return Hypothesis((first, *body, end), avg_logprob=NOT_SURE_LOGPROB, no_speech_prob=0.0)
 
     def align(
         self,
