@@ -64,7 +64,8 @@ def test_equals_transformers(speech: np.ndarray, n_mels: int) -> None:
     extractor = transformers.WhisperFeatureExtractor(feature_size=n_mels)
     for samples in (speech, speech[:99_999]):
         expected = extractor(samples, sampling_rate=16_000, return_tensors="np").input_features[0]
-        np.testing.assert_allclose(log_mel(samples, n_mels), expected, atol=2e-5)
+        # With PyTorch transformers computes in float32: up to 5e-5 off. The definition, in float64, is above.
+        np.testing.assert_allclose(log_mel(samples, n_mels), expected, atol=1e-4)
 
 
 def test_filters_are_shared_and_read_only() -> None:
