@@ -32,6 +32,7 @@ FRAMES_PER_SECOND = SAMPLE_RATE // HOP_SAMPLES  # 100
 SECONDS_PER_TIMESTAMP = 0.02  # one timestamp token, one encoder position
 VOICE_SAMPLES = 512  # samples under one probability of voice detection
 VOICE_FRAME_S = VOICE_SAMPLES / SAMPLE_RATE  # 32 ms
+MIN_VOICE_S = 0.3  # seconds of voice from which there may be something to write: about one word
 
 Task = Literal["transcribe", "translate"]
 Priority = Literal["interactive", "normal", "background"]  # weights of a fair share of a busy device

@@ -24,7 +24,7 @@ def tokens_of(*parts: float | str) -> tuple[int, ...]:
     return tuple(tokens)
 
 
-def cut(*parts: float | str, language: str = "en") -> tuple[int, ...]:
+def cut(*parts: float | str) -> tuple[int, ...]:
     return loops.cut(tokens_of(*parts), TOKENIZER)
 
 
@@ -58,9 +58,7 @@ def test_case_and_punctuation_make_no_difference() -> None:
 
 
 def test_characters_are_whole_in_languages_without_spaces() -> None:
-    assert cut(0.0, "本日は" + "晴天なり" * 10 + "晴天", 5.0, language="ja") == tokens_of(
-        0.0, "本日は晴天なり", 5.0
-    )
+    assert cut(0.0, "本日は" + "晴天なり" * 10 + "晴天", 5.0) == tokens_of(0.0, "本日は晴天なり", 5.0)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +86,8 @@ def test_what_people_repeat_stays(text: str) -> None:
         ),
         max_size=40,
     ),
-    st.sampled_from(["en", "ja"]),
 )
-def test_whatever_was_written_words_are_whole_and_times_in_order(
-    parts: list[float | str], language: str
-) -> None:
+def test_whatever_was_written_words_are_whole_and_times_in_order(parts: list[float | str]) -> None:
     times = iter(sorted(part for part in parts if not isinstance(part, str)))
     parts = [part if isinstance(part, str) else next(times) for part in parts]
     before = tokens_of(*parts)

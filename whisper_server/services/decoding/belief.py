@@ -1,7 +1,7 @@
 """Which phrases are to be believed: those with a voice, and those that the model is sure of. Pure.
 
 Whisper writes something over almost every sound: over noise "Thank you.", over music a line of a film's
-credits. Voice detection knows better where nobody speaks, but misses what is sung, and speech in noise,
+credits. Voice detection knows better where there is no speech, but misses what is sung, and speech in noise,
 which the model writes down with a high probability. So either of them will do.
 """
 

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from whisper_server.core.types import SECONDS_PER_TIMESTAMP, VOICE_FRAME_S, Decoded, Window
+from whisper_server.core.types import MIN_VOICE_S, SECONDS_PER_TIMESTAMP, VOICE_FRAME_S, Decoded, Window
 from whisper_server.services.decoding import belief, segments
 from whisper_server.services.engines.tokenizer import Tokenizer
 
 MIN_STRETCH_S = 1.0  # timestamps are some tenths of a second off: less is no left-out speech
-MIN_VOICE_S = 0.3  # about one word
 CUT_OFF_TOKENS = 220  # openai/whisper gives a text 224: one this long ended because there was no room
 
 # A phrase whose timestamps span more than its words. Counted in UTF-8, where a syllable of Chinese has three

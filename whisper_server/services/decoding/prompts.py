@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import unicodedata
 
+from whisper_server.core.types import MIN_VOICE_S
+
 # In UTF-8, so that one number fits all scripts: speech has 12 to 20 bytes a second, in any language.
 MIN_BYTES_PER_S = 4.0
 PAUSE_S = 2.0  # of a voice: between phrases, and around them where it was not looked for
 MIN_PROMPT_CHARS = 15  # of a prompt before other text: with fewer, people do begin like that
-MIN_VOICE_S = 0.3  # with less there may be nothing to say
 MUCH_LONGER = 2.0  # times as long: from there on two answers do not say the same
 
 
