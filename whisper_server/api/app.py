@@ -10,13 +10,16 @@ from functools import partial
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from whisper_server import __version__
+from whisper_server.api.deps import MODEL_HEADER
 from whisper_server.api.framework_errors import install_handlers
+from whisper_server.api.middleware.addresses import AddressMiddleware
 from whisper_server.api.middleware.auth import AuthMiddleware
 from whisper_server.api.middleware.body_limit import BodyLimitMiddleware
+from whisper_server.api.middleware.cors import CorsMiddleware
 from whisper_server.api.middleware.errors import ErrorMiddleware
+from whisper_server.api.middleware.head import HeadMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
@@ -29,6 +32,7 @@ from whisper_server.core.config import Settings
 from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
 from whisper_server.core.events import Events
 from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
+from whisper_server.core.settings.origins import matcher
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.services.container import Services, open_services
 
@@ -78,8 +82,11 @@ def create_app(
 
 def _middleware(settings: Settings, events: Events) -> list[Middleware]:
     """Return the middleware, outermost first; each comment says why an entry stands where it does."""
+    origins = matcher(settings.allowed_origins)
     return [
-        # Around everything: whatever becomes of a request, it has a name, a line in the log and a count.
+        # First: all that follows knows our own addresses only.
+        Middleware(AddressMiddleware),
+        # Around the rest: whatever becomes of a request, it has a name, a line in the log and a count.
         Middleware(RequestLogMiddleware, events=events),
         # Before anything reads the body. Its error is answered by the last entry, as a missing slot is: the
         # client is still sending then, and hears an answer only if its body is read on.
@@ -89,12 +96,9 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
         ),
         # Around the errors, so that a page may read them; before the key, which a preflight does not carry.
         Middleware(
-            CORSMiddleware,
-            allow_origins=settings.allowed_origins,
-            allow_methods=("GET", "POST", "DELETE"),
-            allow_headers=("*",),
-            expose_headers=("x-request-id", "retry-after"),
-            allow_private_network=True,  # only to the origins above
+            CorsMiddleware,
+            origins=origins,
+            exposed=("x-request-id", MODEL_HEADER, "retry-after", "x-should-retry"),
         ),
         # Around all that raises: the checks below, and the routes.
         Middleware(ErrorMiddleware),
@@ -103,7 +107,7 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
             HostCheckMiddleware,
             own_host=settings.host,
             allowed_hosts=settings.allowed_hosts,
-            allowed_origins=settings.allowed_origins,
+            allowed_origins=origins,
         ),
         # Before the body: without the key nothing of it is read.
         Middleware(AuthMiddleware, api_key=settings.api_key),
@@ -113,6 +117,8 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
             limit_of=partial(body_limit, max_audio_bytes=settings.max_audio_bytes),
             too_large=partial(PayloadTooLarge, settings.max_audio_bytes),
         ),
+        # Nearest to the routes, which know GET alone; refusals above have their bodies left out by the server.
+        Middleware(HeadMiddleware),
     ]
 
 

@@ -30,6 +30,13 @@ def log_fields(scope: Scope) -> dict[str, Any]:
     return fields
 
 
+def reply_headers(scope: Scope) -> dict[str, str]:
+    """Return what a request's reply has in its headers beyond what it is; a route adds to it."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    headers: dict[str, str] = state.setdefault("reply_headers", {})
+    return headers
+
+
 def new_request_id() -> str:
     """Return a name for a request whose client gave it none."""
     return f"req_{os.urandom(12).hex()}"

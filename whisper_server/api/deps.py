@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import Depends, Request
 
-from whisper_server.api.asgi import log_fields
+from whisper_server.api.asgi import log_fields, reply_headers
+from whisper_server.api.compat.addresses import address_of
 from whisper_server.api.models import ErrorBody
+from whisper_server.core.types import ModelSource
 from whisper_server.services.admission import Slot
 from whisper_server.services.container import Services
+
+MODEL_HEADER = "x-whisper-model"  # of a reply: the model that answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,22 @@ class Admitted:
     def log(self) -> dict[str, Any]:
         """What the request's line in the log says of the work; add to it."""
         return log_fields(self.request.scope)
+
+    def model(self, asked: str) -> tuple[str, ModelSource]:
+        """Return the model's name as the client has it, and what it means; the reply names that one.
+
+        A deployment in the address counts before the field of the body, as for Azure; without either it is
+        the default model.
+
+        Raises:
+            ModelNotFound: the name is not known.
+        """
+        catalog = self.services.catalog
+        name = address_of(self.request.scope).deployment or asked or catalog.default
+        source = catalog.resolve(name)
+        # Names may have characters that headers cannot.
+        reply_headers(self.request.scope)[MODEL_HEADER] = quote(source.name, safe="/@:+ ")
+        return name, source
 
 
 async def get_services(request: Request) -> Services:

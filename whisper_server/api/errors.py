@@ -44,7 +44,7 @@ def error_object(error: WhisperServerError) -> dict[str, Any]:
 def error_reply(error: WhisperServerError) -> ErrorReply:
     """Return status, headers and body for an error."""
     headers = {"content-type": "application/json"}
-    if error.retry_after_s is not None:
+    if error.retry_after_s is not None and error.retry_helps:
         headers["retry-after"] = str(error.retry_after_s)
     if not error.retry_helps and (error.status >= 500 or error.status in _RETRIED_BY_CLIENTS):
         headers["x-should-retry"] = "false"
@@ -61,7 +61,7 @@ def error_reply(error: WhisperServerError) -> ErrorReply:
 def error_event(error: WhisperServerError) -> bytes:
     """Return the event that ends a stream whose status line has gone out already."""
     # In ASCII, because some clients take other characters for the end of the line.
-    return b"data: " + json.dumps({"type": "error", **error_object(error)}).encode("ascii") + b"\n\n"
+    return b"event: error\ndata: " + json.dumps({"type": "error", **error_object(error)}).encode("ascii") + b"\n\n"
 
 
 def invalid_value(errors: Sequence[Any]) -> InvalidRequest:

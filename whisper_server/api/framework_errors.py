@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException  # noqa: TID251  (caught here, raised nowhere)
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from whisper_server.api.errors import MAX_SHOWN_CHARS, error_reply, invalid_value
 from whisper_server.core.errors import (
@@ -36,13 +37,27 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         ours = RouteNotFound(f"Invalid URL ({where}). GET /docs lists what there is.")
     elif error.status_code == 405:
+        allowed = {"Allow": ", ".join(_methods(request))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allowed)
         ours = MethodNotAllowed(f"Not allowed: {where}. GET /docs lists what there is.")
+        error.headers = allowed
     else:
         ours = InvalidRequest(str(error.detail))
         ours.status = error.status_code
     response = response_of(ours)
     response.headers.update(error.headers or {})
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what the path may be asked with, over all routes that it has."""
+    found = {"OPTIONS"}
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> Response:

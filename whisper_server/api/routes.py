@@ -53,14 +53,12 @@ async def root() -> RootReply:
     )
 
 
-@router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=HealthReply, response_model_exclude_none=True)
 async def health(services: ServicesDep) -> dict[str, Any]:
     """Tell that the process lives, and which models are in memory; always 200."""
     return health_body(services.models.loaded(), is_draining=services.shutdown.is_draining)
 
 
-@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request, services: ServicesDep) -> ReadyReply:
     """Tell whether work is taken: the models of WHISPER_PRELOAD are loaded, and the queue is not full."""
@@ -85,9 +83,10 @@ async def metrics(services: ServicesDep) -> Response:
 
 @router.get("/v1/models", response_model_exclude_none=True)
 async def list_models(services: ServicesDep) -> ModelList:
-    """List every model name that this server answers to."""
+    """List every model name that this server answers to, those of hosted models among them."""
     engines = _engines(services)
-    return ModelList(data=[_model_object(*named, engines) for named in services.catalog.names()])
+    named = [*services.catalog.names(), *services.catalog.aliases()]
+    return ModelList(data=[_model_object(*each, engines) for each in named])
 
 
 @router.get("/v1/models/{model:path}", response_model_exclude_none=True)
@@ -132,7 +131,11 @@ def _model_object(
     owner = source.repo.partition("/")[0] if source.repo else "local"
     engine = engines.get(source.name)
     return ModelObject(
-        id=name, created=_CREATED, owned_by=owner, engine=EngineNotes(**engine) if engine else None
+        id=name,
+        created=_CREATED,
+        owned_by=owner,
+        alias_of=source.name if source.name != name else None,
+        engine=EngineNotes(**engine) if engine else None,
     )
 
 

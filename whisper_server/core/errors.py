@@ -3,6 +3,7 @@
     WhisperServerError                   500 server_error
     |-- InvalidRequest                   400 invalid_request_error
     |   |-- UnknownLanguage              400 param language
+    |   |-- UnsupportedEncoding          415 a body that is compressed
     |   |-- InvalidAudio                 400 param file
     |   |   |-- AudioTooLong             400
     |   |   |-- UnknownTrack             400 param audio_track
@@ -17,6 +18,7 @@
     |-- Unavailable                      503 try again later
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
     |   |   |-- ModelTooLarge            503 no retry helps
+    |   |   |-- ModelNotOnDisk           503 no retry helps: downloads are forbidden
     |   |-- ShuttingDown                 503
     |   |-- DeviceOutOfMemory            503
     |-- EngineFailure                    500 the same input would fail again
@@ -61,6 +63,12 @@ class UnknownLanguage(InvalidRequest):
     """A language that Whisper does not know."""
 
     param = "language"
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The request's body is compressed."""
+
+    status = 415
 
 
 class InvalidAudio(InvalidRequest):
@@ -170,6 +178,12 @@ class ModelUnavailable(Unavailable):
 
 class ModelTooLarge(ModelUnavailable):
     """A model takes more memory than all models together may."""
+
+    retry_helps = False
+
+
+class ModelNotOnDisk(ModelUnavailable):
+    """A model that is not in the cache, on a server that must not download it."""
 
     retry_helps = False
 

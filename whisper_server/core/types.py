@@ -89,6 +89,7 @@ class TranscribeParams:
     task: Task = "transcribe"
     language: str | None = None  # a code; None: detect it once, on the first window
     languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all
+    shows_languages: bool = False  # the reply says which one was heard
     prompt: str = ""  # on the first window only
     keywords: tuple[str, ...] = ()  # words to expect, on every window
     temperature: float = (
@@ -299,7 +300,7 @@ class Transcript:
     language: str  # code; of the request, or as detected; "" where there was no speech to detect it on
     duration_s: float  # of the file
     segments: tuple[Segment, ...] = field(default=())
-    shows_languages: bool = False  # the request named the languages to choose from, and wants the choice
+    shows_languages: bool = False  # in json: the request named the languages to choose from, or always wants it
     shows_segments: bool = True  # in verbose_json
     shows_words: bool = False  # in verbose_json
     shows_logprobs: bool = False  # in json

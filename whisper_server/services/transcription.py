@@ -124,7 +124,7 @@ class Transcription(SegmentSource):
             self._language or "",
             self.duration_s,
             found,
-            shows_languages=bool(self.params.languages),
+            shows_languages=self.params.shows_languages,
             shows_segments=self.params.shows_segments,
             shows_words=self.params.word_timestamps,
             shows_logprobs=self.params.logprobs,

@@ -11,6 +11,7 @@ import pytest
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.services.model_files.catalog import BUILT_IN, Catalog
+from whisper_server.services.model_files.names import HOSTED
 
 
 def catalog(**fields: Any) -> Catalog:
@@ -105,7 +106,7 @@ def test_default_is_a_name_before_it_is_a_folder(tmp_path: Path) -> None:
     assert catalog().resolve("whisper-1").repo == "openai/whisper-tiny"
 
 
-@pytest.mark.parametrize("model", ["nothing", "./nothing", "openai/whisper-base", "x" * 10_000, "a\0b", ""])
+@pytest.mark.parametrize("model", ["nothing", "./nothing", "openai/whisper-large", "x" * 10_000, "a\0b", ""])
 def test_default_that_names_nothing_ends_the_start(model: str) -> None:
     with pytest.raises(ConfigError, match="WHISPER_MODEL: ") as caught:
         catalog(model=model)
@@ -128,7 +129,7 @@ def test_default_folder_must_not_shadow_the_operators_name(tmp_path: Path) -> No
         "a\0b",
         "x" * 10_000,
         "",
-        "openai/whisper-base",
+        "someone/whisper-base",
         "\ud800",
         "a\nb\r\u2028c",
     ],
@@ -152,7 +153,92 @@ def test_unknown_names_are_404_and_touch_nothing(name: str, monkeypatch: pytest.
     message.encode("utf-8")
 
 
-def test_names_are_exact() -> None:
-    for name in ("Whisper-1", " whisper-1", "whisper-1 "):
+def test_without_aliases_names_are_exact() -> None:
+    strict = catalog(aliases="none")
+    assert strict.resolve("whisper-1").name == "whisper-tiny"
+    assert strict.aliases() == []
+    for name in ("Whisper-1", "tiny", "openai/whisper-base", "gpt-4o-transcribe"):
+        with pytest.raises(ModelNotFound):
+            strict.resolve(name)
+
+
+def test_white_space_is_no_other_spelling() -> None:
+    for name in (" whisper-1", "whisper-1 ", "whisper-1\n"):
         with pytest.raises(ModelNotFound):
             catalog().resolve(name)
+
+
+@pytest.mark.parametrize("name", [*HOSTED, "GPT-4o-Transcribe", "openai/gpt-4o-transcribe", "openai/whisper-1"])
+def test_names_of_hosted_models_mean_the_default_model(name: str, tmp_path: Path) -> None:
+    (tmp_path / "sub" / "mine").mkdir(parents=True)
+    assert catalog(model="./sub/mine").resolve(name).folder == tmp_path / "sub" / "mine"
+    assert catalog(model="whisper-small").resolve(name).name == "whisper-small"
+    assert catalog().resolve(name).name == "whisper-tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("openai/whisper-base", "whisper-base"),
+        ("Systran/faster-whisper-small", "whisper-small"),
+        ("whisper-large-v3", "whisper-large-v3"),
+        ("large-v3", "whisper-large-v3"),
+        ("large", "whisper-large-v3"),
+        ("large-v3-turbo", "whisper-large-v3-turbo"),
+        ("turbo", "whisper-large-v3-turbo"),
+        ("ggml-medium.bin", "whisper-medium"),
+        ("Whisper-Tiny", "whisper-tiny"),
+        ("MINE", "mine"),
+    ],
+)
+def test_other_spellings_of_a_model(name: str, model: str) -> None:
+    names = catalog(models="mine=x/y,whisper-large-v3=openai/whisper-large-v3")
+    expected = names.resolve(model)
+    assert names.resolve(name) is expected
+    assert catalog(model="whisper-base", models="mine=x/y").resolve(name) is not None
+
+
+def test_spellings_follow_the_operators_model(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    assert catalog(models="whisper-base=./copy").resolve("base").folder == tmp_path / "copy"
+
+
+def test_a_name_that_is_written_exactly_comes_first() -> None:
+    names = catalog(models="Mine=x/y,mine=x/z,tiny=x/t")
+    assert [names.resolve(name).repo for name in ("Mine", "mine", "MINE", "tiny")] == ["x/y", "x/z", "x/y", "x/t"]
+
+
+def test_the_operators_aliases() -> None:
+    names = catalog(aliases="whisper-1=small, speech = mine", models="mine=x/y")
+    assert names.resolve("whisper-1").name == "whisper-small"
+    assert names.resolve(names.default).name == "whisper-small"
+    assert names.resolve("gpt-transcribe").name == "whisper-small"
+    assert names.resolve("SPEECH").repo == "x/y"
+    assert catalog(aliases="speech=whisper-base,none", model="speech").resolve("speech").name == "whisper-base"
+    assert catalog(model="large-v3-turbo").default == "whisper-large-v3-turbo"
+
+
+@pytest.mark.parametrize("aliases", ["a=nothing", "none,a=small", "mine=whisper-base", "a=gpt-transcribe"])
+def test_an_alias_of_nothing_ends_the_start(aliases: str) -> None:
+    with pytest.raises(ConfigError, match="WHISPER_ALIASES: "):
+        catalog(aliases=aliases, models="mine=x/y")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("whisper-smal", "whisper-small"), ("whisper-large-v2", "whisper-large-v3"), ("gpt-5-transcribe", "gpt-transcribe")],
+)
+def test_a_near_miss_is_told_the_name(wrong: str, meant: str) -> None:
+    with pytest.raises(ModelNotFound, match=f"Did you mean '{meant}"):
+        catalog().resolve(wrong)
+
+
+def test_another_name_in_use_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "whisper_server.services.model_files.catalog")
+    names = catalog(model="whisper-small")
+    for name in ("gpt-transcribe", "GPT-transcribe", "gpt-transcribe", "whisper-small", "Small"):
+        names.resolve(name)
+    assert [record.getMessage().split(" is in use, which means ") for record in caplog.records] == [
+        ["the model name gpt-transcribe", "whisper-small here (WHISPER_ALIASES)"],
+        ["the model name small", "whisper-small here (WHISPER_ALIASES)"],
+    ]

@@ -147,9 +147,9 @@ async def _read(admitted: Admitted) -> _Wanted:
     upload, prompt = await services.pool.run(_parse, body, services.settings.max_audio_bytes)
     fields = validated(ChatFields, upload.fields)
     language = parse_language(fields.language)
-    model = fields.model or services.catalog.default
+    model, source = admitted.model(fields.model)
     params = TranscribeParams(
-        model=services.catalog.resolve(model),
+        model=source,
         language=language,
         prompt=prompt[-MAX_PROMPT_CHARS:],
         audio_track=fields.audio_track,

@@ -11,7 +11,9 @@ OPEN_PATHS = frozenset({"/health", "/ready"})  # probes have no key
 
 
 class AuthMiddleware:
-    """Asks for `Authorization: Bearer <key>` on every path but the probes'; no key set: passes on.
+    """Asks for `Authorization: Bearer <key>` on every path but the open ones; no key set: passes on.
+
+    Azure's clients send the key as `api-key`, which does as well.
 
     A WebSocket without it is refused by closing it before it opens.
     """
@@ -25,7 +27,7 @@ class AuthMiddleware:
         is_request = scope["type"] == "http" and scope["path"] not in OPEN_PATHS
         if self._api_key and (is_request or scope["type"] == "websocket"):
             try:
-                self._check(header(scope, b"authorization"))
+                self._check(header(scope, b"authorization"), header(scope, b"api-key"))
             except Unauthorized:
                 if is_request:
                     raise
@@ -33,9 +35,9 @@ class AuthMiddleware:
                 return
         await self._app(scope, receive, send)
 
-    def _check(self, value: str | None) -> None:
-        scheme, _, key = (value or "").partition(" ")
-        if scheme.lower() != "bearer":
+    def _check(self, authorization: str | None, azure_key: str | None) -> None:
+        scheme, _, key = (authorization or f"bearer {azure_key or ''}").partition(" ")
+        if scheme.lower() != "bearer" or not (authorization or azure_key):
             raise Unauthorized("This server asks for an API key. Send it as 'Authorization: Bearer <key>'.")
         # In constant time: a comparison that stops at the first difference tells how much was right.
         if not hmac.compare_digest(key.strip(" \t").encode("latin-1"), self._api_key):

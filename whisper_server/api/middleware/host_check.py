@@ -9,6 +9,7 @@ IP address cannot be rebound, because it is no name.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -20,17 +21,21 @@ from whisper_server.core.errors import Forbidden
 _NETLOC = re.compile(r"(\[[^\[\]]+\]|[^\[\]:@]+)(:\d*)?")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_MAX_LOGGED = 100  # origins that the log names
+
+log = logging.getLogger("whisper_server.requests")
 
 
 class HostCheckMiddleware:
     """Refuses requests whose Host or Origin is not configured; HTTP and WebSocket."""
 
     def __init__(
-        self, app: ASGIApp, *, own_host: str, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]
+        self, app: ASGIApp, *, own_host: str, allowed_hosts: Sequence[str], allowed_origins: re.Pattern[str]
     ) -> None:
         self._app = app
         self._hosts = ("localhost", "*.localhost", _name_of(own_host) or own_host, *allowed_hosts)
-        self._origins = frozenset(allowed_origins)
+        self._origins = allowed_origins
+        self._logged: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on; a WebSocket is refused by closing it before it opens."""
@@ -52,14 +57,23 @@ class HostCheckMiddleware:
                 f"The host {', '.join(hosts)[:MAX_SHOWN_CHARS]!r} is not one of this server's names. "
                 "To reach it by that name, add the name to ALLOWED_HOSTS."
             )
-        if scope.get("method") in _SAFE_METHODS:
-            return
         origin = header(scope, b"origin")
-        if origin is not None and not self._is_origin_allowed(origin, hosts[0] if hosts else ""):
+        if origin is None or self._is_origin_allowed(origin, hosts[0] if hosts else ""):
+            return
+        self._log_once(origin)
+        is_preflight = header(scope, b"access-control-request-method") is not None
+        # What only reads is answered: the browser shows the page nothing of it.
+        if is_preflight or scope.get("method") not in _SAFE_METHODS:
             raise Forbidden(
                 f"Web pages of {origin[:MAX_SHOWN_CHARS]!r} may not use this server. "
                 "To let them, add that origin to ALLOWED_ORIGINS."
             )
+
+    def _log_once(self, origin: str) -> None:
+        shown = ascii(origin[:MAX_SHOWN_CHARS])
+        if shown not in self._logged and len(self._logged) < _MAX_LOGGED:
+            self._logged.add(shown)
+            log.warning("web pages of %s were refused; to let them in, add that to ALLOWED_ORIGINS", shown)
 
     def _is_host_allowed(self, host: str) -> bool:
         name = _name_of(host)
@@ -67,7 +81,7 @@ class HostCheckMiddleware:
 
     def _is_origin_allowed(self, origin: str, host: str) -> bool:
         origin = origin.lower()
-        if "*" in self._origins or origin in self._origins:
+        if self._origins.fullmatch(origin):
             return True
         scheme = origin.partition("://")[0]
         # A proxy that ends TLS makes our own scheme differ from the page's: compare name and port.

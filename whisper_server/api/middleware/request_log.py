@@ -5,9 +5,20 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields, new_request_id
+from whisper_server.api.asgi import (
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header,
+    log_fields,
+    new_request_id,
+    reply_headers,
+)
 from whisper_server.api.health import PROBES
 from whisper_server.core.events import Events, Stage
 
@@ -47,11 +58,13 @@ class RequestRecord:
             self.body_bytes += len(message.get("body", b""))
             self.is_body_complete = not message.get("more_body", False)
 
-    def count_sent(self, message: Message) -> None:
-        """Note the reply's status, and put the request's name on its headers."""
+    def count_sent(self, message: Message, headers: Mapping[str, str]) -> None:
+        """Note the reply's status, and put the request's name and what its route says on its headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            added = {"x-request-id": self.request_id, **headers}
+            pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in added.items()]
+            message["headers"] = [*message.get("headers", ()), *pairs]
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -86,7 +99,7 @@ class RequestLogMiddleware:
             return message
 
         async def send_counted(message: Message) -> None:
-            record.count_sent(message)
+            record.count_sent(message, reply_headers(scope))
             await send(message)
 
         try:

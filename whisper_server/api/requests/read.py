@@ -34,6 +34,7 @@ from whisper_server.core.validators import (
     find_audio,
     no_references,
 )
+from whisper_server.services.model_files.names import tells_languages
 from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS, check_format
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
@@ -106,12 +107,12 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
     temperature = check_temperature(fields.temperature)
     include = check_include(fields.include, response_format)
     subtitles = _subtitles(fields, response_format)
-    catalog = admitted.services.catalog
-    model = fields.model or catalog.default
+    model, source = admitted.model(fields.model)
     params = TranscribeParams(
-        model=catalog.resolve(model),
+        model=source,
         language=language,
         languages=languages,
+        shows_languages=bool(languages) or tells_languages(model),
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         keywords=keywords,
         temperature=temperature,
@@ -141,10 +142,9 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
     temperature = check_temperature(fields.temperature)
     subtitles = _subtitles(fields, response_format)
-    catalog = admitted.services.catalog
-    model = fields.model or catalog.default
+    model, source = admitted.model(fields.model)
     params = TranscribeParams(
-        model=catalog.resolve(model),
+        model=source,
         task="translate",
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         temperature=temperature,

@@ -5,10 +5,9 @@ A part of `core.config`, which reads them.
 
 from __future__ import annotations
 
-import re
-
 from pydantic import BaseModel, Field, field_validator
 
+from whisper_server.core.settings.origins import DEFAULT_ORIGINS, as_browsers_write_them
 from whisper_server.core.settings.types import CommaList
 
 
@@ -22,9 +21,11 @@ class ClientSettings(BaseModel):
         4 * 3600, alias="MAX_AUDIO_SECONDS", ge=1, description="Longest audio, in seconds of playing time."
     )
     allowed_origins: CommaList = Field(
-        ("http://localhost:3000",),
+        DEFAULT_ORIGINS,
         alias="ALLOWED_ORIGINS",
-        description="Web pages whose scripts may call the server, comma-separated; `*` for all.",
+        description="Web pages whose scripts may call the server, comma-separated, `*` for any host or port: "
+        "`https://*.example.org`, `chrome-extension://*`, `null`; `*` alone for all. `default` adds what holds "
+        "without the setting: pages of this machine on any port, and web views of applications.",
     )
     allowed_hosts: CommaList = Field(
         (),
@@ -106,11 +107,7 @@ class ClientSettings(BaseModel):
     @field_validator("allowed_origins")
     @classmethod
     def _as_browsers_write_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Normalise origins to the form that browsers send: scheme and host, lower case, no slash."""
-        for origin in value:
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.IGNORECASE):
-                raise ValueError(f"{origin!r} is no origin such as http://localhost:3000")
-        return tuple(origin.lower().rstrip("/") for origin in value)
+        return as_browsers_write_them(value)
 
     @property
     def max_audio_bytes(self) -> int:

@@ -16,6 +16,8 @@ ComputeType = Literal[
     "auto", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32"
 ]
 
+_NO_ALIASES = "none"
+
 
 class ModelSettings(BaseModel):
     """Models and engines, and the work around them."""
@@ -29,6 +31,12 @@ class ModelSettings(BaseModel):
         (),
         alias="WHISPER_MODELS",
         description="Models added by the operator: `name=folder-or-repository`, comma-separated.",
+    )
+    aliases: CommaList = Field(
+        (),
+        alias="WHISPER_ALIASES",
+        description="Other names of models: `name=model`, comma-separated. `none`: only names as they are "
+        "written here; else names of hosted models mean `WHISPER_MODEL`, and usual spellings are understood.",
     )
     preload: CommaList = Field(
         (), alias="WHISPER_PRELOAD", description="Models to load at start, comma-separated names."
@@ -144,6 +152,15 @@ class ModelSettings(BaseModel):
                 raise ValueError(f"{entry!r} is not of the form name=folder-or-repository")
         return value
 
+    @field_validator("aliases")
+    @classmethod
+    def _are_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            name, _, target = entry.partition("=")
+            if entry.lower() != _NO_ALIASES and not (name.strip() and target.strip()):
+                raise ValueError(f"{entry!r} is neither of the form name=model nor {_NO_ALIASES}")
+        return value
+
     @field_validator("cache_dir")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
@@ -151,6 +168,17 @@ class ModelSettings(BaseModel):
             return value.expanduser()
         except RuntimeError as error:
             raise ValueError(str(error)) from error
+
+    @property
+    def has_built_in_aliases(self) -> bool:
+        """Whether names of hosted models and other spellings are understood."""
+        return not any(entry.lower() == _NO_ALIASES for entry in self.aliases)
+
+    @property
+    def operator_aliases(self) -> dict[str, str]:
+        """Other name -> name of a model, as the operator wrote them."""
+        pairs = (entry.partition("=") for entry in self.aliases if "=" in entry)
+        return {name.strip(): target.strip() for name, _, target in pairs}
 
     @property
     def operator_models(self) -> dict[str, str]:

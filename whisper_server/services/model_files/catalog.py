@@ -1,20 +1,26 @@
 """What a model name means: a folder, or a repository of the model hub.
 
-Owns the built-in names and the operator's own. It opens no socket and, once built, touches no disk:
-a name from a request is only ever looked up, never turned into a path or an address.
+Owns the built-in models and the operator's own; other names of them are in `names`. It opens no socket and, once
+built, touches no disk: a name from a request is only ever looked up, never turned into a path or an address.
 """
 
 from __future__ import annotations
 
+import difflib
+import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.types import ModelSource
+from whisper_server.services.model_files.names import HOSTED, spellings
 
-ALIASES = MappingProxyType({"whisper-1": "whisper-tiny"})  # the hosted API's name -> what it means here
+log = logging.getLogger(__name__)
+
+WHISPER_1, WHISPER_1_TARGET = "whisper-1", "whisper-tiny"  # the hosted API's name -> what it means by default
 
 # The repositories that OpenAI publishes the weights under.
 BUILT_IN = MappingProxyType(
@@ -44,43 +50,87 @@ class Catalog:
         """Resolve every configured name.
 
         Raises:
-            ConfigError: WHISPER_MODELS holds a target that is neither a folder nor a repository, or
-                WHISPER_MODEL names nothing.
+            ConfigError: WHISPER_MODELS holds a target that is neither a folder nor a repository,
+                WHISPER_ALIASES one that is no model, or WHISPER_MODEL names nothing.
         """
-        targets = {**BUILT_IN, **settings.operator_models}
+        targets = _with_aliases(settings, {**BUILT_IN, **settings.operator_models})
         self.default, targets = _with_default(settings, targets)
-        for alias, name in ALIASES.items():
-            targets.setdefault(alias, targets[name])
+        if self.default == WHISPER_1 or not settings.has_built_in_aliases:
+            targets.setdefault(WHISPER_1, targets[WHISPER_1_TARGET])
         self._sources = _sources_of(targets)
+        # Name in lower case -> name in `_sources`.
+        self._spellings = spellings(targets, self.default) if settings.has_built_in_aliases else {}
+        self._logged: set[str] = set()  # other names in use, at most as many as there are
 
     def resolve(self, name: str) -> ModelSource:
-        """Return what `name` means, by look-up only.
+        """Return what `name` means, by look-up only; the first use of another name of a model is logged.
 
         Raises:
-            ModelNotFound: the name is not configured; the message lists the names there are.
+            ModelNotFound: the name is not known; the message has the nearest one and the models there are.
         """
-        source = self._sources.get(name)
-        if source is None:
-            shown = repr(name[:MAX_SHOWN_CHARS]) + ("..." if len(name) > MAX_SHOWN_CHARS else "")
-            raise ModelNotFound(
-                f"The model {shown} does not exist; this server knows {', '.join(self._sources)}."
-            )
+        known = name if name in self._sources else self._spellings.get(name.lower())
+        if known is None:
+            raise self._not_found(name)
+        source = self._sources[known]
+        alias = name if known == name else name.lower()
+        if alias != source.name and alias not in self._logged:
+            self._logged.add(alias)
+            log.info("the model name %s is in use, which means %s here (WHISPER_ALIASES)", alias, source.name)
         return source
 
     def names(self) -> list[tuple[str, ModelSource]]:
-        """Return every name with its source, aliases included."""
+        """Return every name of a model with its source, the operator's aliases included."""
         return list(self._sources.items())
+
+    def aliases(self) -> list[tuple[str, ModelSource]]:
+        """Return the names of hosted models that mean the default model, with its source."""
+        if not self._spellings:
+            return []
+        return [(name, self._sources[self.default]) for name in HOSTED if name not in self._sources]
+
+    def _not_found(self, name: str) -> ModelNotFound:
+        shown = repr(name[:MAX_SHOWN_CHARS]) + ("..." if len(name) > MAX_SHOWN_CHARS else "")
+        wanted = name[:MAX_SHOWN_CHARS].lower()
+        near = difflib.get_close_matches(wanted, [*self._sources, *self._spellings], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return ModelNotFound(
+            f"The model {shown} does not exist.{hint} This server knows {', '.join(self._sources)}."
+        )
+
+
+def _with_aliases(settings: Settings, targets: Mapping[str, str]) -> dict[str, str]:
+    """Return the targets with the operator's aliases, each as another name of the same target."""
+    found = dict(targets)
+    for alias, name in settings.operator_aliases.items():
+        known = _known(name, found, settings) or (WHISPER_1_TARGET if name == WHISPER_1 else None)
+        if known is None:
+            raise ConfigError(
+                f"WHISPER_ALIASES: {alias}={name[:MAX_SHOWN_CHARS]!r} is none of {', '.join(targets)}"
+            )
+        if alias in settings.operator_models:
+            raise ConfigError(f"WHISPER_ALIASES: {alias!r} is a model of WHISPER_MODELS already")
+        found[alias] = found[known]
+    return found
+
+
+def _known(name: str, targets: Mapping[str, str], settings: Settings) -> str | None:
+    """Return the name that the operator means: as it is, or by another spelling."""
+    if name in targets or not settings.has_built_in_aliases:
+        return name if name in targets else None
+    return spellings(targets, "").get(name.lower()) or None  # no default yet that a hosted name could mean
 
 
 def _with_default(settings: Settings, targets: dict[str, str]) -> tuple[str, dict[str, str]]:
     """Return the default name, and the targets with the folder that WHISPER_MODEL may be."""
     model = settings.model
-    if model in targets or model in ALIASES:
+    if model in targets or model == WHISPER_1:
         return model, targets
     if not _is_folder(model):
-        known = ", ".join([*ALIASES, *targets])
+        if known := _known(model, targets, settings):
+            return known, targets
         raise ConfigError(
-            f"WHISPER_MODEL: {model[:MAX_SHOWN_CHARS]!r} is neither a model folder nor one of {known}"
+            f"WHISPER_MODEL: {model[:MAX_SHOWN_CHARS]!r} is neither a model folder nor one of "
+            + ", ".join([WHISPER_1, *targets])
         )
     name = _absolute("WHISPER_MODEL", model).name
     if not name or name in settings.operator_models:

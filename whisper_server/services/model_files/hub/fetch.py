@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from whisper_server.core.errors import ModelUnavailable, WhisperServerError
+from whisper_server.core.errors import ModelNotOnDisk, ModelUnavailable, WhisperServerError
 from whisper_server.services.model_files.hub.cache import COMMIT, marker_of, record, recorded
 from whisper_server.services.model_files.hub.errors import explain
 from whisper_server.services.model_files.hub.files import choose, is_intact
@@ -65,7 +65,7 @@ def download_repository(
     if folder is not None:
         return folder
     if offline:
-        raise ModelUnavailable(
+        raise ModelNotOnDisk(
             f"The model {source.name!r} is not in the cache and WHISPER_OFFLINE forbids to download it."
         )
     endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
