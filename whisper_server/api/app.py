@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from whisper_server import __version__
+from whisper_server.api import docs_page
 from whisper_server.api.deps import MODEL_HEADER
 from whisper_server.api.framework_errors import install_handlers
 from whisper_server.api.middleware.addresses import AddressMiddleware
@@ -72,9 +73,11 @@ def create_app(
         middleware=_middleware(settings, events),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
         redirect_slashes=False,
+        docs_url=None,  # the framework's own loads its scripts from the web
         redoc_url=None,
     )
     app.include_router(router)
+    app.include_router(docs_page.router)
     install_handlers(app)
     install_document(app, needs_key=bool(settings.api_key))
     return app
@@ -117,7 +120,7 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
             limit_of=partial(body_limit, max_audio_bytes=settings.max_audio_bytes),
             too_large=partial(PayloadTooLarge, settings.max_audio_bytes),
         ),
-        # Nearest to the routes, which know GET alone; refusals above have their bodies left out by the server.
+        # Nearest to the routes, which know GET alone; the server leaves out the bodies of refusals above.
         Middleware(HeadMiddleware),
     ]
 

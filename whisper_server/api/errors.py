@@ -61,7 +61,11 @@ def error_reply(error: WhisperServerError) -> ErrorReply:
 def error_event(error: WhisperServerError) -> bytes:
     """Return the event that ends a stream whose status line has gone out already."""
     # In ASCII, because some clients take other characters for the end of the line.
-    return b"event: error\ndata: " + json.dumps({"type": "error", **error_object(error)}).encode("ascii") + b"\n\n"
+    return (
+        b"event: error\ndata: "
+        + json.dumps({"type": "error", **error_object(error)}).encode("ascii")
+        + b"\n\n"
+    )
 
 
 def invalid_value(errors: Sequence[Any]) -> InvalidRequest:

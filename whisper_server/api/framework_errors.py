@@ -52,12 +52,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> list[str]:
     """Return what the path may be asked with, over all routes that it has."""
-    found = {"OPTIONS"}
-    for route in request.app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return sorted(found | {"HEAD"} if "GET" in found else found)
+    routes = request.app.routes
+    found = [
+        method
+        for method in ("GET", "POST", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return [*found, *(["HEAD"] if "GET" in found else []), "OPTIONS"]
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> Response:

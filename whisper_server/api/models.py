@@ -66,7 +66,9 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
-    alias_of: str | None = Field(None, description="The model that this name means, where it is another name.")
+    alias_of: str | None = Field(
+        None, description="The model that this name means, where it is another name."
+    )
     engine: EngineNotes | None = Field(None, description="Of a model in memory; absent for others.")
 
 

@@ -17,7 +17,13 @@ from whisper_server.api.middleware.auth import OPEN_PATHS
 _LOCAL = "#/$defs/"
 _COMPONENTS = "#/components/schemas/"
 
-_EVENTS = "text/event-stream"
+_JSON = "application/json"
+
+_KEY = (
+    "\n\nThis server asks for a key: press **Authorize** and enter what `WHISPER_API_KEY` holds; every request "
+    "of this page then has it. Clients send it as `Authorization: Bearer <key>`."
+)
+_NO_KEY = "\n\nThis server asks for no key; clients that insist on one may send any."
 
 _REQUEST_ID = {
     "x-request-id": {
@@ -46,10 +52,11 @@ def install_document(app: FastAPI, *, needs_key: bool) -> None:
         document = write()
         for path, operation in _operations(document):
             _name_bodies(document, operation)
-            _describe_events(operation)
+            _put_json_first(operation)
             _add_headers(operation)
             if needs_key and path not in OPEN_PATHS:
                 operation["security"] = [{"key": []}]
+        document["info"]["description"] += _KEY if needs_key else _NO_KEY
         if needs_key:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         return document
@@ -87,17 +94,12 @@ def _with_global_references(node: Any) -> Any:
     }
 
 
-def _describe_events(operation: dict[str, Any]) -> None:
-    """Say that a stream is a list of events, in the keyword that the framework uses for its own streams.
-
-    What the routes write into `schema` is about the text of one event; readers of the document would take
-    it for the whole event, or for the whole stream.
-    """
-    for response in operation["responses"].values():
-        stream = response.get("content", {}).get(_EVENTS)
-        if stream and "schema" in stream:
-            data = stream.pop("schema")
-            stream["itemSchema"] = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+def _put_json_first(operation: dict[str, Any]) -> None:
+    """Order the contents of bodies and replies: generators of clients take the first one that they know."""
+    for holder in (operation.get("requestBody", {}), *operation["responses"].values()):
+        content = holder.get("content", {})
+        if _JSON in content:
+            holder["content"] = {_JSON: content[_JSON], **content}
 
 
 def _add_headers(operation: dict[str, Any]) -> None:

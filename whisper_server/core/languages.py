@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whisper_server.core.errors import UnknownLanguage
+from whisper_server.core.language_codes import OF_THREE_LETTERS
 
 # Code -> English name; the codes are the language tokens of the published multilingual models
 # (openai/whisper, tokenizer.py), "yue" being new in large-v3.
@@ -33,7 +34,18 @@ _OTHER_NAMES: dict[str, str] = {
     "castilian": "es", "mandarin": "zh", "jv": "jw", "nb": "no", "iw": "he", "fil": "tl", "cmn": "zh",
 }  # fmt: skip
 
+# What clients write for a language that they do not know: ISO 639-2's "undetermined" and "multiple
+# languages", words of menus, and the nothing of several programming languages.
+_UNKNOWN = frozenset({"", "auto", "und", "mul", "multi", "null", "none", "undefined", "detect"})
+
+# Codes of countries that are taken for languages -> what is meant; Whisper knows no language by them.
+_COUNTRIES: dict[str, str] = {
+    "jp": "ja", "cn": "zh", "kr": "ko", "cz": "cs", "dk": "da", "gr": "el", "ua": "uk", "vn": "vi",
+    "us": "en", "gb": "en", "rs": "sr", "at": "de", "il": "he", "ir": "fa", "al": "sq",
+}  # fmt: skip
+
 _CODES: dict[str, str] = {
+    **OF_THREE_LETTERS,
     **_OTHER_NAMES,
     **{name: code for code, name in NAMES.items()},
     **{c: c for c in NAMES},
@@ -41,19 +53,24 @@ _CODES: dict[str, str] = {
 
 
 def parse_language(value: str | None) -> str | None:
-    """Return the code for a code, a locale ("en-US") or an English name; None for absent and "auto".
+    """Return the code for a code of ISO 639-1, 639-2 or 639-3, a locale ("en-US") or an English name.
+
+    None for what is absent, "auto", or one of the words that mean the same.
 
     Raises:
         UnknownLanguage: Whisper has no such language.
     """
     wanted = (value or "").strip().lower()
-    if wanted in {"", "auto"}:
+    if wanted in _UNKNOWN:
         return None
-    code = _CODES.get(wanted) or _CODES.get(wanted.replace("_", "-").partition("-")[0])
+    primary = wanted.replace("_", "-").partition("-")[0]
+    code = _CODES.get(wanted) or _CODES.get(primary)
     if code is None:
+        meant = _COUNTRIES.get(primary)
+        hint = f" Did you mean {meant!r}, {language_name(meant)}?" if meant else ""
         raise UnknownLanguage(
-            f"Unknown language {wanted[:40]!r}. Use an ISO-639-1 code such as 'en', an English name such as "
-            "'english', or 'auto' to detect it."
+            f"Unknown language {wanted[:40]!r}.{hint} Use an ISO-639-1 code such as 'en', an English name "
+            "such as 'english', or 'auto' to detect it."
         )
     return code
 

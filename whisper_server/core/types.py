@@ -300,7 +300,9 @@ class Transcript:
     language: str  # code; of the request, or as detected; "" where there was no speech to detect it on
     duration_s: float  # of the file
     segments: tuple[Segment, ...] = field(default=())
-    shows_languages: bool = False  # in json: the request named the languages to choose from, or always wants it
+    shows_languages: bool = (
+        False  # in json: the request named the languages to choose from, or always wants it
+    )
     shows_segments: bool = True  # in verbose_json
     shows_words: bool = False  # in verbose_json
     shows_logprobs: bool = False  # in json

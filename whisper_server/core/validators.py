@@ -23,7 +23,9 @@ MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1  # as the chat API has it: 64 bits
 MAX_SPEAKERS = 4  # of the hosted API
 MAX_SPEAKER_CHARS = 100
 INCLUDABLE = ("logprobs",)
-STREAMED_FORMATS = ("json", "text")  # those whose body is the text, which is what events carry
+STREAMED_FORMATS = ("json", "text", "verbose_json", "diarized_json")  # what events have a place for
+
+OPENROUTER_FIELD = "input_audio"  # of a JSON request, where OpenRouter's clients put the audio
 
 _DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
@@ -85,8 +87,8 @@ def without_surrogates(value: Any) -> Any:
 def find_audio(body: object) -> str:
     """Return the base64 text of a JSON request, from any of the places that clients use.
 
-    The first of these: `audio`, `audio_options.data`, `messages[].content`. Of several messages or
-    parts with audio the last one counts: a client asks about the newest turn of a conversation.
+    The first of these: `audio`, `audio_options.data`, `input_audio.data`, `messages[].content`. Of several
+    messages or parts with audio the last one counts: a client asks about the newest turn of a conversation.
     `audio` may also be an object with `data`.
 
     Raises:
@@ -94,8 +96,9 @@ def find_audio(body: object) -> str:
     """
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"The request body is not a JSON object. Send {_SHAPE}.", param="audio")
-    if data := data_of(body.get("audio")) or data_of(body.get("audio_options")):
-        return data
+    for field in ("audio", "audio_options", OPENROUTER_FIELD):
+        if data := data_of(body.get(field)):
+            return data
     if spoken := newest_spoken(body.get("messages")):
         return spoken.data
     raise InvalidRequest(f"The request has no audio. Send {_SHAPE}.", param="audio")
@@ -241,11 +244,11 @@ def check_streamed(response_format: str) -> None:
     """Check that the format can be streamed.
 
     Raises:
-        InvalidRequest: it has more than text, and events have no place for that.
+        InvalidRequest: it is made of cues, and events have no place for them.
     """
     if response_format not in STREAMED_FORMATS:
         raise InvalidRequest(
-            f"stream does not go with response_format {response_format}. Use {' or '.join(STREAMED_FORMATS)},"
-            " or leave stream out.",
+            f"stream does not go with response_format {response_format}. Use one of: "
+            f"{', '.join(STREAMED_FORMATS)}; or leave stream out.",
             param="response_format",
         )

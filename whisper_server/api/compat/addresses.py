@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from whisper_server.api.asgi import Scope
 
-# What stands before the rest of a path -> what it is here; the first that fits, again and again until none does.
+# How a path begins -> how it begins here; the first that fits is taken, again and again until none does.
 _PREFIXES = (
     ("/openai/v1/", "/v1/"),  # groq's SDKs, and Azure's newer ones
     ("/openai/", "/v1/"),  # Azure's older ones, for what needs no deployment

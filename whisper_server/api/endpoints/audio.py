@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
+from whisper_server.api.deps import OVERLOADED, AdmittedDep
 from whisper_server.api.disconnect import until_disconnect
-from whisper_server.api.endpoints.transcribe import Transcribing, named_as
+from whisper_server.api.endpoints.transcribe import Transcribing, named_as, rendered, reply_of
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.audio import (
     AudioInfoReply,
@@ -24,8 +24,10 @@ from whisper_server.api.replies.audio import (
     FormReply,
     JsonReply,
     LanguageCode,
+    SegmentEvent,
     TokenLogprob,
     TranslationReply,
+    WordObject,
 )
 from whisper_server.api.requests.bodies import (
     FormBody,
@@ -43,10 +45,15 @@ from whisper_server.api.requests.read import (
     validated,
 )
 from whisper_server.core.languages import parse_language
-from whisper_server.core.types import AudioInfo, AudioLevels, Segment, Track, TrackChoice, Transcript
+from whisper_server.core.types import AudioInfo, AudioLevels, Segment, Track, TrackChoice
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.container import Services
-from whisper_server.services.rendering.formats import logprob_objects, render
+from whisper_server.services.rendering.formats import (
+    TIMED_FORMATS,
+    logprob_objects,
+    timed_segment,
+    word_objects,
+)
 from whisper_server.services.speech import vad
 
 router = APIRouter(responses=OVERLOADED)
@@ -71,9 +78,10 @@ _TRANSLATIONS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The translation.", "model": TranslationReply, "content": _TEXT}
 }
 _STREAM_EXAMPLE = (
+    "event: transcript.text.delta\n"
     'data: {"type":"transcript.text.delta","delta":"Good morning."}\n\n'
-    'data: {"type":"transcript.text.delta","delta":" How are you?"}\n\n'
-    'data: {"type":"transcript.text.done","text":"Good morning. How are you?"}\n\n'
+    "event: transcript.text.done\n"
+    'data: {"type":"transcript.text.done","text":"Good morning."}\n\n'
 )
 _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -85,7 +93,8 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
             sse.MEDIA_TYPE: {
                 "schema": {
                     "type": "string",
-                    "description": "Lines `data: <JSON>`, each a DeltaEvent, the DoneEvent, or an error.",
+                    "description": "Lines `event: <type>` and `data: <JSON>`: a DeltaEvent per phrase, with "
+                    "verbose_json and diarized_json a SegmentEvent after each, the DoneEvent, or an error.",
                 },
                 "example": _STREAM_EXAMPLE,
             },
@@ -115,22 +124,15 @@ async def create_transcription(admitted: AdmittedDep) -> Response:
             languages=_languages(wanted, transcript.segments),
             logprobs=_logprobs(wanted, transcript.segments),
         )
-        return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
-    return await _rendered(admitted, wanted, transcript)
-
-
-async def _rendered(admitted: Admitted, wanted: TranscriptionRequest, transcript: Transcript) -> Response:
-    body, media_type = await admitted.services.pool.run(
-        render, transcript, wanted.response_format, wanted.subtitles
-    )
-    return Response(body, media_type=media_type)
+        return reply_of(admitted, reply.model_dump_json(exclude_none=True))
+    return await rendered(admitted, wanted, transcript)
 
 
 def _languages(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[LanguageCode] | None:
-    """Return the language that was heard, where those to choose from were named."""
-    if not (wanted.params.languages and segments):
+    """Return the language that was heard, none for silence, where the reply says which."""
+    if not wanted.params.shows_languages:
         return None
-    return [LanguageCode(code=segments[0].language)]
+    return [LanguageCode(code=segment.language) for segment in segments[:1]]
 
 
 def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[TokenLogprob] | None:
@@ -152,20 +154,30 @@ async def create_translation(admitted: AdmittedDep) -> Response:
     admitted.log["format"] = wanted.response_format
     work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
     transcript, _ = await work.transcribe()
-    return await _rendered(admitted, wanted, transcript)
+    return await rendered(admitted, wanted, transcript)
 
 
 async def _events(work: Transcribing, wanted: TranscriptionRequest) -> AsyncGenerator[bytes, None]:
-    """Tell what each phrase adds to the text, and then all of it."""
+    """Tell what each phrase adds to the text, and when it is spoken where the format has times; then all."""
     parts: list[str] = []
     said: list[Segment] = []
+    is_timed = wanted.response_format in TIMED_FORMATS
     async with contextlib.aclosing(work.phrases()) as found:
         async for delta, segment in found:
             parts.append(delta)
             said.append(segment)
-            scores = _logprobs(wanted, [segment])
-            event = DeltaEvent(type="transcript.text.delta", delta=delta, logprobs=scores)
-            yield sse.event(event.model_dump(exclude_none=True))
+            timed = SegmentEvent(**timed_segment(len(said), segment)) if is_timed else None
+            event = DeltaEvent(
+                type="transcript.text.delta",
+                delta=delta,
+                segment_id=None if timed is None else timed.id,
+                logprobs=_logprobs(wanted, [segment]),
+            )
+            frames = sse.event(event.model_dump(exclude_none=True))
+            if timed is not None:
+                timed.words = _words(wanted, segment)
+                frames += sse.event(timed.model_dump(exclude_none=True))
+            yield frames
     done = DoneEvent(
         type="transcript.text.done",
         text="".join(parts),
@@ -173,6 +185,13 @@ async def _events(work: Transcribing, wanted: TranscriptionRequest) -> AsyncGene
         logprobs=_logprobs(wanted, said),
     )
     yield sse.event(done.model_dump(exclude_none=True))
+
+
+def _words(wanted: TranscriptionRequest, segment: Segment) -> list[WordObject] | None:
+    """Return the words of a phrase, where their times were asked for."""
+    if not wanted.params.word_timestamps:
+        return None
+    return [WordObject(**each) for each in word_objects(segment)]
 
 
 @router.post("/debug/audio-info", openapi_extra=_BODIES)

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
 from whisper_server.api.disconnect import ClientDisconnected
-from whisper_server.api.endpoints.transcribe import Transcribing, named_as
+from whisper_server.api.endpoints.transcribe import Transcribing, named_as, reply_of
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.chat import ChatChoice, ChatMessage, ChatReply, ChatUsage
 from whisper_server.api.requests.bodies import ChatBody, ChatFields
@@ -90,7 +90,7 @@ async def create_chat_completion(admitted: AdmittedDep) -> Response:
         choices=[ChatChoice(message=ChatMessage(content=transcript.text))],
         usage=_usage(transcript.segments),
     )
-    return Response(reply.model_dump_json(), media_type="application/json")
+    return reply_of(admitted, reply.model_dump_json())
 
 
 async def _chunks(work: Transcribing, wanted: _Wanted) -> AsyncGenerator[bytes, None]:

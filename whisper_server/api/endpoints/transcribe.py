@@ -7,15 +7,22 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 
+from fastapi import Response
+
+from whisper_server.api.compat.addresses import address_of
+from whisper_server.api.compat.groq import with_groq_id
 from whisper_server.api.deps import Admitted
 from whisper_server.api.disconnect import until_disconnect
-from whisper_server.api.requests.read import Upload
+from whisper_server.api.middleware.request_log import record_of
+from whisper_server.api.requests.read import TranscriptionRequest, Upload
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
 from whisper_server.services.rendering.deltas import Deltas
+from whisper_server.services.rendering.formats import JSON_TYPE, render
 from whisper_server.services.transcription import SegmentSource
 
-_AUDIO_PARAMS = frozenset({"file", "audio"})  # what the checks call the audio, which know of no request
+# What the checks call the audio, which know of no request.
+_AUDIO_PARAMS = frozenset({"file", "audio", "input_audio"})
 
 
 @contextlib.contextmanager
@@ -27,6 +34,22 @@ def named_as(param: str) -> Iterator[None]:
         if error.param in _AUDIO_PARAMS:
             error.param = param
         raise
+
+
+async def rendered(admitted: Admitted, wanted: TranscriptionRequest, transcript: Transcript) -> Response:
+    """Return the reply in the format that was asked for."""
+    body, media_type = await admitted.services.pool.run(
+        render, transcript, wanted.response_format, wanted.subtitles
+    )
+    return reply_of(admitted, body, media_type)
+
+
+def reply_of(admitted: Admitted, body: str, media_type: str = JSON_TYPE) -> Response:
+    """Return a whole reply, as the clients expect it that use the address of the request."""
+    scope = admitted.request.scope
+    if media_type == JSON_TYPE and address_of(scope).is_groq:
+        body = with_groq_id(body, record_of(scope).request_id)
+    return Response(body, media_type=media_type)
 
 
 @dataclass(frozen=True, slots=True)

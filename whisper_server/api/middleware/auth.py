@@ -7,7 +7,9 @@ import hmac
 from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header
 from whisper_server.core.errors import Unauthorized
 
-OPEN_PATHS = frozenset({"/health", "/ready"})  # probes have no key
+# Probes have no key, and a browser cannot send one before it shows the page that asks for it.
+OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+_OPEN_FOLDER = "/docs/"
 
 
 class AuthMiddleware:
@@ -24,7 +26,7 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the key before anything of the body is read."""
-        is_request = scope["type"] == "http" and scope["path"] not in OPEN_PATHS
+        is_request = scope["type"] == "http" and not _is_open(scope["path"])
         if self._api_key and (is_request or scope["type"] == "websocket"):
             try:
                 self._check(header(scope, b"authorization"), header(scope, b"api-key"))
@@ -42,3 +44,7 @@ class AuthMiddleware:
         # In constant time: a comparison that stops at the first difference tells how much was right.
         if not hmac.compare_digest(key.strip(" \t").encode("latin-1"), self._api_key):
             raise Unauthorized("Incorrect API key provided. Use the key that WHISPER_API_KEY holds.")
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)

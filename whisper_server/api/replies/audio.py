@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
+_LANGUAGES = "What was heard, empty for silence; where `languages` was sent, and always for gpt-transcribe."
+
 
 class TokenLogprob(BaseModel):
     """How sure the model is of one token."""
@@ -37,7 +39,7 @@ class JsonReply(BaseModel):
     processing_time: float = Field(description="Seconds that the request took.")
     model: str = Field(description="The name that was asked for.")
     format: str = Field(description="What the bytes were: m4a, mp3, wav, ...")
-    languages: list[LanguageCode] | None = Field(None, description="Only where `languages` was sent.")
+    languages: list[LanguageCode] | None = Field(None, description=_LANGUAGES)
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include=logprobs.")
 
 
@@ -47,9 +49,7 @@ class PlainReply(BaseModel):
     text: str
     usage: Usage
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
-    languages: list[LanguageCode] = Field(
-        [], description="Only where `languages` was sent and there is speech: the one that was detected."
-    )
+    languages: list[LanguageCode] | None = Field(None, description=_LANGUAGES)
 
 
 class SegmentObject(BaseModel):
@@ -98,7 +98,9 @@ class DiarizedSegment(BaseModel):
     start: float
     end: float
     text: str
-    speaker: str = Field(description="A name of `known_speaker_names`, or A, B, ... by channel.")
+    speaker: str = Field(
+        description="A name of `known_speaker_names`, or A, B, ... by channel; empty with verbose_json."
+    )
 
 
 class DiarizedReply(BaseModel):
@@ -122,7 +124,14 @@ class DeltaEvent(BaseModel):
 
     type: Literal["transcript.text.delta"]
     delta: str
+    segment_id: str | None = Field(None, description="Of the SegmentEvent that has its times.")
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
+
+
+class SegmentEvent(DiarizedSegment):
+    """One event of a stream of verbose_json or diarized_json: when a phrase is spoken, and by whom."""
+
+    words: list[WordObject] | None = Field(None, description="With timestamp_granularities word.")
 
 
 class DoneEvent(BaseModel):
@@ -130,7 +139,7 @@ class DoneEvent(BaseModel):
 
     type: Literal["transcript.text.done"]
     text: str
-    languages: list[LanguageCode] | None = Field(None, description="Only where `languages` was sent.")
+    languages: list[LanguageCode] | None = Field(None, description=_LANGUAGES)
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
 
 

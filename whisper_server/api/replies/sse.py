@@ -28,13 +28,17 @@ _END = b""
 
 
 def event(value: dict[str, Any]) -> bytes:
-    """Frame one event."""
+    """Frame one event; its `type`, where it has one, is the event's name too, which some clients go by."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_LINE_BREAKS)
-    return b"data: " + text.encode("utf-8", "replace") + b"\n\n"
+    name = f"event: {value['type']}\n" if "type" in value else ""
+    return f"{name}data: {text}\n\n".encode("utf-8", "replace")
 
 
 class EventStream(StreamingResponse):
     """Sends frames as they come; 200 goes out with the first one, so that errors before it keep theirs.
+
+    Where the first one takes long, 200 goes out before it, with a comment: proxies give up while a model is
+    downloaded or the server is busy. What fails after that is an error event.
 
     Takes ownership of the generator and closes it whatever happens. A frame is asked for only when the
     one before it has been taken by the client: nothing piles up here for one that reads slowly.
@@ -46,6 +50,7 @@ class EventStream(StreamingResponse):
         super().__init__(frames, headers=headers, media_type=MEDIA_TYPE)
         self._frames = frames
         self._keep_alive_s = keep_alive_s
+        self._has_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, and the end; ends the work when the client disconnects.
@@ -58,31 +63,29 @@ class EventStream(StreamingResponse):
         disconnect = asyncio.ensure_future(disconnected(receive))
         try:
             async with contextlib.aclosing(self._frames):
-                frame = await self._next(disconnect)
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                while frame != _END:
-                    await _send_part(send, frame)
-                    frame = await self._next(disconnect, send)
+                while (frame := await self._next(disconnect, send)) != _END:
+                    await self._send_part(send, frame)
+            await self._begin(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             disconnect.cancel()
             await asyncio.gather(disconnect, return_exceptions=True)
 
-    async def _next(self, disconnect: asyncio.Future[None], send: Send | None = None) -> bytes:
-        """Return the next frame, `_END` after the last; meanwhile send comments where `send` is given."""
+    async def _next(self, disconnect: asyncio.Future[None], send: Send) -> bytes:
+        """Return the next frame, `_END` after the last; meanwhile send comments."""
         pull = asyncio.ensure_future(self._pull())
         either: set[asyncio.Future[Any]] = {pull, disconnect}
-        timeout_s = None if send is None else self._keep_alive_s
         try:
             while True:
-                done, _ = await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    either, timeout=self._keep_alive_s, return_when=asyncio.FIRST_COMPLETED
+                )
                 if disconnect in done:
                     disconnect.result()  # raises where it ended for another reason
                     raise ClientDisconnected
                 if done:
                     return pull.result()
-                if send is not None:
-                    await _send_part(send, KEEP_ALIVE)
+                await self._send_part(send, KEEP_ALIVE)
         finally:
             pull.cancel()
             await asyncio.gather(pull, return_exceptions=True)
@@ -90,6 +93,11 @@ class EventStream(StreamingResponse):
     async def _pull(self) -> bytes:
         return await anext(self._frames, _END)
 
+    async def _begin(self, send: Send) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
-async def _send_part(send: Send, part: bytes) -> None:
-    await send({"type": "http.response.body", "body": part, "more_body": True})
+    async def _send_part(self, send: Send, part: bytes) -> None:
+        await self._begin(send)
+        await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -152,7 +152,9 @@ class TranscriptionFields(SubtitleFields):
         None, description="How speech is found; in a form `chunking_strategy[type]` and so on, or JSON."
     )
     stream: bool = Field(
-        False, description="Send the text as Server-Sent Events while it is being made; json and text only."
+        False,
+        description="Send the text as Server-Sent Events while it is being made; with verbose_json and "
+        "diarized_json also the times of each phrase. Not with srt and vtt.",
     )
 
 
@@ -187,6 +189,24 @@ class TranslationFields(SubtitleFields):
     response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
 
 
+class InferenceFields(WorkFields, TrackFields):
+    """What whisper.cpp's clients ask; what else its server knows is ignored."""
+
+    model: str = Field("", description="Beyond whisper.cpp: a name of GET /v1/models.")
+    response_format: str = Field("json", description="json, text, srt, verbose_json or vtt.")
+    language: str = Field("", description="Code or English name; absent or `auto`: detect it.")
+    detect_language: bool = Field(False, description="Detect the language, whatever `language` says.")
+    translate: bool = Field(False, description="Write English.")
+    prompt: str = Field("", description="Text that the audio continues.")
+    temperature: float = Field(0.0, description="0 to 1; 0 rises by itself where the text looks wrong.")
+
+
+class InferenceForm(InferenceFields):
+    """POST /inference as multipart/form-data."""
+
+    file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
+
+
 class TranslationForm(TranslationFields):
     """POST /v1/audio/translations as multipart/form-data."""
 
@@ -200,13 +220,13 @@ class TranslationJson(TranslationFields):
 
 
 class AudioOptions(BaseModel):
-    """Where older clients put the audio."""
+    """Where older clients, and OpenRouter's, put the audio."""
 
-    data: str
+    data: str = Field(description="The file's bytes as base64, or as a data: URL.")
 
 
 class JsonBody(TranscriptionFields):
-    """POST /v1/audio/transcriptions as application/json; the audio is in one of the three fields."""
+    """POST /v1/audio/transcriptions as application/json; the audio is in one of four fields."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -219,6 +239,9 @@ class JsonBody(TranscriptionFields):
 
     audio: str | None = Field(None, description="The file's bytes as base64, or as a data: URL.")
     audio_options: AudioOptions | None = Field(None, description="Older clients.")
+    input_audio: AudioOptions | None = Field(
+        None, description="OpenRouter's clients, whose replies are those of forms."
+    )
     messages: list[dict[str, Any]] | None = Field(
         None, description="Older clients: parts of type input_audio or audio in `content`."
     )

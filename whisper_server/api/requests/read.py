@@ -15,13 +15,20 @@ from starlette.requests import ClientDisconnect
 from whisper_server.api.deps import Admitted
 from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.errors import invalid_value
-from whisper_server.api.requests.bodies import SubtitleFields, TranscriptionFields, TranslationFields
+from whisper_server.api.requests.bodies import (
+    InferenceFields,
+    SubtitleFields,
+    TranscriptionFields,
+    TranslationFields,
+)
 from whisper_server.api.requests.form import from_form, read_form
 from whisper_server.api.requests.json_text import parse_json
-from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.chat_audio import data_of
+from whisper_server.core.errors import InvalidRequest, UnsupportedEncoding
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import TranscribeParams, VadOptions
 from whisper_server.core.validators import (
+    OPENROUTER_FIELD,
     check_granularities,
     check_include,
     check_keywords,
@@ -51,11 +58,11 @@ class Upload:
 
     data: bytes
     fields: Mapping[str, Any]  # as they came; unchecked
-    param: str  # what the client calls the audio: "file", "audio" or "messages"
+    param: str  # what the client calls the audio: "file", "audio", "input_audio" or "messages"
 
     @property
     def is_json(self) -> bool:
-        """Whether it came as JSON."""
+        """Whether it came as the desktop app's JSON, whose replies have fields of their own."""
         return self.param == "audio"
 
 
@@ -156,6 +163,27 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
     return TranscriptionRequest(upload, model, params, response_format, subtitles, stream=False)
 
 
+async def read_inference(admitted: Admitted) -> TranscriptionRequest:
+    """Read the body of whisper.cpp's clients; raises as `read_transcription`."""
+    upload = await read_upload(admitted)
+    fields = validated(InferenceFields, upload.fields)
+    response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
+    temperature = check_temperature(fields.temperature)
+    language = None if fields.detect_language else parse_language(fields.language)
+    model, source = admitted.model(fields.model)
+    params = TranscribeParams(
+        model=source,
+        task="translate" if fields.translate else "transcribe",
+        language=language,
+        prompt=fields.prompt[-MAX_PROMPT_CHARS:],
+        temperature=temperature,
+        word_timestamps=response_format in SUBTITLE_FORMATS,
+        audio_track=fields.audio_track,
+        priority=fields.priority,
+    )
+    return TranscriptionRequest(upload, model, params, response_format, SubtitleOptions(), stream=False)
+
+
 async def read_upload(admitted: Admitted) -> Upload:
     """Read the body into memory, whatever its encoding.
 
@@ -189,7 +217,16 @@ async def read_body(admitted: Admitted) -> bytes:
 
 
 async def _received(admitted: Admitted) -> AsyncIterator[bytes]:
-    """Yield the body as it comes in, counted: not every client declares its length."""
+    """Yield the body as it comes in, counted: not every client declares its length.
+
+    Raises:
+        UnsupportedEncoding: it is compressed, which no audio gains from, and which hides its size.
+    """
+    encoding = admitted.request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise UnsupportedEncoding(
+            f"The body is compressed: its Content-Encoding is {encoding[:40]!r}. Send it as it is."
+        )
     async for chunk in admitted.request.stream():
         admitted.slot.receive(len(chunk))
         yield chunk
@@ -215,4 +252,10 @@ async def _read_form(admitted: Admitted) -> Upload:
 def _upload_of(body: bytes, max_bytes: int) -> Upload:
     """Parse and decode; runs on the pool."""
     parsed = parse_json(body)
-    return Upload(decode_base64(find_audio(parsed), max_bytes), parsed, "audio")
+    found = find_audio(parsed)
+    param = OPENROUTER_FIELD if found is data_of(parsed.get(OPENROUTER_FIELD)) else "audio"
+    try:
+        return Upload(decode_base64(found, max_bytes), parsed, param)
+    except InvalidRequest as error:
+        error.param = param
+        raise

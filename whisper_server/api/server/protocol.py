@@ -37,6 +37,7 @@ log = logging.getLogger("whisper_server.requests")
 # What one connection gives the event loop to do at a time: chunks of one byte cost a hundred times as much as
 # the same bytes in one piece, and meanwhile no other client is served.
 READ_BYTES = 64 * 1024
+TLS_HELLO = b"\x16\x03"  # how a TLS client begins: a handshake record, version 3.x (RFC 8446, section 5.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,9 @@ class TimeoutProtocol(H11Protocol):
         """Take what came in; headers that have begun get their deadline."""
         if self._is_over:
             return
+        if data.startswith(TLS_HELLO) and self._awaits_headers and not self.conn.trailing_data[0]:
+            self._refuse_tls()
+            return
         super().data_received(data)
         if (
             self._awaits_headers
@@ -179,12 +183,22 @@ class TimeoutProtocol(H11Protocol):
             self._headers_deadline.cancel()
             self._headers_deadline = None
 
-    def _refuse(self, error: WhisperServerError) -> None:
+    def _refuse_tls(self) -> None:
+        """Say in the log what a client does wrong that can read no answer but in its own protocol."""
+        host = self.client[0] if self.client else "?"
+        log.warning(
+            "%s speaks TLS (https:// or wss://), and this port is plain HTTP: use http:// or ws://", host
+        )
+        # Plain HTTP, from which TLS libraries tell that the port has none: "wrong version number".
+        self._refuse(InvalidRequest("This port is plain HTTP: use http://."), is_logged=False)
+
+    def _refuse(self, error: WhisperServerError, *, is_logged: bool = True) -> None:
         """Answer in the application's place, where no reply has begun, and close the connection."""
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             reply, request_id = error_reply(error), new_request_id()
             headers = [*reply.headers.items(), ("connection", "close"), ("x-request-id", request_id)]
-            log.info("id=%s status=%s outcome=%s", request_id, reply.status, type(error).__name__)
+            if is_logged:
+                log.info("id=%s status=%s outcome=%s", request_id, reply.status, type(error).__name__)
             reason = HTTPStatus(reply.status).phrase
             for event in (
                 h11.Response(status_code=reply.status, headers=headers, reason=reason),

@@ -23,9 +23,9 @@ class ClientSettings(BaseModel):
     allowed_origins: CommaList = Field(
         DEFAULT_ORIGINS,
         alias="ALLOWED_ORIGINS",
-        description="Web pages whose scripts may call the server, comma-separated, `*` for any host or port: "
-        "`https://*.example.org`, `chrome-extension://*`, `null`; `*` alone for all. `default` adds what holds "
-        "without the setting: pages of this machine on any port, and web views of applications.",
+        description="Web pages whose scripts may call the server, comma-separated, `*` for any host or "
+        "port: `https://*.example.org`, `chrome-extension://*`, `null`; `*` alone for all. `default` adds "
+        "what holds without the setting: pages of this machine on any port, and web views of applications.",
     )
     allowed_hosts: CommaList = Field(
         (),

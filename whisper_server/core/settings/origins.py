@@ -1,7 +1,7 @@
 """Which web pages may call the server: how an origin is written in a setting, and what it matches.
 
-An origin is what a browser sends in `Origin`: a scheme, a host and a port that is not the scheme's own, in lower
-case and without a slash at the end; or `null`, which pages from files and in sandboxes send.
+An origin is what a browser sends in `Origin`: a scheme, a host and a port that is not the scheme's own, in
+lower case and without a slash at the end; or `null`, which pages from files and in sandboxes send.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable
 ALL = "*"
 DEFAULTS = "default"  # the word for `DEFAULT_ORIGINS` in a setting that adds to them
 
-# Pages that run on this machine anyway: development servers, and the web views of installed applications. Extensions
-# and `null` are not among them: any page can open a sandbox, and extensions come from a store.
+# Pages that run on this machine anyway: development servers, and the web views of installed applications.
+# Extensions and `null` are not among them: any page can open a sandbox, and extensions come from a store.
 DEFAULT_ORIGINS = (
     "http://localhost:*",
     "https://localhost:*",
@@ -55,7 +55,7 @@ def as_browsers_write_them(origins: Iterable[str]) -> tuple[str, ...]:
 
 
 def matcher(origins: Iterable[str]) -> re.Pattern[str]:
-    """Return what matches an origin, whole and in lower case; `*` stands for any host, part of one, or port."""
+    """Return what matches an origin, whole and in lower case; `*` is any host, part of one, or port."""
     return re.compile("|".join(_regex(origin) for origin in origins) or r"(?!)")
 
 

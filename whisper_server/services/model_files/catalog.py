@@ -1,7 +1,8 @@
 """What a model name means: a folder, or a repository of the model hub.
 
-Owns the built-in models and the operator's own; other names of them are in `names`. It opens no socket and, once
-built, touches no disk: a name from a request is only ever looked up, never turned into a path or an address.
+Owns the built-in models and the operator's own; other names of them are in `names`. It opens no socket and,
+once built, touches no disk: a name from a request is only ever looked up, never turned into a path or an
+address.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-# What clients of the hosted APIs send, by default or because their menu has nothing else. Each means the default
-# model here. Sources: the official clients' `AudioModel` and the defaults of LiveKit, pipecat and the AI SDK.
+# What clients of the hosted APIs send, by default or because their menu has nothing else. Each means the
+# default model here. Sources: `AudioModel` of the official clients; LiveKit, pipecat and the AI SDK.
 HOSTED = (
     "whisper-1",
     "gpt-transcribe",
@@ -59,8 +59,8 @@ _SPELLINGS = (
 def spellings(names: Collection[str], default: str) -> dict[str, str]:
     """Return lower-case name -> name in the catalog, for all that the catalog does not say itself.
 
-    `names` are the catalog's own, which are found in any case; `default` is what hosted names mean. `large` is
-    the newest one, as for openai-whisper, but `openai/whisper-large` are the first one's weights.
+    `names` are the catalog's own, which are found in any case; `default` is what hosted names mean. `large`
+    is the newest one, as for openai-whisper, but `openai/whisper-large` are the first one's weights.
     """
     found = {"large": "whisper-large", "faster-whisper-large": "whisper-large"}
     found |= {form.format(size): name for form in _SPELLINGS for size, name in _SIZES.items()}

@@ -52,8 +52,8 @@ def _json(transcript: Transcript) -> tuple[str, str]:
     if transcript.task == "translate":
         return _dumps({"text": transcript.text}), JSON_TYPE
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
-    if transcript.shows_languages and transcript.language:
-        body["languages"] = [{"code": transcript.language}]
+    if transcript.shows_languages:
+        body["languages"] = [{"code": transcript.language}] if transcript.language else []
     if transcript.shows_logprobs:
         body["logprobs"] = logprob_objects(transcript.segments)
     return _dumps(body), JSON_TYPE
@@ -79,11 +79,7 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
     if transcript.shows_segments:
         body["segments"] = [segment_object(i, segment) for i, segment in enumerate(transcript.segments)]
     if transcript.shows_words:
-        body["words"] = [
-            {"word": word.text, "start": round(word.start_s, 2), "end": round(word.end_s, 2)}
-            for segment in transcript.segments
-            for word in segment.words
-        ]
+        body["words"] = [word for segment in transcript.segments for word in word_objects(segment)]
     if transcript.task == "transcribe":
         body["usage"] = _usage(transcript)
     return _dumps(body), JSON_TYPE
@@ -110,6 +106,26 @@ def segment_object(index: int, segment: Segment) -> dict[str, Any]:
     }
 
 
+def word_objects(segment: Segment) -> list[dict[str, Any]]:
+    """Return the words of one segment, as verbose_json has them."""
+    return [
+        {"word": word.text, "start": round(word.start_s, 2), "end": round(word.end_s, 2)}
+        for word in segment.words
+    ]
+
+
+def timed_segment(number: int, segment: Segment) -> dict[str, Any]:
+    """Return one segment of diarized_json, which is also the event of a stream; counted from 1."""
+    return {
+        "type": "transcript.text.segment",
+        "id": f"seg_{number:03d}",
+        "start": round(segment.start_s, 2),
+        "end": round(segment.end_s, 2),
+        "text": segment.text.strip(),
+        "speaker": segment.speaker,
+    }
+
+
 def _diarized_json(transcript: Transcript) -> tuple[str, str]:
     """One line of text per turn, and a segment for each phrase; clients check that ids are texts."""
     turns = groupby(transcript.segments, key=lambda segment: segment.speaker)
@@ -118,17 +134,7 @@ def _diarized_json(transcript: Transcript) -> tuple[str, str]:
         "task": transcript.task,
         "duration": round(transcript.duration_s, 3),
         "text": "\n".join(text),
-        "segments": [
-            {
-                "type": "transcript.text.segment",
-                "id": f"seg_{number:03d}",
-                "start": round(segment.start_s, 2),
-                "end": round(segment.end_s, 2),
-                "text": segment.text.strip(),
-                "speaker": segment.speaker,
-            }
-            for number, segment in enumerate(transcript.segments, 1)
-        ],
+        "segments": [timed_segment(number, segment) for number, segment in enumerate(transcript.segments, 1)],
         "usage": _usage(transcript),
     }
     return _dumps(body), JSON_TYPE
@@ -193,4 +199,5 @@ FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
     "vtt": _vtt,
     "diarized_json": _diarized_json,
 }
+TIMED_FORMATS = ("verbose_json", "diarized_json")  # whose streams tell when each segment is spoken
 TRANSLATED_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")  # those of translations
