@@ -72,6 +72,7 @@ def create_app(
         lifespan=lifespan,
         middleware=_middleware(settings, events),
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call their functions
         redirect_slashes=False,
         docs_url=None,  # the framework's own loads its scripts from the web
         redoc_url=None,

@@ -31,6 +31,14 @@ _REQUEST_ID = {
         "schema": {"type": "string"},
     }
 }
+_NAMED_BY_CLIENT = {
+    "name": "x-request-id",
+    "in": "header",
+    "required": False,
+    "description": "A name for the request: 1 to 64 letters, digits, dots, dashes or underscores. Others, and no "
+    "name, get one of the server's.",
+    "schema": {"type": "string"},
+}
 _RETRY = {
     "retry-after": {
         "description": "Seconds until a retry makes sense.",
@@ -74,12 +82,27 @@ def _name_bodies(document: dict[str, Any], operation: dict[str, Any]) -> None:
     """Move the schemas of the request's bodies, and what they refer to, to the components."""
     schemas: dict[str, Any] = document["components"]["schemas"]
     for body in operation.get("requestBody", {}).get("content", {}).values():
-        schema = body["schema"]
+        schema = _without_null(body["schema"])
+        body["schema"] = schema
         for name, definition in schema.pop("$defs", {}).items():
             schemas.setdefault(name, _with_global_references(definition))
         if name := schema.get("title"):
             schemas.setdefault(name, _with_global_references(schema))
             body["schema"] = {"$ref": _COMPONENTS + name}
+
+
+def _without_null(node: Any) -> Any:
+    """Return a schema of a request without null: what is absent need not be sent, and forms have no null."""
+    if isinstance(node, list):
+        return [_without_null(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _without_null(value) for key, value in node.items() if (key, value) != ("default", None)}
+    kinds = [kind for kind in found.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del found["anyOf"]
+        return {**kinds[0], **found}
+    return {**found, "anyOf": kinds} if kinds else found
 
 
 def _with_global_references(node: Any) -> Any:
@@ -103,6 +126,7 @@ def _put_json_first(operation: dict[str, Any]) -> None:
 
 
 def _add_headers(operation: dict[str, Any]) -> None:
+    operation.setdefault("parameters", []).append(_NAMED_BY_CLIENT)
     for status, response in operation["responses"].items():
         headers = _REQUEST_ID | (_RETRY if status in {"429", "4XX", "5XX"} else {})
         response["headers"] = {**response.get("headers", {}), **headers}

@@ -52,7 +52,8 @@ def test_other_addresses(path: str, own: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/health", "/docs/start.js", "/v1/models/openai/v1/x", "/v1/models/models/x", "/inference", "/x/v1/y"]
+    "path",
+    ["/health", "/docs/start.js", "/v1/models/openai/v1/x", "/v1/models/models/x", "/inference", "/x/v1/y"],
 )
 def test_our_own_stay_as_they_are(path: str) -> None:
     assert own_address(path).path == path

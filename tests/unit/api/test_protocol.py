@@ -133,7 +133,7 @@ async def test_requests_that_come_in_one_piece(house: House, clock: Clock) -> No
 
 
 @pytest.mark.parametrize(
-    "junk", [b"\x16\x03\x01\x02\0", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\na: " + bytes(20_000)]
+    "junk", [b"\x16\x02\x01\x02\0", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\na: " + bytes(20_000)]
 )
 async def test_what_is_no_request_gets_an_error_of_the_usual_shape(
     house: House, clock: Clock, junk: bytes
@@ -208,3 +208,29 @@ async def test_a_websocket_is_not_ours_to_end(house: House, clock: Clock) -> Non
     assert clock.timers == []
     clock.move_to(10_000)
     assert not transport.is_closed
+
+
+# --- TLS --------------------------------------------------------------------------------------------
+
+TLS_CLIENT_HELLO = bytes.fromhex("1603010200010001fc0303") + bytes(64)
+
+
+async def test_a_tls_client_is_named_in_one_line(
+    house: House, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    protocol, transport = house.connect()
+    protocol.data_received(TLS_CLIENT_HELLO)
+    assert status_of(transport) == 400  # what TLS libraries call a "wrong version number"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "speaks TLS" in record.getMessage()
+    assert "use http://" in record.getMessage()
+    assert "plain HTTP" in error_of(transport)["message"]
+    check_refused(clock, protocol, transport)
+
+
+async def test_bytes_within_a_body_are_no_tls(house: House) -> None:
+    protocol, transport = house.connect()
+    protocol.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+    protocol.data_received(TLS_CLIENT_HELLO[:9])
+    assert b"plain HTTP" not in transport.written

@@ -22,10 +22,10 @@ SCOPE: dict[str, Any] = {"type": "http"}
 @given(st.text())
 def test_an_event_is_one_line_of_json(text: str) -> None:
     frame = sse.event({"type": "x", "delta": text}).decode()
-    assert frame.startswith("data: ")
+    assert frame.startswith("event: x\ndata: ")
     assert frame.endswith("\n\n")
-    assert len(frame.splitlines()) == 2
-    assert json.loads(frame.removeprefix("data: "))["delta"] == text
+    assert len(frame.splitlines()) == 3
+    assert json.loads(frame.removeprefix("event: x\ndata: "))["delta"] == text
 
 
 def test_a_lone_surrogate_does_not_end_the_stream() -> None:
@@ -34,11 +34,11 @@ def test_a_lone_surrogate_does_not_end_the_stream() -> None:
 
 def test_an_error_is_an_event_with_the_object_of_a_reply() -> None:
     frame = error_event(EngineFailure("bad\u2028line"))
-    assert json.loads(frame.removeprefix(b"data: ")) == {
+    assert json.loads(frame.removeprefix(b"event: error\ndata: ")) == {
         "type": "error",
         "error": {"message": "bad\u2028line", "type": "server_error", "param": None, "code": None},
     }
-    assert len(frame.decode().splitlines()) == 2
+    assert len(frame.decode().splitlines()) == 3
 
 
 class Client:
@@ -131,3 +131,27 @@ async def test_a_client_that_leaves_ends_the_work(frames_before: int) -> None:
         await sse.EventStream(frames())(SCOPE, client.receive, client.send)
     assert ended == ["closed"]
     assert client.parts == [b"x"] * frames_before
+
+
+async def test_a_first_frame_that_takes_long_is_waited_for_with_comments() -> None:
+    client = Client()
+    kept_alive = asyncio.Event()
+
+    async def send(message: dict[str, Any]) -> None:
+        await client.send(message)
+        if message.get("body") == sse.KEEP_ALIVE:
+            kept_alive.set()
+
+    async def frames() -> AsyncGenerator[bytes, None]:
+        await kept_alive.wait()
+        yield b"first"
+
+    await sse.EventStream(frames(), keep_alive_s=0.001)(SCOPE, client.receive, send)
+    assert client.taken[0]["status"] == 200
+    assert [message["type"] for message in client.taken].count("http.response.start") == 1
+    assert client.parts[-2:] == [b"first", b""]
+
+
+def test_an_event_has_its_type_as_its_name() -> None:
+    assert sse.event({"type": "a.b", "x": 1}) == b'event: a.b\ndata: {"type":"a.b","x":1}\n\n'
+    assert sse.event({"x": 1}) == b'data: {"x":1}\n\n'

