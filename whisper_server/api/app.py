@@ -20,6 +20,7 @@ from whisper_server.api.middleware.errors import ErrorMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
+from whisper_server.api.middleware.websocket_refusals import WebSocketRefusalMiddleware
 from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.models import ErrorBody
 from whisper_server.api.openapi import install_document
@@ -79,7 +80,9 @@ def create_app(
 def _middleware(settings: Settings, events: Events) -> list[Middleware]:
     """Return the middleware, outermost first; each comment says why an entry stands where it does."""
     return [
-        # Around everything: whatever becomes of a request, it has a name, a line in the log and a count.
+        # Around everything, for what refuses a WebSocket's handshake with a reply.
+        Middleware(WebSocketRefusalMiddleware),
+        # Around the rest: whatever becomes of a request, it has a name, a line in the log and a count.
         Middleware(RequestLogMiddleware, events=events),
         # Before anything reads the body. Its error is answered by the last entry, as a missing slot is: the
         # client is still sending then, and hears an answer only if its body is read on.
