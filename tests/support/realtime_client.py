@@ -51,6 +51,7 @@ class RealtimeClient:
             self.seen.append(event)
             if event["type"].endswith(ending):
                 return event
+            assert not event["type"].endswith(".failed"), event
 
     def kinds(self) -> list[str]:
         return [event["type"] for event in self.seen]
