@@ -24,6 +24,7 @@ from whisper_server.api.middleware.head import HeadMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
+from whisper_server.api.middleware.websocket_refusals import WebSocketRefusalMiddleware
 from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.models import ErrorBody
 from whisper_server.api.openapi import install_document
@@ -88,7 +89,9 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
     """Return the middleware, outermost first; each comment says why an entry stands where it does."""
     origins = matcher(settings.allowed_origins)
     return [
-        # First: all that follows knows our own addresses only.
+        # Around everything, for what refuses a WebSocket's handshake with a reply.
+        Middleware(WebSocketRefusalMiddleware),
+        # Before all that reads the path: what follows knows our own addresses only.
         Middleware(AddressMiddleware),
         # Around the rest: whatever becomes of a request, it has a name, a line in the log and a count.
         Middleware(RequestLogMiddleware, events=events),

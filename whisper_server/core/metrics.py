@@ -38,6 +38,7 @@ GAUGES = {
     "whisper_queue_limit_upload_bytes": "WHISPER_QUEUE_MB in bytes, or one largest upload.",
     "whisper_models_loaded": "Models in memory.",
     "whisper_models_bytes": "Bytes that they take at the busiest moment, weights included.",
+    "whisper_realtime_sessions": "Realtime sessions that are open.",
 }
 
 

@@ -94,6 +94,16 @@ class Slot:
             self.upload_bytes = received_bytes
         self._received_bytes = received_bytes
 
+    def hold(self, n_bytes: int) -> None:
+        """Count what a live session keeps of its sound, instead of what came before.
+
+        Raises:
+            Overloaded: it is more than there is room for.
+        """
+        if n_bytes > self.upload_bytes:
+            self._admission.check_bytes(n_bytes - self.upload_bytes)
+        self.upload_bytes = n_bytes
+
     def expect(self, audio_s: float) -> None:
         """Take the length that the audio claims, before it is decoded. Beside no other audio it always fits.
 

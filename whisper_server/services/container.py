@@ -21,6 +21,7 @@ from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_files.downloads import Downloads
 from whisper_server.services.model_files.prepare import expected_bytes, prepare_model
 from whisper_server.services.model_manager import ModelManager
+from whisper_server.services.realtime.live_sessions import LiveSessions
 from whisper_server.services.transcriber import Transcriber
 from whisper_server.services.work_pool import WorkPool
 
@@ -44,12 +45,14 @@ class Services:
     admission: Admission
     metrics: Events
     downloads: Downloads
+    live: LiveSessions
     shutdown: Shutdown
 
     def drain(self) -> None:
         """Take no new requests; those that have begun go on until they end or the services close."""
         self.shutdown.drain()
         self.downloads.drain()
+        self.live.draining.set()
         self.models.drain()
 
 
@@ -80,11 +83,13 @@ async def open_services(
     transcriber = Transcriber(audio, models, pool, beam_size=settings.beam_size, use_vad=settings.vad)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
+    live = LiveSessions()
     _watch(metrics, admission, models)
+    metrics.gauge("whisper_realtime_sessions", lambda: live.count)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
         yield Services(
-            settings, catalog, audio, models, pool, transcriber, admission, metrics, downloads, shutdown
+            settings, catalog, audio, models, pool, transcriber, admission, metrics, downloads, live, shutdown
         )
     finally:
         shutdown.drain()

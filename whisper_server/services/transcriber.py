@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from whisper_server.core.types import AudioInfo, DecodeOptions, TrackChoice, TranscribeParams, Transcript
+from whisper_server.services.audio.memory_stream import MemoryStream
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.channels import open_channels
-from whisper_server.services.transcription import SegmentSource, Transcription
+from whisper_server.services.transcription import OpenAudio, SegmentSource, Transcription
 
 if TYPE_CHECKING:
+    from whisper_server.core.types import Samples
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
     from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
@@ -82,6 +84,19 @@ class Transcriber:
             stream.close()
             raise
 
+    def open_samples(
+        self, samples: Samples, params: TranscribeParams, *, is_draft: bool = False
+    ) -> Transcription:
+        """Open sound that is in memory, float32 [n] at 16 kHz mono.
+
+        A draft, which another decode of the same sound will replace, gets one greedy attempt a window.
+        """
+        transcription = self._transcription(MemoryStream(samples), params)
+        if is_draft:
+            greedy = replace(transcription.options, beam_size=1)
+            transcription.options = replace(greedy, temperatures=greedy.temperatures[:1])
+        return transcription
+
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
         transcription = await self.open(source, params)
@@ -100,7 +115,7 @@ class Transcriber:
             async for _ in steps:
                 pass
 
-    def _transcription(self, stream: AudioStream, params: TranscribeParams) -> Transcription:
+    def _transcription(self, stream: OpenAudio, params: TranscribeParams) -> Transcription:
         options = DecodeOptions(beam_size=self._beam_size)
         if params.temperature > 0:
             options = replace(options, temperatures=(params.temperature,))

@@ -19,7 +19,7 @@ import contextlib
 from asyncio import Future as AsyncFuture
 from asyncio import wrap_future
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,11 +33,11 @@ from whisper_server.core.types import (
     Window,
     WindowJob,
 )
-from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.decoding import leftover, seams, segments
 from whisper_server.services.speech import vad, windows
 
 if TYPE_CHECKING:
+    from whisper_server.core.types import Samples
     from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.scheduling.scheduler import WindowStream
@@ -50,6 +50,32 @@ class LeasedModel:
 
     model: WhisperModel
     stream: WindowStream
+
+
+class OpenAudio(Protocol):
+    """A recording to be read once: of a file (`AudioStream`), or in memory (`MemoryStream`)."""
+
+    @property
+    def info(self) -> AudioInfo:
+        """What the container says of itself."""
+        ...
+
+    @property
+    def position_s(self) -> float:
+        """Seconds read so far."""
+        ...
+
+    def settle(self) -> Iterator[None]:
+        """Find out what is heard, in steps; runs on the pool."""
+        ...
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield float32 [n], 16 kHz mono, normalised; runs on the pool."""
+        ...
+
+    def close(self) -> None:
+        """Give the recording back; may be called twice."""
+        ...
 
 
 class SegmentSource(Protocol):
@@ -91,7 +117,7 @@ class SegmentSource(Protocol):
 class Transcription(SegmentSource):
     """One file on its way through the pipeline; use it once."""
 
-    audio: AudioStream
+    audio: OpenAudio
     params: TranscribeParams
     options: DecodeOptions
     _models: ModelManager[WhisperModel]
@@ -260,9 +286,9 @@ class Transcription(SegmentSource):
 
     def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
         """Pull samples through voice activity detection into windows; runs on the pool."""
-        with self.audio as stream:
-            yield from stream.settle()
-            blocks = stream.blocks()
+        with contextlib.closing(self.audio):
+            yield from self.audio.settle()
+            blocks = self.audio.blocks()
             found = vad.steps(blocks, self.params.vad) if self._use_vad else vad.fixed(blocks)
             yield from windows.pack(found, n_mels)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hmac
+import time
 
-from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header
+from whisper_server.api import ephemeral_keys
+from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header, header_values
 from whisper_server.core.errors import Unauthorized
 
 # Probes have no key, and a browser cannot send one before it shows the page that asks for it.
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/docs/"
+SUBPROTOCOL_KEY = "openai-insecure-api-key."  # before the key, where it is a subprotocol
 
 
 class AuthMiddleware:
@@ -17,7 +20,8 @@ class AuthMiddleware:
 
     Azure's clients send the key as `api-key`, which does as well.
 
-    A WebSocket without it is refused by closing it before it opens.
+    Web pages cannot set headers of a WebSocket: there the key may be one of the subprotocols, and it may be a
+    short-lived one (`ephemeral_keys`).
     """
 
     def __init__(self, app: ASGIApp, *, api_key: str) -> None:
@@ -26,16 +30,19 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the key before anything of the body is read."""
-        is_request = scope["type"] == "http" and not _is_open(scope["path"])
-        if self._api_key and (is_request or scope["type"] == "websocket"):
-            try:
-                self._check(header(scope, b"authorization"), header(scope, b"api-key"))
-            except Unauthorized:
-                if is_request:
-                    raise
-                await send({"type": "websocket.close", "code": 1008})
-                return
+        if self._api_key and scope["type"] == "http" and not _is_open(scope["path"]):
+            self._check(header(scope, b"authorization"), header(scope, b"api-key"))
+        elif self._api_key and scope["type"] == "websocket":
+            self._check_socket(scope)
         await self._app(scope, receive, send)
+
+    def _check_socket(self, scope: Scope) -> None:
+        offered = ",".join(header_values(scope, b"sec-websocket-protocol")).split(",")
+        keys = [each.strip().removeprefix(SUBPROTOCOL_KEY) for each in offered if SUBPROTOCOL_KEY in each]
+        value = f"Bearer {keys[0]}" if keys else header(scope, b"authorization")
+        key = (value or "").partition(" ")[2].strip(" \t")
+        if not ephemeral_keys.is_valid(key, self._api_key, time.time()):
+            self._check(value, header(scope, b"api-key"))
 
     def _check(self, authorization: str | None, azure_key: str | None) -> None:
         scheme, _, key = (authorization or f"bearer {azure_key or ''}").partition(" ")

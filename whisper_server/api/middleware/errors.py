@@ -17,8 +17,8 @@ log = logging.getLogger("whisper_server.requests")
 class ErrorMiddleware:
     """Turns every exception into an error reply; the only place that does.
 
-    A stream of events whose status is out ends with an error event; any other reply that has begun
-    is broken off, so that it cannot be taken for a whole one.
+    A stream of events whose status is out ends with an error event, an open WebSocket with a close code; any
+    other reply that has begun is broken off, so that it cannot be taken for a whole one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -26,7 +26,7 @@ class ErrorMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on; answer what is raised."""
-        if scope["type"] != "http":
+        if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
         reply = _WatchedReply(send)
@@ -76,12 +76,14 @@ class _WatchedReply:
         self._send = send
         self._has_begun = False
         self._is_stream = False
+        self._is_socket = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             kind = header({"headers": message.get("headers", ())}, b"content-type") or ""
             self._is_stream = kind.startswith("text/event-stream")
         self._has_begun = True
+        self._is_socket = message["type"] == "websocket.accept" or self._is_socket
         await self._send(message)
 
     async def end_with(self, error: WhisperServerError) -> bool:
@@ -90,4 +92,15 @@ class _WatchedReply:
             await send_error(self._send, error)
         elif self._is_stream:
             await self._send({"type": "http.response.body", "body": error_event(error), "more_body": False})
-        return self._is_stream or not self._has_begun
+        elif self._is_socket:
+            await self._send(
+                {"type": "websocket.close", "code": _close_code(error), "reason": error.code or ""}
+            )
+        return self._is_stream or self._is_socket or not self._has_begun
+
+
+def _close_code(error: WhisperServerError) -> int:
+    """Return RFC 6455's code, or one registered with IANA, for an error that ends a session."""
+    if isinstance(error, ShuttingDown):
+        return 1001  # going away
+    return 1013 if error.status in {429, 503} else 1011  # try again later; internal error

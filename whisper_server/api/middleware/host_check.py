@@ -38,15 +38,9 @@ class HostCheckMiddleware:
         self._logged: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, then pass on; a WebSocket is refused by closing it before it opens."""
+        """Check, then pass on."""
         if scope["type"] in {"http", "websocket"}:
-            try:
-                self._check(scope)
-            except Forbidden:
-                if scope["type"] == "http":
-                    raise
-                await send({"type": "websocket.close", "code": 1008})
-                return
+            self._check(scope)
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:

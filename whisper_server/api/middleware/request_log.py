@@ -25,6 +25,7 @@ from whisper_server.core.events import Events, Stage
 log = logging.getLogger("whisper_server.requests")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+SWITCHING_PROTOCOLS = 101  # the status of a WebSocket that was accepted
 _RECORD = "request_record"  # in the scope's state
 
 
@@ -60,8 +61,8 @@ class RequestRecord:
 
     def count_sent(self, message: Message, headers: Mapping[str, str]) -> None:
         """Note the reply's status, and put the request's name and what its route says on its headers."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
+        if message["type"] in {"http.response.start", "websocket.accept"}:
+            self.status = message.get("status", SWITCHING_PROTOCOLS)
             added = {"x-request-id": self.request_id, **headers}
             pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in added.items()]
             message["headers"] = [*message.get("headers", ()), *pairs]
@@ -86,7 +87,7 @@ class RequestLogMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Put `x-request-id` on the reply and report when it has ended."""
-        if scope["type"] != "http":
+        if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
         given = header(scope, b"x-request-id") or ""
@@ -112,7 +113,7 @@ class RequestLogMiddleware:
         route: str | None = getattr(scope.get("route"), "path", None)
         wall_s = record.wall_s
         fields = log_fields(scope)
-        self._events.request_done(route, scope["method"], record.status, wall_s)
+        self._events.request_done(route, _method(scope), record.status, wall_s)
         outcome = fields.get("outcome")
         if outcome == "client_disconnected":
             self._events.client_disconnected(record.stage)
@@ -122,9 +123,15 @@ class RequestLogMiddleware:
             logging.DEBUG if scope["path"] in PROBES else logging.INFO,
             "id=%s method=%s path=%s status=%s wall_s=%.3f%s",
             record.request_id,
-            scope["method"],
+            _method(scope),
             route or "-",
             record.status or "-",
             wall_s,
             "".join(f" {name}={value}" for name, value in fields.items()),
         )
+
+
+def _method(scope: Scope) -> str:
+    """Return the method; a WebSocket's handshake is always a GET."""
+    method: str = scope.get("method", "GET")
+    return method

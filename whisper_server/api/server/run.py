@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# One WebSocket message: 15 MiB of sound, as the hosted API has it, in base64.
+MAX_EVENT_BYTES = 21 << 20
 BAD_SETTING = 2
 CANNOT_START = 1
 OTHER_FILES = 256  # models, audio libraries, pipes; beside connections
@@ -143,7 +145,9 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
         startup,
         loop="asyncio",
         http=protocol_of(settings),
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MAX_EVENT_BYTES,
+        ws_per_message_deflate=False,  # sound does not get smaller, and an inflated bomb does
         lifespan="on",
         interface="asgi3",
         log_config=None,

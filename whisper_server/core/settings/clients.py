@@ -61,6 +61,14 @@ class ClientSettings(BaseModel):
         le=1024 * 1024,
         description="Uploads held in memory at once, in MiB; more gets a 429. One largest file always fits.",
     )
+    realtime_idle_s: float = Field(
+        900.0,
+        alias="WHISPER_REALTIME_IDLE_S",
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds after which a realtime session whose client sends nothing is closed.",
+    )
     stall_timeout_s: float = Field(
         60.0,
         alias="WHISPER_STALL_TIMEOUT_S",

@@ -134,7 +134,12 @@ def _pulled(graph: Graph, n_channels: int) -> bytes:
             return data
 
 
-def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:
+def live_graph(frame: av.AudioFrame) -> Graph:
+    """Build the graph of a live source: as that of a file, but each frame comes out as soon as it can."""
+    return _graph(frame, "mix", frame_samples=0)
+
+
+def _graph(frame: av.AudioFrame, channel: Channel, frame_samples: int = PULLED_SAMPLES) -> Graph:
     """Build abuffer -> [pan ->] aresample -> aformat -> abuffersink for frames like this one."""
     from av.filter import Graph  # noqa: PLC0415  (PyAV is loaded with the first file)
 
@@ -168,7 +173,8 @@ def _graph(frame: av.AudioFrame, channel: Channel) -> Graph:
     for left, right in pairwise(chain):
         left.link_to(right)
     graph.configure()
-    graph.set_audio_frame_size(PULLED_SAMPLES)
+    if frame_samples:
+        graph.set_audio_frame_size(frame_samples)
     return graph
 
 

@@ -123,14 +123,17 @@ class Scheduler:
         """Whether the engine was lost and could not be reloaded; nothing is decoded here any more."""
         return self._failure is not None
 
-    def open_stream(self, priority: Priority = "normal") -> WindowStream:
+    def open_stream(self, priority: Priority = "normal", *, is_live: bool = False) -> WindowStream:
         """Open a stream for one request; close it when its windows are no longer wanted.
+
+        A live one has begun before its first window: while the server drains, it goes on.
 
         Raises:
             ShuttingDown: no new work is taken.
             ModelUnavailable: the engine was lost and could not be reloaded.
         """
         flow: Flow[Job] = Flow(WEIGHTS[priority])
+        flow.has_begun = is_live and not self._shutdown.is_draining
         with self._lock:
             self._check_open(flow)
             self._streams.add(flow)

@@ -1,0 +1,89 @@
+"""`session.update` as clients send it, field by field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from whisper_server.core.errors import InvalidRequest
+from whisper_server.services.realtime.configuration import SemanticVad, ServerVad, SessionConfig
+
+
+def updated(config: SessionConfig, **audio: Any) -> SessionConfig:
+    return config.updated({"type": "transcription", "audio": {"input": audio}})
+
+
+def test_a_field_that_is_left_out_keeps_its_value() -> None:
+    config = updated(SessionConfig(), transcription={"model": "base", "language": "en"})
+    config = updated(config, turn_detection={"type": "server_vad", "silence_duration_ms": 350})
+    config = updated(config, transcription={"language": "de"})
+    assert config.transcription.model == "base"
+    assert config.transcription.language == "de"
+    assert config.turn_detection == ServerVad(silence_duration_ms=350)
+
+
+def test_null_turns_off() -> None:
+    config = updated(SessionConfig(), transcription={"model": "base", "language": "en"})
+    config = updated(config, turn_detection=None, transcription={"language": None})
+    assert config.turn_detection is None
+    assert config.transcription.language is None
+    assert config.wire()["audio"]["input"]["turn_detection"] is None
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        {"noise_reduction": {"type": "near_field", "strength": 3}},
+        {"turn_detection": {"type": "semantic_vad", "eagerness": "whatever"}},
+        {"turn_detection": {"type": "server_vad", "create_response": True, "interrupt_response": False}},
+        {"transcription": {"model": "base", "delay": "odd", "prompt": "", "unknown": [1]}},
+        {"unknown": 1},
+    ],
+)
+def test_what_this_server_has_no_use_for_is_no_error(audio: dict[str, Any]) -> None:
+    updated(SessionConfig(), **audio)
+
+
+def test_the_older_event_says_the_same_flat() -> None:
+    config = SessionConfig().updated_flat(
+        {
+            "input_audio_format": "g711_ulaw",
+            "input_audio_transcription": {"model": "base", "language": "fr"},
+            "turn_detection": {"type": "semantic_vad"},
+            "include": ["item.input_audio_transcription.logprobs"],
+        }
+    )
+    assert config.format.pcm().encoding == "mulaw"
+    assert config.format.pcm().rate_hz == 8_000
+    assert config.transcription.language == "fr"
+    assert config.turn_detection == SemanticVad()
+    assert config.wants_logprobs
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100, 48_000])
+def test_other_rates_than_the_hosted_apis_are_taken(rate_hz: int) -> None:
+    config = updated(SessionConfig(), format={"type": "audio/pcm", "rate": rate_hz})
+    assert config.format.pcm().rate_hz == rate_hz
+    assert config.wire()["audio"]["input"]["format"] == {"type": "audio/pcm", "rate": rate_hz}
+
+
+@pytest.mark.parametrize(
+    ("audio", "param"),
+    [
+        ({"format": {"type": "audio/pcm", "rate": 7_000}}, "format.rate"),
+        ({"turn_detection": {"type": "server_vad", "threshold": 2}}, "turn_detection.threshold"),
+        ({"transcription": {"languages": "en"}}, "transcription.languages"),
+        ({"turn_detection": {"type": "other"}}, "turn_detection"),
+    ],
+)
+def test_a_wrong_value_is_named(audio: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        updated(SessionConfig(), **audio)
+    assert caught.value.param == f"session.audio.input.{param}"
+
+
+@pytest.mark.parametrize("session", [None, 3, [], "text"])
+def test_a_session_is_an_object(session: object) -> None:
+    with pytest.raises(InvalidRequest):
+        SessionConfig().updated(session)

@@ -1,0 +1,104 @@
+"""Successive decodes of a growing recording -> words that may be shown, and never taken back.
+
+LocalAgreement-2 (Liu et al. 2020, as whisper_streaming applies it to Whisper): the end of a decode is
+unreliable, because the sound that it stands on goes on. Words are shown when two successive decodes begin
+with them. So the recording is decoded again and again; phrases whose words have all been shown are left out
+of the next decode (`settled_s`), which bounds its cost. Pure; must not know where the decodes come from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Without spaces a character is the unit: Thai, Lao, Burmese and Khmer; kana, Han and their full-width forms.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
+_PIECES = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
+
+
+LOOKED_FOR = 5  # pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A phrase of one decode, with its end in seconds of the turn."""
+
+    text: str  # leading space kept
+    end_s: float
+
+
+class Agreement:
+    """What has been shown of one turn."""
+
+    def __init__(self) -> None:
+        self.shown = ""
+        self.settled_s = 0.0  # in seconds of the turn: what is before need not be decoded again
+        self._spoken: list[str] = []  # pieces that have been shown, from `settled_s` on
+        self._previous: list[str] = []  # pieces of the decode before that follow those
+        self._n_shown = 0  # of the last decode's pieces
+
+    def add(self, phrases: Sequence[Phrase]) -> str:
+        """Take a decode of the turn from `settled_s` on; return what may be shown now, "" for nothing."""
+        pieces = _pieces("".join(phrase.text for phrase in phrases))
+        at = _continued(self._spoken, pieces)
+        rest = pieces[at:]
+        n_agreed = _common(self._previous, rest)
+        fresh, self._previous = rest[:n_agreed], rest[n_agreed:]
+        self._spoken += fresh
+        self._n_shown = at + n_agreed
+        return self._show("".join(fresh))
+
+    def settle(self, phrases: Sequence[Phrase]) -> None:
+        """Leave phrases of the last decode that have been shown, all but the last, out of the next one."""
+        n_settled = 0
+        for phrase in phrases[:-1]:
+            n_phrase = len(_pieces(phrase.text))
+            if n_settled + n_phrase > self._n_shown:
+                break
+            self.settled_s, n_settled = phrase.end_s, n_settled + n_phrase
+        self._n_shown -= n_settled
+        self._spoken = self._spoken[len(self._spoken) - self._n_shown :] if self._n_shown else []
+
+    def finish(self, transcript: str) -> str:
+        """Return what is left to show of the final text; "" where what was shown is no beginning of it."""
+        return transcript[len(self.shown) :] if transcript.startswith(self.shown) else ""
+
+    def _show(self, text: str) -> str:
+        if not self.shown:
+            text = text.lstrip()
+        self.shown += text
+        return text
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a text into words with the space before them, or characters where words have no spaces."""
+    return _PIECES.findall(text.rstrip())
+
+
+def _continued(spoken: Sequence[str], pieces: Sequence[str]) -> int:
+    """Return how many pieces of a decode have been shown, where it may have changed its mind about some.
+
+    The last few that were shown are looked for near the place where they were; where not even one of them
+    is there, their number decides.
+    """
+    for n_last in range(min(LOOKED_FOR, len(spoken)), 0, -1):
+        wanted = [_plain(piece) for piece in spoken[-n_last:]]
+        ends = range(max(n_last, len(spoken) - LOOKED_FOR), min(len(pieces), len(spoken) + LOOKED_FOR) + 1)
+        for end in sorted(ends, key=lambda end: abs(end - len(spoken))):
+            if [_plain(piece) for piece in pieces[end - n_last : end]] == wanted:
+                return end
+    return min(len(spoken), len(pieces))
+
+
+def _common(before: Sequence[str], now: Sequence[str]) -> int:
+    """Return how many pieces two texts have in common at their beginning."""
+    for number, (one, other) in enumerate(zip(before, now, strict=False)):
+        if _plain(one) != _plain(other):
+            return number
+    return min(len(before), len(now))
+
+
+def _plain(piece: str) -> str:
+    """Return what two decodes need not agree on left out: case, and the marks around a word."""
+    return piece.strip().strip(".,;:!?…\"'").casefold() or piece.strip()

@@ -1,0 +1,32 @@
+"""How often an open turn is decoded before its end: as often as the machine can hold."""
+
+from __future__ import annotations
+
+from whisper_server.core.types import SAMPLE_RATE
+
+# Seconds of new sound between two decodes, by the `delay` of the API; None: no decodes before the end.
+STEPS_S: dict[str | None, float | None] = {
+    "minimal": 0.5, "low": 0.7, None: 1.0, "medium": 1.5, "high": 3.0, "xhigh": None,
+}  # fmt: skip
+# Of the time between two decodes, at most so much is spent on them: the rest is for the turns of others.
+BUSY_SHARE = 0.6
+MAX_STEP_S = 8.0
+
+
+class Pace:
+    """The step from one decode to the next; it grows with the time that they take."""
+
+    def __init__(self) -> None:
+        self.delay: str | None = None
+        self._took_s = 0.0
+
+    def took(self, wall_s: float) -> None:
+        """Note how long a decode took, with its wait for the device; the last one counts for half."""
+        self._took_s = (self._took_s + wall_s) / 2 if self._took_s else wall_s
+
+    def is_due(self, n_samples: int) -> bool:
+        """Tell whether so much new sound is worth another decode."""
+        step_s = STEPS_S.get(self.delay, STEPS_S[None])
+        if step_s is None:
+            return False
+        return n_samples >= SAMPLE_RATE * min(max(step_s, self._took_s / BUSY_SHARE), MAX_STEP_S)

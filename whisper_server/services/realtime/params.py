@@ -1,0 +1,35 @@
+"""A session's settings -> what the pipeline takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whisper_server.core.languages import parse_language
+from whisper_server.core.types import TranscribeParams
+from whisper_server.core.validators import check_keywords, check_languages
+
+if TYPE_CHECKING:
+    from whisper_server.services.model_files.catalog import Catalog
+    from whisper_server.services.realtime.configuration import SessionConfig
+
+MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens
+
+
+def params_of(config: SessionConfig, catalog: Catalog) -> TranscribeParams:
+    """Return the parameters of every turn.
+
+    Raises:
+        InvalidRequest: a language is unknown, or keywords are too many or too long.
+        ModelNotFound: the name of the model is not configured.
+    """
+    given = config.transcription
+    language = parse_language(given.language)
+    return TranscribeParams(
+        model=catalog.resolve(given.model or catalog.default),
+        language=language,
+        languages=check_languages(given.languages or (), language),
+        prompt=(given.prompt or "")[-MAX_PROMPT_CHARS:],
+        keywords=check_keywords(given.keywords or ()),
+        logprobs=config.wants_logprobs,
+        priority="interactive",
+    )
