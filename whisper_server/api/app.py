@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from whisper_server import __version__
-from whisper_server.api import docs_page
+from whisper_server.api import docs_page, web_page
 from whisper_server.api.deps import MODEL_HEADER
 from whisper_server.api.framework_errors import install_handlers
 from whisper_server.api.middleware.addresses import AddressMiddleware
@@ -79,6 +79,8 @@ def create_app(
         redoc_url=None,
     )
     app.include_router(router)
+    if settings.web:
+        app.include_router(web_page.router)
     app.include_router(docs_page.router)
     install_handlers(app)
     install_document(app, needs_key=bool(settings.api_key))
@@ -117,7 +119,7 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
             allowed_origins=origins,
         ),
         # Before the body: without the key nothing of it is read.
-        Middleware(AuthMiddleware, api_key=settings.api_key),
+        Middleware(AuthMiddleware, api_key=settings.api_key, shows_page=settings.web),
         # Last, when it is clear that the request is welcome, but before anything parses its body.
         Middleware(
             BodyLimitMiddleware,

@@ -23,6 +23,11 @@ def header(scope: Scope, name: bytes) -> str | None:
     return next(iter(header_values(scope, name)), None)
 
 
+def wants_page(scope: Scope) -> bool:
+    """Tell whether a request to `/` comes from a browser that is to show what it gets."""
+    return "text/html" in (header(scope, b"accept") or "")
+
+
 def log_fields(scope: Scope) -> dict[str, Any]:
     """Return what a request's log line tells beyond the usual; a route adds to it."""
     state: dict[str, Any] = scope.setdefault("state", {})

@@ -10,6 +10,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from whisper_server import __version__
+from whisper_server.api import web_page
+from whisper_server.api.asgi import wants_page
 from whisper_server.api.deps import ServicesDep
 from whisper_server.api.endpoints import audio, chat, inference, model_downloads, realtime
 from whisper_server.api.health import health_body
@@ -40,9 +42,11 @@ _METRICS: dict[int | str, dict[str, Any]] = {
 _CREATED = int(time.time())  # clients expect a time; when a model was published is not known here
 
 
-@router.get("/")
-async def root() -> RootReply:
-    """Say what this is."""
+@router.get("/", response_model=RootReply)
+async def root(request: Request, services: ServicesDep) -> RootReply | Response:
+    """Say what this is; a browser gets the web page."""
+    if services.settings.web and wants_page(request.scope):
+        return web_page.page()
     return RootReply(
         name="whisper-server",
         version=__version__,

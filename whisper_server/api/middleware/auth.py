@@ -6,12 +6,13 @@ import hmac
 import time
 
 from whisper_server.api import ephemeral_keys
-from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header, header_values
+from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header, header_values, wants_page
 from whisper_server.core.errors import Unauthorized
 
 # Probes have no key, and a browser cannot send one before it shows the page that asks for it.
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/docs/"
+_PAGE_FOLDER = "/web/"
 SUBPROTOCOL_KEY = "openai-insecure-api-key."  # before the key, where it is a subprotocol
 
 
@@ -24,13 +25,15 @@ class AuthMiddleware:
     short-lived one (`ephemeral_keys`).
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str) -> None:
+    def __init__(self, app: ASGIApp, *, api_key: str, shows_page: bool = False) -> None:
+        """Take `shows_page`: the web page, which asks for the key itself, needs none."""
         self._app = app
         self._api_key = api_key.encode()
+        self._shows_page = shows_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the key before anything of the body is read."""
-        if self._api_key and scope["type"] == "http" and not _is_open(scope["path"]):
+        if self._api_key and scope["type"] == "http" and not self._is_open(scope):
             self._check(header(scope, b"authorization"), header(scope, b"api-key"))
         elif self._api_key and scope["type"] == "websocket":
             self._check_socket(scope)
@@ -52,6 +55,7 @@ class AuthMiddleware:
         if not hmac.compare_digest(key.strip(" \t").encode("latin-1"), self._api_key):
             raise Unauthorized("Incorrect API key provided. Use the key that WHISPER_API_KEY holds.")
 
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+    def _is_open(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        is_page = self._shows_page and (path.startswith(_PAGE_FOLDER) or (path == "/" and wants_page(scope)))
+        return is_page or path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)

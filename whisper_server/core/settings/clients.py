@@ -61,6 +61,7 @@ class ClientSettings(BaseModel):
         le=1024 * 1024,
         description="Uploads held in memory at once, in MiB; more gets a 429. One largest file always fits.",
     )
+    web: bool = Field(True, alias="WHISPER_WEB", description="Show the web page at `/` to browsers.")
     realtime_idle_s: float = Field(
         900.0,
         alias="WHISPER_REALTIME_IDLE_S",

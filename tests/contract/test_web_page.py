@@ -1,0 +1,212 @@
+"""The web page in a real browser: files, a recording, live captions, keys, a keyboard, axe's rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, SAMPLES, Sample, Server, StartServer
+from tests.contract.clients import KEY, client_package, wav_of
+
+playwright = client_package("playwright.sync_api")
+axe = client_package("axe_playwright_python.sync_playwright")
+expect = playwright.expect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PICTURES = ROOT / "docs" / "pictures"
+FOCUSED = "(({id, className, tagName}) => id || className || tagName)(document.activeElement)"
+TIMEOUT_MS = 60_000  # a bound, not a wait
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    # How these packages use others is their business.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def microphone(tmp_path_factory: pytest.TempPathFactory, samples: dict[str, Sample]) -> Path:
+    """What the browser's fake microphone hears, again and again."""
+    path = tmp_path_factory.mktemp("microphone") / "speech.wav"
+    path.write_bytes(wav_of(samples["en-plain-000.flac"]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chromium(microphone: Path) -> Iterator[Any]:
+    with playwright.sync_playwright() as runner:
+        browser = runner.chromium.launch(
+            executable_path=CHROMIUM,
+            chromium_sandbox=os.geteuid() != 0,  # it refuses to run as root
+            args=[
+                "--use-fake-ui-for-media-stream",
+                "--use-fake-device-for-media-stream",
+                f"--use-file-for-fake-audio-capture={microphone}",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A fresh tab that fails the test for what its console calls an error."""
+    context = chromium.new_context(permissions=["microphone"], accept_downloads=True)
+    context.set_default_timeout(TIMEOUT_MS)
+    expect.set_options(timeout=TIMEOUT_MS)
+    tab = context.new_page()
+    errors: list[str] = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    # A 401 is what makes the page ask for the key.
+    tab.on(
+        "console", lambda line: line.type == "error" and "401" not in line.text and errors.append(line.text)
+    )
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def choose(page: Any, *names: str) -> None:
+    page.set_input_files("#files", [str(SAMPLES / name) for name in names])
+
+
+def saved(page: Any, item: Any, form: str) -> str:
+    page.select_option("#format", form)
+    with page.expect_download() as download:
+        item.locator(".save").click()
+    return Path(download.value.path()).read_text(encoding="utf-8")
+
+
+def test_files_queue_and_become_text(nano: Server, page: Any, samples: dict[str, Sample]) -> None:
+    names = ["en-plain-000.flac", "de-plain-018.flac"]
+    page.goto(nano.url)
+    choose(page, *names)
+    items = page.locator(".item")
+    for number, name in enumerate(names):
+        item = items.nth(number)
+        expect(item.locator("h3")).to_have_text(name)
+        expect(item.locator(".item-status")).to_have_text("Done.")
+        assert " ".join(item.locator("[role=textbox]").all_inner_texts()) == samples[name].text
+
+
+def test_every_form_to_save_has_the_text_as_it_was_edited(nano: Server, page: Any, speech: Sample) -> None:
+    page.goto(nano.url)
+    choose(page, speech.name)
+    item = page.locator(".item")
+    expect(item.locator(".item-status")).to_have_text("Done.")
+    text = item.locator("[role=textbox]").first
+    text.fill("edited <words>")
+    assert saved(page, item, "txt") == "edited <words>\n"
+    assert saved(page, item, "srt").startswith("1\n00:00:0")
+    assert "edited <words>\n" in saved(page, item, "srt")
+    assert saved(page, item, "vtt").startswith("WEBVTT\n\n00:00:0")
+    assert "edited &lt;words>" in saved(page, item, "vtt")
+    data = json.loads(saved(page, item, "json"))
+    assert data["text"] == "edited <words>"
+    assert 0 <= data["segments"][0]["start"] < data["segments"][0]["end"]
+
+
+def test_a_click_on_a_word_plays_from_there_and_it_is_marked(nano: Server, page: Any, speech: Sample) -> None:
+    page.goto(nano.url)
+    choose(page, speech.name)
+    expect(page.locator(".item-status")).to_have_text("Done.")
+    words = page.locator(".transcript [role=textbox] span")
+    expect(words).to_have_count(len(speech.text.split()))
+    words.last.click()
+    assert page.locator("audio").evaluate("audio => audio.currentTime") > speech.duration_s / 3
+    expect(page.locator(".spoken")).to_have_text(speech.text.split()[-1])
+
+
+def test_a_file_that_is_no_audio_says_so_and_the_next_one_is_done(
+    nano: Server, page: Any, speech: Sample, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.mp3"
+    wrong.write_text("no audio")
+    page.goto(nano.url)
+    page.set_input_files("#files", [str(wrong), str(SAMPLES / speech.name)])
+    items = page.locator(".item")
+    expect(items.nth(0).locator(".item-status.wrong")).to_be_visible()
+    expect(items.nth(1).locator(".item-status")).to_have_text("Done.")
+
+
+def test_a_recording_of_the_microphone_becomes_text(nano: Server, page: Any, speech: Sample) -> None:
+    page.goto(nano.url)
+    page.get_by_role("button", name="Record", exact=True).click()
+    stop = page.get_by_role("button", name="Stop recording")
+    expect(stop).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(1_000 * (speech.duration_s + 1))  # the recording itself, in its own time
+    stop.click()
+    expect(page.locator(".item-status")).to_have_text("Done.")
+    assert page.locator(".transcript").inner_text().strip()
+
+
+def test_live_captions_show_what_is_said(nano: Server, page: Any, speech: Sample) -> None:
+    page.goto(nano.url)
+    page.get_by_role("button", name="Live captions").click()
+    caption = page.locator("#captions-text p").first
+    expect(caption).to_have_text(speech.text.split()[0], use_inner_text=True, ignore_case=True)
+    page.get_by_role("button", name="Stop live captions").click()
+    expect(page.get_by_role("button", name="Live captions")).to_have_attribute("aria-pressed", "false")
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab(locked: Server, page: Any, speech: Sample) -> None:
+    page.goto(locked.url)
+    field = page.get_by_label("Key")
+    field.fill("wrong")
+    field.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    field.fill(KEY)
+    field.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    choose(page, speech.name)
+    expect(page.locator(".item-status")).to_have_text("Done.")
+    page.reload()
+    expect(page.locator("#model option").first).to_be_attached()
+    assert page.evaluate("localStorage.length") == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 900), (360, 740)])
+def test_everybody_can_use_it(
+    nano: Server, page: Any, speech: Sample, scheme: str, size: tuple[int, int]
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.goto(nano.url)
+    choose(page, speech.name)
+    expect(page.locator(".item-status")).to_have_text("Done.")
+    # axe runs as a script of the test's, which the page's own policy would not allow.
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if os.environ.get("DOCS_PICTURES"):
+        page.screenshot(path=PICTURES / f"page-{scheme}-{size[0]}.png")
+
+
+def test_a_keyboard_reaches_everything(nano: Server, page: Any, speech: Sample) -> None:
+    page.goto(nano.url)
+    choose(page, speech.name)
+    expect(page.locator(".item-status")).to_have_text("Done.")
+    reached = set()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate(FOCUSED))
+    assert {"files", "record", "live", "language", "model", "format", "save", "AUDIO"} <= reached
+
+
+def test_other_clients_get_what_they_got(start_contract_server: StartServer, nano: Server) -> None:
+    import httpx
+
+    assert httpx.get(nano.url).json()["name"] == "whisper-server"
+    reply = httpx.get(nano.url, headers={"accept": "text/html"})
+    assert "script-src 'self'" in reply.headers["content-security-policy"]
+    assert "<script>" not in reply.text
+    without = start_contract_server(WHISPER_WEB="false")
+    assert httpx.get(without.url, headers={"accept": "text/html"}).json()["name"] == "whisper-server"
+    assert httpx.get(f"{without.url}/web/app.js").status_code == 404

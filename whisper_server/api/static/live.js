@@ -1,0 +1,94 @@
+// Live captions: the microphone through the realtime API.
+
+import { sessionKey } from "./server.js";
+
+const PREFIX = "conversation.item.input_audio_transcription.";
+
+export class Live {
+  #socket;
+  #context;
+  #stream;
+
+  // `show(item, text, isFinal)` is told of every text, `ended(message)` of the end that nobody asked for.
+  static async start({ model, language, show, ended }) {
+    const live = new Live();
+    live.#stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+    try {
+      await live.#open({ model, language, show, ended });
+    } catch (error) {
+      live.stop();
+      throw error;
+    }
+    return live;
+  }
+
+  stop() {
+    this.#stream?.getTracks().forEach((track) => track.stop());
+    this.#context?.close();
+    const socket = this.#socket;
+    if (socket?.readyState !== WebSocket.OPEN) return socket?.close();
+    // What is being said gets its text before the session ends.
+    this.#socket = null;
+    send(socket, "input_audio_buffer.commit");
+    setTimeout(() => socket.close(), 10_000);
+  }
+
+  async #open({ model, language, show, ended }) {
+    // The rate of the device, where it is one that the server takes; nothing is converted here.
+    this.#context = new AudioContext();
+    if (this.#context.sampleRate > 48_000) {
+      await this.#context.close();
+      this.#context = new AudioContext({ sampleRate: 48_000 });
+    }
+    await this.#context.audioWorklet.addModule("web/pcm-worklet.js");
+    const key = await sessionKey();
+    const address = new URL("v1/realtime", document.baseURI);
+    address.protocol = address.protocol.replace("http", "ws");
+    const socket = new WebSocket(address, ["realtime", ...(key ? [`openai-insecure-api-key.${key}`] : [])]);
+    await new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onerror = () => reject(new Error("The live session was refused; the server's log says why."));
+    });
+    this.#socket = socket;
+    const texts = new Map();
+    socket.onmessage = ({ data }) => hear(JSON.parse(data), texts, show, ended);
+    socket.onclose = () => this.#socket && ended("The live session has ended.");
+    send(socket, "session.update", {
+      session: {
+        type: "transcription",
+        audio: {
+          input: {
+            format: { type: "audio/pcm", rate: this.#context.sampleRate },
+            transcription: { model, ...(language ? { language } : {}) },
+            turn_detection: { type: "server_vad" },
+          },
+        },
+      },
+    });
+    const node = new AudioWorkletNode(this.#context, "pcm", { numberOfOutputs: 0 });
+    node.port.onmessage = ({ data }) => this.#socket && send(socket, "input_audio_buffer.append", { audio: base64(data) });
+    this.#context.createMediaStreamSource(this.#stream).connect(node);
+  }
+}
+
+function hear(event, texts, show, ended) {
+  if (event.type === `${PREFIX}delta`) {
+    texts.set(event.item_id, (texts.get(event.item_id) ?? "") + event.delta);
+    show(event.item_id, texts.get(event.item_id), false);
+  } else if (event.type === `${PREFIX}completed`) {
+    texts.delete(event.item_id);
+    show(event.item_id, event.transcript, true);
+  } else if (event.type === `${PREFIX}failed`) {
+    ended(event.error.message);
+  } else if (event.type === "error" && event.error.code !== "input_audio_buffer_commit_empty") {
+    ended(event.error.message);
+  }
+}
+
+function send(socket, type, fields = {}) {
+  socket.send(JSON.stringify({ type, ...fields }));
+}
+
+function base64(buffer) {
+  return btoa(String.fromCharCode(...new Uint8Array(buffer)));
+}
