@@ -43,7 +43,15 @@ from whisper_server.api.requests.read import (
     validated,
 )
 from whisper_server.core.languages import parse_language
-from whisper_server.core.types import AudioInfo, AudioLevels, Segment, Track, TrackChoice, Transcript
+from whisper_server.core.types import (
+    AudioInfo,
+    AudioLevels,
+    Segment,
+    Track,
+    TrackChoice,
+    Transcript,
+    seconds_by_language,
+)
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.container import Services
 from whisper_server.services.rendering.formats import logprob_objects, render
@@ -127,10 +135,10 @@ async def _rendered(admitted: Admitted, wanted: TranscriptionRequest, transcript
 
 
 def _languages(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[LanguageCode] | None:
-    """Return the language that was heard, where those to choose from were named."""
+    """Return the languages that were heard, most first, where those to choose from were named."""
     if not (wanted.params.languages and segments):
         return None
-    return [LanguageCode(code=segments[0].language)]
+    return [LanguageCode(code=code) for code in seconds_by_language(segments)]
 
 
 def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[TokenLogprob] | None:
@@ -164,7 +172,9 @@ async def _events(work: Transcribing, wanted: TranscriptionRequest) -> AsyncGene
             parts.append(delta)
             said.append(segment)
             scores = _logprobs(wanted, [segment])
-            event = DeltaEvent(type="transcript.text.delta", delta=delta, logprobs=scores)
+            event = DeltaEvent(
+                type="transcript.text.delta", delta=delta, language=segment.language, logprobs=scores
+            )
             yield sse.event(event.model_dump(exclude_none=True))
     done = DoneEvent(
         type="transcript.text.done",

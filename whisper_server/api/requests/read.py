@@ -112,6 +112,7 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         model=catalog.resolve(model),
         language=language,
         languages=languages,
+        language_switching=fields.language_switching,
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         keywords=keywords,
         temperature=temperature,
@@ -146,6 +147,7 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
     params = TranscribeParams(
         model=catalog.resolve(model),
         task="translate",
+        language_switching=fields.language_switching,
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         temperature=temperature,
         seed=check_seed(fields.seed),
