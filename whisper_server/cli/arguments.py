@@ -42,7 +42,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--language-switching",
         action=argparse.BooleanOptionalAction,
-        help="whether a file may be of several languages (default: WHISPER_LANGUAGE_SWITCHING, which is true)",
+        help="whether a file may be of several languages (default: WHISPER_LANGUAGE_SWITCHING)",
     )
     parser.add_argument(
         "--audio-track",

@@ -67,8 +67,9 @@ class LanguageFields(_Fields):
 
     language_switching: bool | None = Field(
         None,
-        description="Beyond OpenAI: whether a part of the file that is surely in another language is taken to "
-        "be in that. false: one language for the whole file. Absent: as the server is set, true by default.",
+        description="Beyond OpenAI: whether a part of the file that is surely in another language is taken "
+        "to be in that. false: one language for the whole file. Absent: as the server is set, which is true "
+        "unless its operator says otherwise.",
     )
 
 
