@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +31,9 @@ if TYPE_CHECKING:
 RATE = 16_000
 N_MELS = 80
 NOISE_S = 20.0
-PIECES_S = (1.0, 2.0, 3.0, 5.0)
-PIECE_EVERY_S = 12.0  # of a file's first window, so that long recordings do not outweigh short ones
+PIECES_S = (2.0, 3.0, 5.0)  # the first seconds of each recording
+ENGLISH_PIECES_S = (3.0,)  # of which there are many
+
 PAUSE_S = 0.8
 PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 VOICES_S = (0.0, 1.0, 2.0, 3.0)
@@ -130,11 +130,11 @@ def windows_of(recording: Recording) -> list[Window]:
     return [window for window in found if window is not None]
 
 
-def pieces_of(window: Window) -> Iterator[tuple[float, Window]]:
-    """Yield pieces of a window with their length."""
-    for seconds in PIECES_S:
-        for start_s in np.arange(0.0, window.duration_s - seconds, PIECE_EVERY_S):
-            yield seconds, windows.part(window, float(start_s), float(start_s) + seconds)
+def pieces_of(recording: Recording, window: Window) -> Iterator[Window]:
+    """Yield short windows of a recording's first one."""
+    for seconds in ENGLISH_PIECES_S if recording.spoken[0][0] == "en" else PIECES_S:
+        if window.duration_s > seconds:
+            yield windows.part(window, 0.0, seconds)
 
 
 def by_first(heard: Sequence[Heard]) -> list[str]:
@@ -235,7 +235,7 @@ def compare(folder: Path, model: WhisperModel, path: Path) -> None:
     pieces = [
         (each.name, each.spoken[0][0], ears.hear(each.name, piece))
         for each, found, _ in heard["speech"] + heard["no speech"]
-        for seconds, piece in (pieces_of(found[0]) if found else ())
+        for piece in (pieces_of(each, found[0]) if found else ())
     ]
     sure_table(pieces)
     print("\nSure pieces and windows without the language that they say:\n")
@@ -276,14 +276,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("scores", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as cache:
-        settings = load_settings({"model": str(arguments.model.resolve()), "cache_dir": cache, "threads": 2})
-        catalog = Catalog(settings)
-        model = ModelLoader(settings)(catalog.resolve(catalog.default))
-        try:
-            compare(arguments.recordings, model, arguments.scores)
-        finally:
-            model.close()
+    settings = load_settings({"model": str(arguments.model.resolve()), "threads": 2})
+    catalog = Catalog(settings)
+    model = ModelLoader(settings)(catalog.resolve(catalog.default))
+    try:
+        compare(arguments.recordings, model, arguments.scores)
+    finally:
+        model.close()
 
 
 if __name__ == "__main__":
