@@ -145,7 +145,7 @@ async def test_the_reply(client: httpx.AsyncClient) -> None:
     assert [s["speaker"] for s in body["segments"]] == ["Ada", "B"]
     assert body["text"] == "\n".join(f"{s['speaker']}: {s['text']}" for s in body["segments"])
     for segment in body["segments"]:
-        assert set(segment) == {"type", "id", "start", "end", "text", "speaker"}
+        assert set(segment) == {"type", "id", "start", "end", "text", "speaker", "language"}
         assert segment["type"] == "transcript.text.segment"
         assert 0 <= segment["start"] < segment["end"] <= 18.0
     request = {"audio": b64(encode(call())), "known_speaker_names": ["Ada"], **DIARIZED}

@@ -1,4 +1,4 @@
-"""OpenAI's own weights, for tests marked `real`; they are too large to come with the repository."""
+"""OpenAI's own weights, and recordings, for tests marked `real`; neither comes with the repository."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = "WHISPER_REAL_MODELS"
+RECORDINGS = "WHISPER_REAL_AUDIO"
 
 
 def real_model(name: str) -> Path:
@@ -16,3 +17,11 @@ def real_model(name: str) -> Path:
     if not os.environ.get(FOLDER) or not folder.is_dir():
         pytest.skip(f"{FOLDER} names no folder that has {name}")
     return folder
+
+
+def real_recording(name: str) -> Path:
+    """Return a recording; skip the test where it is not at hand."""
+    path = Path(os.environ.get(RECORDINGS) or ".") / name
+    if not os.environ.get(RECORDINGS) or not path.is_file():
+        pytest.skip(f"{RECORDINGS} names no folder that has {name}")
+    return path

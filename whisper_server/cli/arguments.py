@@ -34,6 +34,17 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="NAME", help="model name or model folder (default: WHISPER_MODEL)")
     parser.add_argument("--language", default="auto", help="code or English name (default: detect it)")
     parser.add_argument(
+        "--languages",
+        default="",
+        metavar="LIST",
+        help="where it is detected: those to choose from, comma-separated (default: all)",
+    )
+    parser.add_argument(
+        "--language-switching",
+        action=argparse.BooleanOptionalAction,
+        help="whether a file may be of several languages (default: WHISPER_LANGUAGE_SWITCHING)",
+    )
+    parser.add_argument(
         "--audio-track",
         type=int,
         metavar="N",

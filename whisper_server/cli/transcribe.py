@@ -23,7 +23,7 @@ from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
 from whisper_server.core.system.process import ensure_streams, leave
-from whisper_server.core.validators import check_seed
+from whisper_server.core.validators import check_languages, check_seed
 from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
@@ -46,6 +46,8 @@ class _Job:
     """What is to be done with every input."""
 
     language: str | None
+    languages: tuple[str, ...]
+    language_switching: bool | None
     audio_track: int | None
     task: Any  # "transcribe" or "translate", as the parser has checked
     response_format: str
@@ -106,8 +108,11 @@ def _job(arguments: Namespace) -> _Job:
     """Check what can be checked without a model."""
     is_subtitles = arguments.format in SUBTITLE_FORMATS
     limits = (arguments.max_line_chars, arguments.max_lines, arguments.max_cue_seconds)
+    language = parse_language(arguments.language)
     return _Job(
-        language=parse_language(arguments.language),
+        language=language,
+        languages=check_languages(filter(None, arguments.languages.split(",")), language),
+        language_switching=arguments.language_switching,
         audio_track=arguments.audio_track,
         task=arguments.task,
         response_format=arguments.format,
@@ -145,6 +150,8 @@ async def _transcribe_all(
             model=services.catalog.resolve(services.catalog.default),
             task=job.task,
             language=job.language,
+            languages=job.languages,
+            language_switching=job.language_switching,
             audio_track=job.audio_track,
             word_timestamps=job.word_timestamps,
             seed=job.seed,

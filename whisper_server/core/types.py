@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import TypeAlias
 
@@ -87,9 +88,10 @@ class TranscribeParams:
 
     model: ModelSource
     task: Task = "transcribe"
-    language: str | None = None  # a code; None: detect it once, on the first window
+    language: str | None = None  # a code; None: detect it
     languages: tuple[str, ...] = ()  # codes to choose from where none is given; (): all
     shows_languages: bool = False  # the reply says which one was heard
+    language_switching: bool | None = None  # whether windows may be of several; None: as the server is set
     prompt: str = ""  # on the first window only
     keywords: tuple[str, ...] = ()  # words to expect, on every window
     temperature: float = (
@@ -227,6 +229,7 @@ class WindowJob:
     task: Task = "transcribe"
     word_timestamps: bool = False  # tell when each token was spoken
     seed: int = 0  # of the request: with the sound, it decides every draw
+    switches: bool = False  # another language than `language` is taken where this window is sure of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +255,7 @@ class Decoded:
     no_speech_prob: float
     is_silence: bool  # the no-speech rule holds: the text is not to be shown
     token_times: tuple[TokenTime, ...] = ()  # with word_timestamps: one per text token, in order
+    language_scores: Mapping[str, float] = field(default_factory=dict)  # where detected: code -> probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +289,12 @@ class Segment:
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
-    language: str
+    language: str  # code of what is spoken, also where the text is a translation
     seek_frames: int  # file time of the window's start, in frames of 10 ms
     words: tuple[Word, ...] = ()
     scores: tuple[TokenScore, ...] = ()  # with word times: one per text token, in order
     speaker: str = ""  # the name of its channel, where every speaker has one
+    language_probability: float = 1.0  # by the sound of its window; 1.0 where the language was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,12 +302,12 @@ class Transcript:
     """A whole file, ready to be rendered."""
 
     task: Task
-    language: str  # code; of the request, or as detected; "" where there was no speech to detect it on
+    language: str  # code; of the request, or that of most of the speech; "" where nobody speaks
     duration_s: float  # of the file
     segments: tuple[Segment, ...] = field(default=())
-    shows_languages: bool = (
-        False  # in json: the request named the languages to choose from, or always wants it
-    )
+    language_probability: float = 1.0  # 1.0 where the language was given
+    # In json: the request named the languages to choose from, or always wants it.
+    shows_languages: bool = False
     shows_segments: bool = True  # in verbose_json
     shows_words: bool = False  # in verbose_json
     shows_logprobs: bool = False  # in json
@@ -311,3 +316,23 @@ class Transcript:
     def text(self) -> str:
         """The segments joined, without the space that the first one starts with."""
         return "".join(segment.text for segment in self.segments).strip()
+
+
+def seconds_by_language(segments: Sequence[Segment]) -> dict[str, float]:
+    """Return how many seconds are spoken in each language, code -> seconds, most first."""
+    found: dict[str, float] = {}
+    for each in segments:
+        found[each.language] = found.get(each.language, 0.0) + each.end_s - each.start_s
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def main_language(segments: Sequence[Segment]) -> tuple[str, float]:
+    """Return the language in which most is spoken, and its mean probability; ("", 0.0) where nothing is."""
+    code = next(iter(seconds_by_language(segments)), "")
+    mine = [
+        (each.end_s - each.start_s, each.language_probability) for each in segments if each.language == code
+    ]
+    total_s = sum(seconds for seconds, _ in mine)
+    if not total_s:
+        return code, mine[0][1] if mine else 0.0
+    return code, sum(seconds * probability for seconds, probability in mine) / total_s

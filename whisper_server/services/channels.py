@@ -131,10 +131,8 @@ class ByChannel(SegmentSource):
         return sum(channel.windows_done for channel in self.channels)
 
     def transcript(self, found: tuple[Segment, ...]) -> Transcript:
-        """Return the transcript of these segments, in the language of the first channel that has one."""
-        transcripts = [channel.transcript(()) for channel in self.channels]
-        spoken = next((each for each in transcripts if each.language), transcripts[0])
-        return replace(spoken, duration_s=self.duration_s, segments=found)
+        """Return the transcript of these segments, in the language of most of them if none was given."""
+        return replace(self.channels[0].transcript(found), duration_s=self.duration_s)
 
     async def segments(self) -> AsyncGenerator[Segment, None]:
         """Produce the segments of all channels by their start, each with its speaker.

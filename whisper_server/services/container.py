@@ -80,7 +80,14 @@ async def open_services(
         idle_unload_s=settings.idle_unload_s,
         shutdown=shutdown,
     )
-    transcriber = Transcriber(audio, models, pool, beam_size=settings.beam_size, use_vad=settings.vad)
+    transcriber = Transcriber(
+        audio,
+        models,
+        pool,
+        beam_size=settings.beam_size,
+        use_vad=settings.vad,
+        switches_language=settings.language_switching,
+    )
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
     live = LiveSessions()

@@ -36,12 +36,14 @@ class Transcriber:
         *,
         beam_size: int = 5,
         use_vad: bool = True,
+        switches_language: bool = True,
     ) -> None:
         self._audio = audio
         self._models = models
         self._pool = pool
         self._beam_size = beam_size
         self._use_vad = use_vad
+        self._switches_language = switches_language
 
     async def open(
         self,
@@ -119,4 +121,6 @@ class Transcriber:
         options = DecodeOptions(beam_size=self._beam_size)
         if params.temperature > 0:
             options = replace(options, temperatures=(params.temperature,))
-        return Transcription(stream, params, options, self._models, self._pool, self._use_vad)
+        asked = params.language_switching
+        switches = self._switches_language if asked is None else asked
+        return Transcription(stream, params, options, self._models, self._pool, self._use_vad, switches)

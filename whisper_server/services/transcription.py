@@ -5,6 +5,7 @@
           --windows.pack---------> Window       mel [n_mels, 3000], places (iterator)
           --WindowStream.submit--> Decoded      tokens, avg_logprob, no_speech_prob (await)
           --segments.of----------> Segment      start_s, end_s, text, words (file time again)
+          --FileLanguage.of------> str          the language of each window; decoded again if in another
           --leftover.stretches---> Window       what the model left undone, decoded as windows of their own
           --formats.render-------> text         in api and cli
 
@@ -32,8 +33,10 @@ from whisper_server.core.types import (
     Transcript,
     Window,
     WindowJob,
+    main_language,
 )
-from whisper_server.services.decoding import leftover, seams, segments
+from whisper_server.services.decoding import belief, leftover, seams, segments
+from whisper_server.services.decoding.language import FileLanguage, Heard
 from whisper_server.services.speech import vad, windows
 
 if TYPE_CHECKING:
@@ -123,7 +126,8 @@ class Transcription(SegmentSource):
     _models: ModelManager[WhisperModel]
     _pool: WorkPool
     _use_vad: bool
-    _language: str | None = field(init=False)
+    _switches_language: bool = True
+    _language: FileLanguage = field(init=False)
     _is_first: bool = field(default=True, init=False)  # no window with a voice was submitted yet
     _decoded_s: float = field(default=0.0, init=False)  # file time up to which windows are decoded
     windows_done: int = field(default=0, init=False)
@@ -131,7 +135,7 @@ class Transcription(SegmentSource):
 
     def __post_init__(self) -> None:
         only = self.params.languages[0] if len(self.params.languages) == 1 else None
-        self._language = self.params.language or only
+        self._language = FileLanguage(self.params.language or only, switches=self._switches_language)
 
     @property
     def info(self) -> AudioInfo:
@@ -144,12 +148,15 @@ class Transcription(SegmentSource):
         return self.audio.position_s
 
     def transcript(self, found: tuple[Segment, ...]) -> Transcript:
-        """Return the transcript made of these segments."""
+        """Return the transcript made of these segments, in the language of most of them if none was given."""
+        given = None if self._language.is_detected else self._language.main
+        language, probability = (given, 1.0) if given else main_language(found)
         return Transcript(
             self.params.task,
-            self._language or "",
+            language,
             self.duration_s,
             found,
+            language_probability=probability,
             shows_languages=self.params.shows_languages,
             shows_segments=self.params.shows_segments,
             shows_words=self.params.word_timestamps,
@@ -178,26 +185,61 @@ class Transcription(SegmentSource):
             async with (
                 contextlib.nullcontext(lease) if lease else self.lease() as lent,
                 contextlib.aclosing(self._decoded(lent)) as decoded,
+                contextlib.aclosing(self._in_their_languages(lent, decoded)) as settled,
             ):
                 tokenizer = lent.model.engine.tokenizer
-                if self._language is not None:  # refused now, and not only where there is speech
-                    tokenizer.start_sequence(self._language, self.params.task)
-                async for window, result in decoded:
+                known = tokenizer.languages
+                if (
+                    self._language.main is None
+                    and len(known) == 1
+                    and known[0] in (self.params.languages or known)
+                ):
+                    self._language = FileLanguage(known[0])  # nothing to detect
+                if self._language.main is not None:  # refused now, and not only where there is speech
+                    tokenizer.start_sequence(self._language.main, self.params.task)
+                async for window, result in settled:
                     for segment in await self._said(lent, window, result):
-                        self._language = self._language or segment.language
                         yield segment
         finally:
             # Closed already where windows were pulled, but not where none was.
             self.audio.close()
 
-    async def _decoded(self, lease: LeasedModel) -> AsyncGenerator[tuple[Window, Decoded], None]:
+    async def _in_their_languages(
+        self, lease: LeasedModel, decoded: AsyncGenerator[tuple[WindowJob, Decoded], None]
+    ) -> AsyncGenerator[tuple[Window, Decoded], None]:
+        """Hold windows until their language can be told, and decode again those that are in another one."""
+        held: list[tuple[WindowJob, Decoded]] = []
+        async for job, result in decoded:
+            held.append((job, result))
+            if result.language_scores and not self._language.hear(_heard(job.window, result)):
+                continue
+            for each in held:
+                yield each[0].window, await self._in_its_language(lease, *each)
+            held = []
+        self._language.decide()
+        for each in held:
+            yield each[0].window, await self._in_its_language(lease, *each)
+
+    async def _in_its_language(self, lease: LeasedModel, job: WindowJob, result: Decoded) -> Decoded:
+        """Return the window in the language that it has in its file."""
+        scores = result.language_scores
+        if not scores:
+            return replace(result, language_probability=self._language.probability)
+        language = self._language.of(_heard(job.window, result))
+        if language == result.language:
+            return result
+        again = await self._decode(lease.stream, replace(job, language=language, switches=False))
+        self._count(job.window)
+        return replace(again, language_probability=scores.get(language, 0.0))
+
+    async def _decoded(self, lease: LeasedModel) -> AsyncGenerator[tuple[WindowJob, Decoded], None]:
         """Decode windows in order, with some ahead, so that the device never waits for the next one.
 
-        Where the first window with a voice must tell the language, the others are made ready meanwhile.
+        Until the language of the file is known, they are decoded one by one, the others made ready meanwhile.
         """
         stream = lease.stream
         ready: deque[Window] = deque()
-        pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
+        pending: deque[tuple[WindowJob, AsyncFuture[Decoded]]] = deque()
         source = self._pool.iterate(self._windows(lease.model.engine.info.n_mels))
         async with contextlib.aclosing(source):  # type: ignore[type-var]
             async for window in source:
@@ -212,12 +254,15 @@ class Transcription(SegmentSource):
             self._submit(stream, ready, pending)
 
     def _submit(
-        self, stream: WindowStream, ready: deque[Window], pending: deque[tuple[Window, AsyncFuture[Decoded]]]
+        self,
+        stream: WindowStream,
+        ready: deque[Window],
+        pending: deque[tuple[WindowJob, AsyncFuture[Decoded]]],
     ) -> None:
         """Submit what is ready; all windows but one wait until the language is known."""
-        while ready and (self._language is not None or not pending):
-            window = ready.popleft()
-            pending.append((window, self._decode(stream, window)))
+        while ready and (self._language.main is not None or not pending):
+            job = self._job(ready.popleft(), self._language.main)
+            pending.append((job, self._decode(stream, job)))
 
     async def _said(
         self, lease: LeasedModel, window: Window, result: Decoded, *, is_part: bool = False
@@ -230,7 +275,13 @@ class Transcription(SegmentSource):
         tokenizer, threshold = lease.model.engine.tokenizer, self.params.vad.threshold
         result = leftover.completed(result, tokenizer)
         pending = [
-            (stretch, [(part, self._decode(lease.stream, part)) for part in parts(window, stretch)])
+            (
+                stretch,
+                [
+                    (part, self._decode(lease.stream, self._job(part, result.language)))
+                    for part in parts(window, stretch)
+                ],
+            )
             for stretch in leftover.stretches(window, result, tokenizer, threshold, is_part=is_part)
         ]
         found = await self._pool.run(segments.of, window, result, tokenizer, threshold)
@@ -239,6 +290,8 @@ class Transcription(SegmentSource):
             for part, future in pieces:
                 again = await future
                 self._count(part)
+                if not again.language_scores:
+                    again = replace(again, language_probability=result.language_probability)
                 if leftover.is_more(again):
                     more += await self._said(lease, part, again, is_part=True)
             start_s = window.file_time(stretch.start_s)
@@ -246,36 +299,38 @@ class Transcription(SegmentSource):
             found = seams.merged(found, more, start_s, end_s, replaces=stretch.has_text)
         return found
 
-    def _decode(self, stream: WindowStream, window: Window) -> AsyncFuture[Decoded]:
+    def _decode(self, stream: WindowStream, job: WindowJob) -> AsyncFuture[Decoded]:
         """Submit a window; over one without a voice, only what the model is sure of at once is believed."""
         options = self.options
-        if not has_voice(window, self.params.vad.threshold):
+        if not has_voice(job.window, self.params.vad.threshold):
             options = replace(options, temperatures=options.temperatures[:1])
-        return wrap_future(stream.submit(self._job(window), options))
+        return wrap_future(stream.submit(job, options))
 
-    def _job(self, window: Window) -> WindowJob:
+    def _job(self, window: Window, language: str | None) -> WindowJob:
+        """Return a window with the language that it is expected to be in, if any is."""
         params = self.params
         is_first = self._is_first and has_voice(window, params.vad.threshold)
         self._is_first = self._is_first and not is_first
         return WindowJob(
             window,
-            self._language,
+            language,
             prompt=params.prompt if is_first else "",
             candidates=params.languages,
             keywords=", ".join(params.keywords),
             task=params.task,
             word_timestamps=params.word_timestamps or params.logprobs,
             seed=params.seed,
+            switches=self._language.switches,
         )
 
-    async def _next(self, pending: deque[tuple[Window, AsyncFuture[Decoded]]]) -> tuple[Window, Decoded]:
-        window, future = pending[0]
+    async def _next(
+        self, pending: deque[tuple[WindowJob, AsyncFuture[Decoded]]]
+    ) -> tuple[WindowJob, Decoded]:
+        job, future = pending[0]
         result = await future
         pending.popleft()
-        if has_voice(window, self.params.vad.threshold):
-            self._language = self._language or result.language
-        self._count(window)
-        return window, result
+        self._count(job.window)
+        return job, result
 
     def _count(self, window: Window) -> None:
         """Count a decoded window, and tell how far the file is decoded; a part of a window is behind that."""
@@ -296,6 +351,10 @@ class Transcription(SegmentSource):
 def parts(window: Window, stretch: leftover.Stretch) -> list[Window]:
     """Return the pieces of a stretch as windows of their own."""
     return [windows.part(window, start_s, end_s) for start_s, end_s in stretch.pieces]
+
+
+def _heard(window: Window, result: Decoded) -> Heard:
+    return Heard(result.language_scores, belief.spoken_s(window))
 
 
 def has_voice(window: Window, threshold: float) -> bool:

@@ -240,9 +240,24 @@ def test_a_language_is_chosen_among_the_candidates() -> None:
     choices = [(), ("fr", "en"), ("fr", "xx")]
     results = WindowDecoder(engine).decode([WindowJob(window, None, "", c) for c in choices], OPTIONS)
     assert [r.language for r in results] == ["de", "en", "fr"]
+    assert [r.language_probability for r in results] == pytest.approx([0.6, 0.75, 1.0])
     with pytest.raises(InvalidRequest) as caught:
         WindowDecoder(engine).decode([WindowJob(window, None, "", ("xx",))], OPTIONS)
     assert caught.value.param == "languages"
+
+
+def test_a_window_leaves_the_language_that_is_expected_where_it_is_sure_of_another() -> None:
+    text = {0.0: (" x", -0.1, 0.0)}
+    scores = {0: {"de": 0.95, "en": 0.05}, 1: {"de": 0.5, "en": 0.2, "fr": 0.3}, 2: {"de": 0.95, "en": 0.05}}
+    engine = ScriptedEngine(dict.fromkeys(range(4), text), languages=scores)
+    long, short = jobs("en", duration_s=20.0)[0].window, jobs("en")[0].window
+    windows = [long, long, short]
+    switching = [WindowJob(window, "en", switches=True) for window in windows]
+    results = WindowDecoder(engine).decode([*switching, WindowJob(long, "en")], OPTIONS)
+    assert [r.language for r in results] == ["de", "en", "en", "en"]
+    assert [r.language_probability for r in results] == [0.95, 0.2, 0.05, 1.0]
+    assert engine.prompts[0] == engine.tokenizer.start_sequence("de", "transcribe")
+    assert results[3].language_scores == {}
 
 
 def test_the_prompt_goes_before_the_start_sequence() -> None:

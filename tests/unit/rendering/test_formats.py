@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from whisper_server.core.errors import InvalidRequest
-from whisper_server.core.types import Segment, TokenScore, Transcript, Word
+from whisper_server.core.types import Segment, TokenScore, Transcript, Word, main_language
 from whisper_server.services.rendering.formats import FORMATS, render
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -50,8 +50,10 @@ def test_verbose_json_has_all_ten_segment_fields_and_the_english_language_name()
     assert body["usage"] == {"type": "duration", "seconds": 3726}
     assert set(body["segments"][0]) == {
         "id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob", "compression_ratio",
-        "no_speech_prob",
+        "no_speech_prob", "language",
     }  # fmt: skip
+    assert body["segments"][0]["language"] == "fr"
+    assert body["language_probability"] == 1.0
     assert [s["id"] for s in body["segments"]] == [0, 1, 2]
     assert "words" not in body
 
@@ -99,6 +101,7 @@ def test_silence_in_every_format() -> None:
     assert json.loads(render(silence, "json")[0]) == {"text": "", "usage": {"type": "duration", "seconds": 4}}
     verbose = json.loads(render(silence, "verbose_json")[0])
     assert (verbose["text"], verbose["segments"], verbose["language"]) == ("", [], "english")
+    assert "language_probability" not in verbose
 
 
 def test_diarized_json_has_a_line_per_turn() -> None:
@@ -118,6 +121,7 @@ def test_diarized_json_has_a_line_per_turn() -> None:
                 "end": i + 0.5,
                 "text": text.strip(),
                 "speaker": who,
+                "language": "fr",
             }
             for i, (text, who) in enumerate(said)
         ],
@@ -129,6 +133,29 @@ def test_json_names_the_language_where_the_request_named_some() -> None:
     assert json.loads(render(replace(TALK, shows_languages=True), "json")[0])["languages"] == [{"code": "fr"}]
     silence = Transcript("transcribe", "", 4.0, shows_languages=True)
     assert json.loads(render(silence, "json")[0])["languages"] == []
+
+
+def test_languages_come_with_most_of_the_speech_first() -> None:
+    said = tuple(
+        replace(segment(start_s, end_s, " x"), language=code, language_probability=probability)
+        for start_s, end_s, code, probability in [
+            (0.0, 2.0, "en", 0.9), (2.0, 5.0, "de", 0.8), (5.0, 6.0, "de", 0.4), (6.0, 7.0, "fr", 1.0)
+        ]
+    )  # fmt: skip
+    assert main_language(said) == ("de", pytest.approx((3 * 0.8 + 0.4) / 4))
+    assert main_language(()) == ("", 0.0)
+    talk = Transcript("transcribe", "de", 7.0, said, language_probability=0.7, shows_languages=True)
+    assert json.loads(render(talk, "json")[0])["languages"] == [{"code": code} for code in ("de", "en", "fr")]
+    verbose = json.loads(render(talk, "verbose_json")[0])
+    assert (verbose["language"], verbose["language_probability"]) == ("german", 0.7)
+    assert [each["language"] for each in verbose["segments"]] == ["en", "de", "de", "fr"]
+
+
+def test_a_translation_is_english_and_tells_what_was_spoken() -> None:
+    verbose = json.loads(render(replace(TALK, task="translate"), "verbose_json")[0])
+    assert verbose["language"] == "english"
+    assert "language_probability" not in verbose
+    assert {each["language"] for each in verbose["segments"]} == {"fr"}
 
 
 def test_unknown_format_lists_the_known_ones() -> None:

@@ -45,7 +45,14 @@ from whisper_server.api.requests.read import (
     validated,
 )
 from whisper_server.core.languages import parse_language
-from whisper_server.core.types import AudioInfo, AudioLevels, Segment, Track, TrackChoice
+from whisper_server.core.types import (
+    AudioInfo,
+    AudioLevels,
+    Segment,
+    Track,
+    TrackChoice,
+    seconds_by_language,
+)
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.container import Services
 from whisper_server.services.rendering.formats import (
@@ -129,10 +136,10 @@ async def create_transcription(admitted: AdmittedDep) -> Response:
 
 
 def _languages(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[LanguageCode] | None:
-    """Return the language that was heard, none for silence, where the reply says which."""
+    """Return the languages that were heard, most first, none for silence, where the reply says which."""
     if not wanted.params.shows_languages:
         return None
-    return [LanguageCode(code=segment.language) for segment in segments[:1]]
+    return [LanguageCode(code=code) for code in seconds_by_language(segments)]
 
 
 def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list[TokenLogprob] | None:
@@ -170,6 +177,7 @@ async def _events(work: Transcribing, wanted: TranscriptionRequest) -> AsyncGene
             event = DeltaEvent(
                 type="transcript.text.delta",
                 delta=delta,
+                language=segment.language,
                 segment_id=None if timed is None else timed.id,
                 logprobs=_logprobs(wanted, [segment]),
             )

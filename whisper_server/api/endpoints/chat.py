@@ -151,6 +151,7 @@ async def _read(admitted: Admitted) -> _Wanted:
     params = TranscribeParams(
         model=source,
         language=language,
+        language_switching=fields.language_switching,
         prompt=prompt[-MAX_PROMPT_CHARS:],
         audio_track=fields.audio_track,
         priority=fields.priority,

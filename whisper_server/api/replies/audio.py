@@ -65,6 +65,9 @@ class SegmentObject(BaseModel):
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
+    language: str = Field(
+        description="Beyond OpenAI: the code of what is spoken, also where the text is a translation."
+    )
 
 
 class WordObject(BaseModel):
@@ -79,7 +82,12 @@ class VerboseReply(BaseModel):
     """The reply for response_format verbose_json, to forms and to JSON."""
 
     task: Literal["transcribe", "translate"]
-    language: str = Field(description="The English name: english, french, ...")
+    language: str = Field(description="The English name of what most of the text is in: english, french, ...")
+    language_probability: float | None = Field(
+        None,
+        description="Beyond OpenAI: of `language`, by the sound; 1 where the request gave it. "
+        "Absent for silence and in translations, whose text is English.",
+    )
     duration: float = Field(description="Seconds.")
     text: str
     segments: list[SegmentObject] | None = Field(None, description="Absent if only words were asked for.")
@@ -101,6 +109,7 @@ class DiarizedSegment(BaseModel):
     speaker: str = Field(
         description="A name of `known_speaker_names`, or A, B, ... by channel; empty with verbose_json."
     )
+    language: str = Field(description="Beyond OpenAI: the code.")
 
 
 class DiarizedReply(BaseModel):
@@ -124,6 +133,7 @@ class DeltaEvent(BaseModel):
 
     type: Literal["transcript.text.delta"]
     delta: str
+    language: str = Field(description="Beyond OpenAI: the code of the phrase's language.")
     segment_id: str | None = Field(None, description="Of the SegmentEvent that has its times.")
     logprobs: list[TokenLogprob] | None = Field(None, description="Only with include[]=logprobs.")
 

@@ -62,7 +62,18 @@ class HeardTrack(TrackFields):
     language: str = ""
 
 
-class SubtitleFields(WorkFields, TrackFields):
+class LanguageFields(_Fields):
+    """How the language is found where the request does not give it."""
+
+    language_switching: bool | None = Field(
+        None,
+        description="Beyond OpenAI: whether a part of the file that is surely in another language is taken "
+        "to be in that. false: one language for the whole file. Absent: as the server is set, which is true "
+        "unless its operator says otherwise.",
+    )
+
+
+class SubtitleFields(WorkFields, TrackFields, LanguageFields):
     """How large a cue of subtitles may be; the bounds hold for srt and vtt only."""
 
     max_line_chars: int = Field(42, description="For srt and vtt: 10 to 200; full-width characters count 2.")
@@ -122,7 +133,7 @@ class TranscriptionFields(SubtitleFields):
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
     language: str = Field("", description="Code or English name; absent or `auto`: detect it.")
     languages: tuple[str, ...] = Field(
-        (), description="Languages to choose from where `language` is absent; the reply names the choice."
+        (), description="Languages to choose from where `language` is absent; the reply names those heard."
     )
     prompt: str = Field("", description="Text that the audio, or each channel, continues.")
     keywords: tuple[str, ...] = Field(
@@ -253,7 +264,7 @@ class StreamOptions(_Fields):
     include_usage: bool = Field(False, description="Send one more chunk, with the usage.")
 
 
-class ChatFields(WorkFields, TrackFields):
+class ChatFields(WorkFields, TrackFields, LanguageFields):
     """What a client may ask of a chat completion; every other parameter of the chat API is ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")

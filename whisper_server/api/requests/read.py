@@ -120,6 +120,7 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         language=language,
         languages=languages,
         shows_languages=bool(languages) or tells_languages(model),
+        language_switching=fields.language_switching,
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         keywords=keywords,
         temperature=temperature,
@@ -153,6 +154,7 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
     params = TranscribeParams(
         model=source,
         task="translate",
+        language_switching=fields.language_switching,
         prompt=fields.prompt[-MAX_PROMPT_CHARS:],
         temperature=temperature,
         seed=check_seed(fields.seed),

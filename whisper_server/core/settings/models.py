@@ -122,6 +122,12 @@ class ModelSettings(BaseModel):
         description="Find voices, which tell where to cut, what text over noise to believe, and what "
         "the model left out. Off: everything is decoded once and shown.",
     )
+    language_switching: bool = Field(
+        True,
+        alias="WHISPER_LANGUAGE_SWITCHING",
+        description="Let a file be of several languages: a part that is surely in another one is written in "
+        "that. Off: one language for the whole file. A request may say otherwise.",
+    )
     audio_threads: int = Field(
         2,
         alias="WHISPER_AUDIO_THREADS",

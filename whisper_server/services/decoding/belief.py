@@ -51,6 +51,11 @@ def _loops(tokens: Sequence[int]) -> bool:
     )
 
 
+def spoken_s(window: Window) -> float:
+    """Return how many seconds of a window have a voice; all of it, where that was not looked for."""
+    return voice_s(window, 0.0, window.duration_s, VOICE_THRESHOLD) if window.voice else window.duration_s
+
+
 def voice_s(window: Window, start_s: float, end_s: float, threshold: float) -> float:
     """Return how many seconds between two window times have a voice."""
     heard = sum(probability >= threshold for probability in voice_between(window, start_s, end_s))

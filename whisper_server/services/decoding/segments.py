@@ -58,6 +58,7 @@ def of(
                 seek_frames=round(window.start_s * FRAMES_PER_SECOND),
                 words=its_words,
                 scores=_scores(each.times, tokenizer),
+                language_probability=decoded.language_probability,
             )
         )
     return segments

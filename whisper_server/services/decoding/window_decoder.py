@@ -8,15 +8,16 @@ scheduler's thread; knows nothing of requests, files or queues.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest
-from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, Window, WindowJob
+from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
 from whisper_server.services.decoding import loops, seeds
-from whisper_server.services.decoding.belief import VOICE_THRESHOLD, voice_s
+from whisper_server.services.decoding.belief import spoken_s
+from whisper_server.services.decoding.language import Heard, among
 from whisper_server.services.decoding.prompts import is_doubtful, is_harmed
 from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
 
@@ -25,11 +26,6 @@ def compression_ratio(text: str) -> float:
     """Return how many times smaller zlib makes the text: repetition shows as a high ratio."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
-
-
-def _voice_s(window: Window) -> float:
-    """Return how many seconds of a window have a voice; all of it, where that was not looked for."""
-    return voice_s(window, 0.0, window.duration_s, VOICE_THRESHOLD) if window.voice else window.duration_s
 
 
 def is_silence(no_speech_prob: float, avg_logprob: float, options: DecodeOptions) -> bool:
@@ -48,12 +44,24 @@ def needs_fallback(attempt: Decoded, options: DecodeOptions) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class _Language:
+    """What a window is decoded in, and what it may have been besides."""
+
+    code: str
+    scores: Mapping[str, float]  # empty where it was not detected
+
+    @property
+    def probability(self) -> float:
+        return self.scores.get(self.code, 0.0) if self.scores else 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class _Batch:
     """Rows that are decoded together, and what belongs to each."""
 
     encoded: Encoded
     jobs: Sequence[WindowJob]
-    languages: Sequence[tuple[str, float]]  # code, probability
+    languages: Sequence[_Language]
     is_wanted: IsWanted
 
     def select(self, rows: Sequence[int]) -> _Batch:
@@ -92,8 +100,8 @@ class WindowDecoder:
         encoded = self._engine.encode(np.stack([job.window.mel for job in jobs]))
         languages = self._languages(encoded, jobs)
         starts = [
-            self._tokenizer.start_sequence(code, job.task)
-            for (code, _), job in zip(languages, jobs, strict=True)
+            self._tokenizer.start_sequence(language.code, job.task)
+            for language, job in zip(languages, jobs, strict=True)
         ]
         prompts = [
             self._tokenizer.prompt(start, job.prompt, job.keywords)
@@ -110,17 +118,17 @@ class WindowDecoder:
         timed = [row for row, job in enumerate(jobs) if job.word_timestamps and is_wanted(row)]
         return self._with_token_times(encoded, starts, jobs, decoded, timed)
 
-    def _languages(self, encoded: Encoded, jobs: Sequence[WindowJob]) -> list[tuple[str, float]]:
-        """Return (code, probability) per job, detecting the language of jobs that name none."""
-        found: list[tuple[str, float]] = [(job.language or "en", 1.0) for job in jobs]
-        unknown = [row for row, job in enumerate(jobs) if job.language is None]
+    def _languages(self, encoded: Encoded, jobs: Sequence[WindowJob]) -> list[_Language]:
+        """Return the language per job, detecting that of jobs that name none or may switch to another."""
+        found = [_Language(job.language or "en", {}) for job in jobs]
+        unknown = [row for row, job in enumerate(jobs) if job.language is None or job.switches]
         candidates = {row: self._candidates(jobs[row]) for row in unknown}
         if unknown and self._tokenizer.is_multilingual:
             for row, scores in zip(
                 unknown, self._engine.detect_language(encoded.select(unknown)), strict=True
             ):
-                known = {code: scores[code] for code in candidates[row] if code in scores}
-                found[row] = max(known.items(), key=lambda item: item[1], default=("en", 0.0))
+                heard = Heard(among(scores, candidates[row]) or {"en": 0.0}, spoken_s(jobs[row].window))
+                found[row] = _Language(heard.choice(jobs[row].language), heard.scores)
         return found
 
     def _candidates(self, job: WindowJob) -> Sequence[str]:
@@ -143,12 +151,12 @@ class WindowDecoder:
     def _is_doubtful(self, decoded: Decoded, job: WindowJob) -> bool:
         """Tell whether the prompt or the keywords of a job may have harmed its answer."""
         given = _given(job)
-        return bool(given) and is_doubtful(self._shown(decoded), given, _voice_s(job.window))
+        return bool(given) and is_doubtful(self._shown(decoded), given, spoken_s(job.window))
 
     def _believed(self, decoded: Decoded, without: Decoded, job: WindowJob) -> Decoded:
         """Return the better one of a doubtful answer and that without the prompt."""
         texts = self._shown(decoded), self._shown(without)
-        return without if is_harmed(*texts, _given(job), _voice_s(job.window)) else decoded
+        return without if is_harmed(*texts, _given(job), spoken_s(job.window)) else decoded
 
     def _with_fallback(
         self, batch: _Batch, prompts: Sequence[Sequence[int]], options: DecodeOptions
@@ -195,12 +203,13 @@ class WindowDecoder:
         return compression_ratio(spelled.decode("utf-8", "replace").strip())
 
     def _attempt(
-        self, hypothesis: Hypothesis, language: tuple[str, float], temperature: float, options: DecodeOptions
+        self, hypothesis: Hypothesis, language: _Language, temperature: float, options: DecodeOptions
     ) -> Decoded:
         return Decoded(
             tokens=hypothesis.tokens,
-            language=language[0],
-            language_probability=language[1],
+            language=language.code,
+            language_probability=language.probability,
+            language_scores=language.scores,
             temperature=temperature,
             avg_logprob=hypothesis.avg_logprob,
             compression_ratio=self._ratio(hypothesis.tokens),

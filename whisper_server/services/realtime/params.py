@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import TranscribeParams
 from whisper_server.core.validators import check_keywords, check_languages
+from whisper_server.services.model_files.names import tells_languages
 
 if TYPE_CHECKING:
     from whisper_server.services.model_files.catalog import Catalog
@@ -24,10 +25,13 @@ def params_of(config: SessionConfig, catalog: Catalog) -> TranscribeParams:
     """
     given = config.transcription
     language = parse_language(given.language)
+    languages = check_languages(given.languages or (), language)
+    name = given.model or catalog.default
     return TranscribeParams(
-        model=catalog.resolve(given.model or catalog.default),
+        model=catalog.resolve(name),
         language=language,
-        languages=check_languages(given.languages or (), language),
+        languages=languages,
+        shows_languages=bool(languages) or tells_languages(name),
         prompt=(given.prompt or "")[-MAX_PROMPT_CHARS:],
         keywords=check_keywords(given.keywords or ()),
         logprobs=config.wants_logprobs,

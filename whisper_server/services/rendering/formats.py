@@ -12,7 +12,7 @@ from typing import Any
 
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import language_name
-from whisper_server.core.types import Segment, Transcript
+from whisper_server.core.types import Segment, Transcript, seconds_by_language
 from whisper_server.services.rendering.subtitles import Cue, SubtitleOptions, cues
 
 JSON_TYPE = "application/json"
@@ -53,7 +53,7 @@ def _json(transcript: Transcript) -> tuple[str, str]:
         return _dumps({"text": transcript.text}), JSON_TYPE
     body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
     if transcript.shows_languages:
-        body["languages"] = [{"code": transcript.language}] if transcript.language else []
+        body["languages"] = [{"code": code} for code in seconds_by_language(transcript.segments)]
     if transcript.shows_logprobs:
         body["logprobs"] = logprob_objects(transcript.segments)
     return _dumps(body), JSON_TYPE
@@ -76,6 +76,8 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
         "duration": round(transcript.duration_s, 3),
         "text": transcript.text,
     }
+    if transcript.task == "transcribe" and transcript.language:
+        body["language_probability"] = round(transcript.language_probability, 3)
     if transcript.shows_segments:
         body["segments"] = [segment_object(i, segment) for i, segment in enumerate(transcript.segments)]
     if transcript.shows_words:
@@ -91,7 +93,7 @@ def _language_of_text(transcript: Transcript) -> str:
 
 
 def segment_object(index: int, segment: Segment) -> dict[str, Any]:
-    """Return one segment of verbose_json; clients check that all ten fields are there."""
+    """Return one segment of verbose_json: ten fields, which clients check, and its language."""
     return {
         "id": index,
         "seek": segment.seek_frames,
@@ -103,6 +105,7 @@ def segment_object(index: int, segment: Segment) -> dict[str, Any]:
         "avg_logprob": segment.avg_logprob,
         "compression_ratio": segment.compression_ratio,
         "no_speech_prob": segment.no_speech_prob,
+        "language": segment.language,
     }
 
 
@@ -123,6 +126,7 @@ def timed_segment(number: int, segment: Segment) -> dict[str, Any]:
         "end": round(segment.end_s, 2),
         "text": segment.text.strip(),
         "speaker": segment.speaker,
+        "language": segment.language,
     }
 
 
