@@ -21,6 +21,7 @@ from asyncio import wrap_future
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from whisper_server.core.types import (
@@ -203,9 +204,12 @@ class Transcription(SegmentSource):
         """
         tokenizer, threshold = lease.model.engine.tokenizer, self.params.vad.threshold
         result = leftover.completed(result, tokenizer)
+        undone = await self._pool.run(
+            partial(leftover.stretches, window, result, tokenizer, threshold, is_part=is_part)
+        )
         pending = [
             (stretch, [(part, self._decode(lease.stream, part)) for part in parts(window, stretch)])
-            for stretch in leftover.stretches(window, result, tokenizer, threshold, is_part=is_part)
+            for stretch in undone
         ]
         found = await self._pool.run(segments.of, window, result, tokenizer, threshold)
         for stretch, pieces in pending:
@@ -213,7 +217,7 @@ class Transcription(SegmentSource):
             for part, future in pieces:
                 again = await future
                 self._count(part)
-                if leftover.is_more(again):
+                if leftover.is_more(part, again):
                     more += await self._said(lease, part, again, is_part=True)
             start_s = window.file_time(stretch.start_s)
             end_s = window.file_time(stretch.ends_s[-1], is_end=True)
