@@ -78,8 +78,8 @@ def stretches(
     """Return what is to be decoded again, in order.
 
     Each is strictly shorter than the window, since a window without any phrase has none: where nothing
-    came, nothing more will come. Only in a whole window with a voice, not in a part of one, is what lies under
-    a phrase decoded again: singing has few words for its voice however short the part is. Takes some
+    came, nothing more will come. Only in a whole window with a voice, not in a part of one, is what lies
+    under a phrase decoded again: singing has few words for its voice however short the part is. Takes some
     milliseconds without voice detection: keep it off the event loop.
     """
     if decoded.is_silence:
