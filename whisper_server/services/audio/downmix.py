@@ -38,7 +38,7 @@ class Downmix:
         self._gains = gains.astype(np.float64)
         self._held: list[Samples] = []  # each float32 [1 + c, n]: the mix, then the channels
         self._n_held = 0
-        self._mix = np.eye(1, 1 + self.n_channels, dtype=np.float32)[0]
+        self._mix = self._weights_of(-1)
         self._weights = self._mix  # of the mix and each channel, in what is heard
         self._loudest = self._weights_of(0)  # the channel that was chosen last
 
@@ -90,4 +90,6 @@ class Downmix:
         return self._loudest
 
     def _weights_of(self, channel: int) -> NDArray[np.float32]:
-        return np.eye(1, 1 + self.n_channels, 1 + channel, dtype=np.float32)[0]
+        weights = np.zeros(1 + self.n_channels, np.float32)
+        weights[1 + channel] = 1.0
+        return weights
