@@ -28,11 +28,11 @@ class MixAlone(Resampler):
     """Leaves the sides out."""
 
     @property
-    def _sides(self) -> None:  # type: ignore[override]
+    def _beside(self) -> None:  # type: ignore[override]
         return None
 
-    @_sides.setter
-    def _sides(self, sides: Any) -> None:
+    @_beside.setter
+    def _beside(self, beside: Any) -> None:
         pass
 
 

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,18 @@ async def test_ten_minutes_of_silence_then_speech_at_the_right_time(services: Se
     assert transcript.segments[-1].end_s == pytest.approx(602.73, abs=0.25)
 
 
+def words_kept(said: str, heard: str) -> int:
+    """Return how many words of a sentence were heard, in its order."""
+    blocks = SequenceMatcher(None, said.split(), heard.split(), autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks)
+
+
+def around(transcript: Transcript, start_s: float, sample: Sample) -> str:
+    """Return the text of the segments that overlap a clip at this place."""
+    end_s = start_s + sample.duration_s
+    return " ".join(s.text for s in transcript.segments if s.end_s > start_s and s.start_s < end_s)
+
+
 async def test_a_long_file_keeps_every_sentence_in_order_and_in_place(services: Services) -> None:
     pieces, truth, position_s = [], [], 0.0
     for index, sample in enumerate([s for s in ROBUST if s.language == "en" and s.kind == "plain"] * 3):
@@ -207,11 +220,13 @@ async def test_a_long_file_keeps_every_sentence_in_order_and_in_place(services: 
             pieces.append(piece)
             position_s += len(piece) / RATE
     transcript = await heard(services, encode(np.concatenate(pieces), 16_000, "flac", "flac"))
-    said = " ".join(sample.text for _, sample in truth)
-    # 105 words: the nano model is weak where voices change within a window (bench/experiments/pauses.md). How
-    # weak hangs on where windows happen to be cut: with pauses of 0.5 to 0.9 s it is 13 to 17 words.
-    assert word_errors(said, transcript.text) <= 15
-    assert abs(len(said.split()) - len(transcript.text.split())) <= 4
+    # Which words the nano model gets wrong where voices change hangs on where windows are cut, and on the
+    # last bits of the arithmetic (bench/experiments/pauses.md). A lost sentence lacks all of its words.
+    kept = [words_kept(sample.text, around(transcript, start_s, sample)) for start_s, sample in truth]
+    assert all(kept)
+    n_said = sum(len(sample.text.split()) for _, sample in truth)
+    assert sum(kept) >= 0.85 * n_said
+    assert len(transcript.text.split()) <= 1.15 * n_said  # nothing to speak of comes twice
     assert transcript.language == "en"
     starts = [segment.start_s for segment in transcript.segments]
     assert starts == sorted(starts)

@@ -24,7 +24,6 @@ from whisper_server.services.audio.decoder import TOO_SHORT, Decoder, LibavDecod
 from whisper_server.services.audio.downmix import Downmix
 from whisper_server.services.audio.loudness import Meter, normalised, peak_of
 from whisper_server.services.audio.mp4_guard import check_mp4_tables
-from whisper_server.services.audio.resampler import WITH_SIDES
 from whisper_server.services.audio.tracks import listening_order
 
 if TYPE_CHECKING:
@@ -204,7 +203,7 @@ class AudioStream:
             if number != self.info.track:
                 self._reopen(number)
             for piece in self._pieces("mix"):
-                if peak_of(_samples(piece, side_by_side=False)) > SILENT_PEAK:
+                if peak_of(_planes(piece)[0]) > SILENT_PEAK:
                     return True
                 yield
         except AudioTooLong:
@@ -238,20 +237,31 @@ class _Opened:
 
 
 def _mixed(pieces: Iterator[Piece]) -> Iterator[Samples]:
-    """Yield float32 [n]; the louder side of stereo while its sides cancel."""
+    """Yield float32 [n]; one channel of several while their mix cancels."""
     downmix: Downmix | None = None
     for piece in pieces:
-        samples = _samples(piece, side_by_side=False)
-        if piece.n_channels == WITH_SIDES:
-            downmix = downmix or Downmix()
-            n = len(samples) // 3
-            yield from downmix.add(np.stack([samples[:n], samples[n::2], samples[n + 1 :: 2]]))
+        planes, gains = _planes(piece)
+        if len(gains):
+            if downmix is not None and downmix.n_channels != len(gains):  # the layout has changed
+                yield from downmix.finish()
+                downmix = None
+            downmix = downmix or Downmix(gains)
+            yield from downmix.add(planes)
         elif downmix is not None:  # silence in a gap, or a stretch of mono
-            yield from downmix.add(np.stack([samples] * 3))
+            yield from downmix.add(np.repeat(planes, 1 + downmix.n_channels, axis=0))
         else:
-            yield samples
+            yield planes[0]
     if downmix is not None:
         yield from downmix.finish()
+
+
+def _planes(piece: Piece) -> tuple[Samples, Samples]:
+    """Return a mix and the channels beside it, float32 [1 + c, n], and their gains, [c]; both read-only."""
+    samples = _samples(piece, side_by_side=False)
+    n_beside = piece.n_channels - 1
+    n = (len(samples) - n_beside) // piece.n_channels
+    mix, beside, gains = np.split(samples, [n, n + n * n_beside])
+    return np.vstack([mix, beside.reshape(n, n_beside).T]), gains
 
 
 def _binary(source: AudioSource) -> BinaryIO:

@@ -22,6 +22,7 @@ from asyncio import wrap_future
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from whisper_server.core.types import (
@@ -274,6 +275,9 @@ class Transcription(SegmentSource):
         """
         tokenizer, threshold = lease.model.engine.tokenizer, self.params.vad.threshold
         result = leftover.completed(result, tokenizer)
+        undone = await self._pool.run(
+            partial(leftover.stretches, window, result, tokenizer, threshold, is_part=is_part)
+        )
         pending = [
             (
                 stretch,
@@ -282,7 +286,7 @@ class Transcription(SegmentSource):
                     for part in parts(window, stretch)
                 ],
             )
-            for stretch in leftover.stretches(window, result, tokenizer, threshold, is_part=is_part)
+            for stretch in undone
         ]
         found = await self._pool.run(segments.of, window, result, tokenizer, threshold)
         for stretch, pieces in pending:
@@ -292,7 +296,7 @@ class Transcription(SegmentSource):
                 self._count(part)
                 if not again.language_scores:
                     again = replace(again, language_probability=result.language_probability)
-                if leftover.is_more(again):
+                if leftover.is_more(part, again):
                     more += await self._said(lease, part, again, is_part=True)
             start_s = window.file_time(stretch.start_s)
             end_s = window.file_time(stretch.ends_s[-1], is_end=True)

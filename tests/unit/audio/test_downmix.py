@@ -1,4 +1,4 @@
-"""Stereo whose sides cancel is heard by its louder side; every other stereo is the mix it always was."""
+"""Where a mix cancels, its loudest channel is heard; every other recording is the mix it always was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from whisper_server.core.types import SAMPLE_RATE
 from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio.downmix import FADE_SAMPLES, STRETCH_SAMPLES, Downmix
-from whisper_server.services.audio.resampler import WITH_SIDES
 from whisper_server.services.audio_processor import AudioProcessor
 
 SPEECH = np.concatenate([clip.samples() for clip in clips()[:4]])
@@ -33,8 +32,14 @@ def processor(request: pytest.FixtureRequest) -> Iterator[AudioProcessor]:
 
 def mixed(left: np.ndarray, right: np.ndarray, size: int = 1 << 20) -> np.ndarray:
     """Mix float32 [n] and [n], cut into pieces of this size."""
-    planes = np.stack([(left + right) / 2, left, right]).astype(np.float32)
-    downmix = Downmix()
+    return mixed_by([0.5, 0.5], left, right, size=size)
+
+
+def mixed_by(gains: list[float], *channels: np.ndarray, size: int = 1 << 20) -> np.ndarray:
+    """Mix float32 [n] each, cut into pieces of this size."""
+    mix = sum(gain * channel for gain, channel in zip(gains, channels, strict=True))
+    planes = np.stack([mix, *channels]).astype(np.float32)
+    downmix = Downmix(np.array(gains, np.float32))
     parts = [
         part for at in range(0, planes.shape[1], size) for part in downmix.add(planes[:, at : at + size])
     ]
@@ -92,11 +97,70 @@ def test_ordinary_stereo_is_the_mix_bit_for_bit(kind: str) -> None:
     np.testing.assert_array_equal(mixed(left, right), ((left + right) / 2).astype(np.float32))
 
 
+SURROUND = (0.207, 0.207, 0.293, 0.0, 0.146, 0.146)  # about what libswresample does with 5.1: no bass
+
+
+def test_of_any_number_of_channels_the_loudest_is_heard_where_the_mix_cancels() -> None:
+    quarter = [0.25] * 4
+    four = (0.5 * SPEECH, -SPEECH, 0.9 * SPEECH, -0.4 * SPEECH)
+    np.testing.assert_array_equal(
+        np.abs(mixed_by(quarter, *four))[FADE_SAMPLES:], np.abs(SPEECH)[FADE_SAMPLES:]
+    )
+    nothing = np.zeros(N, np.float32)
+    behind = mixed_by(list(SURROUND), nothing, nothing, nothing, 2 * NOISE, SPEECH, -SPEECH)
+    assert likeness(behind, SPEECH) > 0.99
+
+
+def test_ordinary_surround_is_the_mix() -> None:
+    music, boom = 0.2 * NOISE, 4 * np.roll(NOISE, 999)
+    film = (music, np.roll(music, 99), SPEECH, boom, np.roll(music, 500), np.roll(music, 700))
+    mix = sum(gain * channel for gain, channel in zip(SURROUND, film, strict=True))
+    np.testing.assert_array_equal(mixed_by(list(SURROUND), *film), np.asarray(mix, np.float32))
+
+
+def test_sound_in_the_bass_channel_alone_stays_unheard() -> None:
+    nothing = np.zeros(N, np.float32)
+    assert not mixed_by(list(SURROUND), nothing, nothing, nothing, NOISE, nothing, nothing).any()
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("wav", "pcm_s16le"), ("matroska", "aac"), ("flac", "flac")]
+)
+def test_a_film_whose_surround_channels_cancel_is_heard(
+    processor: AudioProcessor, container: str, codec: str
+) -> None:
+    channels = np.zeros((6, N), np.float32)
+    channels[4], channels[5] = 0.5 * SPEECH, -0.5 * SPEECH
+    with processor.open(encode(channels, 48_000, container, codec)) as stream:
+        found = np.concatenate(list(stream.blocks()))
+    with processor.open(encode(channels[4], 48_000, container, codec)) as stream:
+        wanted = np.concatenate(list(stream.blocks()))
+    n = min(len(found), len(wanted))
+    assert likeness(found[:n], wanted[:n]) > 0.95
+    with processor.open(encode(np.abs(channels), 48_000, container, codec)) as stream:
+        pieces = list(stream._opened.decoder.pieces("mix"))
+    assert {piece.n_channels for piece in pieces} == {7}
+
+
+def test_gains_are_those_of_the_mix() -> None:
+    channels = np.zeros((6, N), np.float32)
+    for each in range(6):
+        channels[each, each * 8000 : (each + 1) * 8000] = 0.5
+    with AudioProcessor(32 << 20, 600).open(encode(channels, 16_000, "wav", "pcm_f32le")) as stream:
+        (first, *_) = stream._opened.decoder.pieces("mix")
+    samples = np.frombuffer(first.data, np.float32)
+    gains, n = samples[-6:], (len(samples) - 6) // 7
+    for each in range(n // 8000):
+        assert abs(samples[each * 8000 + 4000] - 0.5 * gains[each]) < 1e-3
+    assert gains[3] == 0
+    assert abs(gains.sum() - 1) < 1e-3
+
+
 def test_a_file_of_ordinary_stereo_is_what_libswresample_makes_of_it(processor: AudioProcessor) -> None:
     data = encode(0.4 * np.stack([SPEECH, OTHER]), 44_100, "flac", "flac")
     with processor.open(data) as stream:
         pieces = list(stream._opened.decoder.pieces("mix"))
-    assert {piece.n_channels for piece in pieces} == {WITH_SIDES}
+    assert {piece.n_channels for piece in pieces} == {3}
     mixes = [np.frombuffer(piece.data, np.float32)[: len(piece.data) // 12] for piece in pieces]
     with processor.open(data) as stream:
         np.testing.assert_array_equal(np.concatenate(list(stream._chunks())), np.concatenate(mixes))

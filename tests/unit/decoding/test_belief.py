@@ -19,9 +19,15 @@ def shown(result: Any, *voiced: tuple[float, float], threshold: float = 0.5) -> 
 
 
 def test_a_phrase_is_believed_where_it_has_a_voice_somewhere() -> None:
-    assert shown(UNSURE, (1.0, 1.04)) == [" one"]
+    assert shown(UNSURE, (1.0, 1.06)) == [" one"]
     assert shown(UNSURE, (1.0, 6.0)) == [" one", " two"]
     assert shown(UNSURE, (8.0, 10.0)) == []
+
+
+def test_a_frame_that_sounds_like_a_voice_makes_no_long_text() -> None:
+    credits_line = replace(decoded(0.0, " Thank you so much for watching, see you.", 5.0), avg_logprob=-0.9)
+    assert shown(credits_line, (1.0, 1.1)) == []
+    assert shown(credits_line, (1.0, 1.6)) == [" Thank you so much for watching, see you."]  # a sixth of it
 
 
 def test_the_threshold_is_the_requests() -> None:

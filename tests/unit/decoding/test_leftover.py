@@ -74,12 +74,32 @@ def test_a_window_without_text_is_not_tried_again() -> None:
     assert left(window(), 0.0, SENTENCE, 8.0, is_silence=True) == []
 
 
-def test_without_voice_detection_nothing_is_left() -> None:
-    assert left(replace(window(), voice=()), 0.0, SENTENCE, 8.0) == []
+def sounding(*loud: tuple[float, float], duration_s: float = 20.0) -> Window:
+    """Make a window in which voice was not looked for, of noise with louder stretches."""
+    mel = np.random.default_rng(1).uniform(0.0, 0.05, MEL.shape).astype(np.float32)
+    for start_s, end_s in loud:
+        mel[:, round(start_s * 100) : round(end_s * 100)] += 0.8
+    return replace(window(duration_s), mel=mel, voice=())
+
+
+def test_without_voice_detection_what_stands_out_from_the_background_is_left() -> None:
+    assert left(sounding((0.0, 8.0), (12.0, 14.0)), 0.0, SENTENCE, 8.0) == [(8.0, 20.0)]
+    assert left(sounding((0.0, 8.0)), 0.0, SENTENCE, 8.0) == []
+    assert left(sounding((0.0, 8.0), (12.0, 12.2)), 0.0, SENTENCE, 8.0) == []
+
+
+def test_without_voice_detection_few_words_are_no_sign() -> None:
+    assert left(sounding((0.0, 20.0)), 0.0, " three short words", 20.0) == []
 
 
 def test_every_piece_is_shorter_than_its_window() -> None:
-    for parts in [(0.0, SENTENCE, 0.02), (19.98, SENTENCE, 20.0), (0.0, " a", 20.0)]:
+    for parts in [
+        (0.0, SENTENCE, 0.02),
+        (0.0, SENTENCE, 0.0),
+        (19.98, SENTENCE, 20.0),
+        (20.0, SENTENCE, 20.0),
+        (0.0, " a", 20.0),
+    ]:
         for stretch in leftover.stretches(window(), decoded(*parts), TOKENIZER, 0.5):
             assert all(0 <= start_s < end_s for start_s, end_s in stretch.pieces)
             assert all(end_s - start_s < 20.0 for start_s, end_s in stretch.pieces)
@@ -136,5 +156,16 @@ def test_other_texts_stay_as_they_are(result: Decoded) -> None:
 
 
 def test_an_improbable_text_is_no_more() -> None:
-    assert leftover.is_more(replace(decoded(), avg_logprob=-0.6))
-    assert not leftover.is_more(replace(decoded(), avg_logprob=-0.96))
+    assert leftover.is_more(window(), replace(decoded(), avg_logprob=-0.6))
+    assert not leftover.is_more(window(), replace(decoded(), avg_logprob=-0.96))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_more"),
+    [({}, True), ({"avg_logprob": -0.7}, False), ({"no_speech_prob": 0.4}, False)],
+)
+def test_without_voice_detection_the_model_must_be_sure_of_more(
+    changes: dict[str, float], is_more: bool
+) -> None:
+    sure = replace(decoded(), avg_logprob=-0.4, no_speech_prob=0.1)
+    assert leftover.is_more(sounding(), replace(sure, **changes)) is is_more

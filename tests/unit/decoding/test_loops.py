@@ -62,9 +62,23 @@ def test_characters_are_whole_in_languages_without_spaces() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" ¶¶" + "¶" * 100, " ¶"),
+        (" She laughs: ha" + "ha" * 60 + ", again.", " She laughs: ha, again."),
+        (" The door goes be" + "ep" * 40, " The door goes beep"),
+    ],
+)
+def test_a_loop_inside_a_word_is_one_round_too(text: str, expected: str) -> None:
+    assert cut(0.0, text, 5.0) == tokens_of(0.0, expected, 5.0)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         " no no no",
+        " Donaudampfschifffahrtsgesellschaftskapitän",
+        " Aaaaaaaaah!",
         " No, no, no, no, no, no!",
         " one two three four five six seven eight nine ten eleven twelve",
         " ha ha ha ha ha ha ha ha",

@@ -37,6 +37,7 @@ def test_what_is_doubted(text: str, duration_s: float, doubtful: bool) -> None:
     [
         ("", SPEECH, 5.0, True),
         ("", "", 5.0, True),
+        (" .", "", 1.0, True),
         ("The first part.", SPEECH, 12.0, True),  # broke off
         ("The first part.", "The first fart.", 12.0, False),  # there is no more
         (PROMPT, "Yes.", 2.0, True),
@@ -50,4 +51,20 @@ def test_what_is_doubted(text: str, duration_s: float, doubtful: bool) -> None:
     ],
 )
 def test_which_answer_is_believed(text: str, without: str, duration_s: float, harmed: bool) -> None:
-    assert is_harmed(text, without, PROMPT, duration_s) is harmed
+    assert is_harmed(text, without, PROMPT, duration_s, is_heard=True) is harmed
+
+
+@pytest.mark.parametrize(
+    ("text", "without", "harmed"),
+    [
+        ("Istio.", "You", True),  # what models write over silence
+        ("Istio.", "", True),
+        (PROMPT, "Thank you for watching.", True),
+        ("Kubernetes and Istio.", "Thank you for watching.", True),
+        (SPEECH, "Thank you for watching.", False),  # not from the prompt: belief decides about both
+    ],
+)
+def test_where_nobody_is_heard_to_speak_the_prompt_is_no_answer(
+    text: str, without: str, harmed: bool
+) -> None:
+    assert is_harmed(text, without, PROMPT, 1.0, is_heard=False) is harmed

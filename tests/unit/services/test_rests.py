@@ -164,8 +164,20 @@ async def test_plain_silence_is_never_encoded() -> None:
     assert (transcript.text, n_windows, engine.heard) == ("", 0, [])
 
 
-async def test_without_voice_detection_all_is_heard_once_and_believed() -> None:
-    engine = ScriptedEngine((0.6, SENTENCE, 4.0), avg_logprob=-0.9)
-    transcript, _, n_windows = await transcribed(engine, SPEECH, ENGLISH, use_vad=False)
+async def test_without_voice_detection_a_rest_with_sound_is_decoded_too() -> None:
+    for avg_logprob, text in [(-0.2, SENTENCE + " then more of it"), (-0.8, SENTENCE)]:
+        replies = (0.6, SENTENCE, 4.0), (0.0, " then more of it", 6.9)
+        engine = ScriptedEngine(*replies, avg_logprob=avg_logprob)
+        transcript, _, n_windows = await transcribed(engine, SPEECH, ENGLISH, use_vad=False)
+        assert transcript.text == text.strip()
+        assert n_windows == 2
+
+
+async def test_without_voice_detection_a_rest_of_silence_is_not() -> None:
+    quiet = np.zeros(10 * RATE, np.float32)
+    engine = ScriptedEngine((0.6, SENTENCE, 11.0), avg_logprob=-0.9)
+    transcript, _, n_windows = await transcribed(
+        engine, np.concatenate([SPEECH, quiet]), ENGLISH, use_vad=False
+    )
     assert transcript.text == SENTENCE.strip()
     assert n_windows == 1

@@ -1,9 +1,9 @@
-"""The mix of a stereo recording, or its louder side while the two cancel each other.
+"""The mix of a recording's channels, or the loudest of them while they cancel each other.
 
 One side of a cable wired the wrong way round, a "karaoke" effect, a microphone in the other's shadow: left
 and right then carry the same sound with opposite signs, and their mix is silence, or only what the two do not
-have in common. Owns the decision, half a second at a time, and the fade from one to the other. Must not
-know of files or processes.
+have in common. The same happens to four microphones and to the surround channels of a film. Owns the
+decision, half a second at a time, and the fade from one to the other. Must not know of files or processes.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 STRETCH_SAMPLES = SAMPLE_RATE // 2  # about two words; shorter ones would follow single waves of music
 FADE_SAMPLES = SAMPLE_RATE // 50  # 20 ms, a period of 50 Hz: no click
 
-# Of two sides that have nothing in common the mix has a quarter of the energy of both. With half of that,
-# most of what is heard stands in both with opposite signs (a correlation of -0.5), and the mix lacks it.
-CANCELLED = 1 / 8
-LOUDER = 2.0  # 3 dB: sides that are about as loud do not take turns
-
-_MIX = np.array([1, 0, 0], np.float32)  # weights of mix, left, right
-_LEFT = np.array([0, 1, 0], np.float32)
-# With its sign turned it is what the left is, so that a fade between the two does not cancel them.
-_RIGHT = np.array([0, 0, -1], np.float32)
+# Of the energy that the mix has if the channels have nothing in common. Under half of that, most of what is
+# heard stands in two of them with opposite signs (two equal sides: a correlation of -0.5): the mix lacks it.
+CANCELLED = 1 / 2
+LOUDER = 2.0  # 3 dB: channels that are about as loud do not take turns
 
 
 class Downmix:
     """Follows one recording; the result depends on its samples alone, not on how they are cut into pieces."""
 
-    def __init__(self) -> None:
-        self._held: list[Samples] = []  # each float32 [3, n]: mix, left, right
+    def __init__(self, gains: NDArray[np.float32]) -> None:
+        """Take by how much each channel counts in the mix, [c]; one that does not (bass) is never heard."""
+        self.n_channels = len(gains)
+        self._gains = gains.astype(np.float64)
+        self._held: list[Samples] = []  # each float32 [1 + c, n]: the mix, then the channels
         self._n_held = 0
-        self._weights = _MIX
+        self._mix = self._weights_of(-1)
+        self._weights = self._mix  # of the mix and each channel, in what is heard
+        self._loudest = self._weights_of(0)  # the channel that was chosen last
 
     def add(self, planes: Samples) -> Iterator[Samples]:
-        """Take mix, left and right, float32 [3, n]; yield the stretches that are complete, float32 [n]."""
+        """Take the mix and all channels, float32 [1 + c, n]; yield what is complete, float32 [n]."""
         self._held.append(planes)
         self._n_held += planes.shape[1]
         if self._n_held < STRETCH_SAMPLES:
@@ -63,7 +63,7 @@ class Downmix:
 
     def _stretch(self, planes: Samples) -> Samples:
         before, self._weights = self._weights, self._chosen(planes)
-        if self._weights is _MIX and before is _MIX:
+        if self._weights is self._mix and before is self._mix:
             mono: Samples = planes[0].copy()
             return mono
         mono = self._weights @ planes
@@ -76,13 +76,20 @@ class Downmix:
     def _chosen(self, planes: Samples) -> NDArray[np.float32]:
         """Return what to hear of a stretch; silence changes nothing."""
         wide = planes.astype(np.float64)  # a file of floats may hold values whose squares float32 cannot
-        mix, left, right = np.einsum("ij,ij->i", wide, wide)
-        if not left + right:
+        mix, *channels = np.einsum("ij,ij->i", wide, wide)
+        energies = np.where(self._gains != 0, channels, 0.0)
+        if not energies.any():
             return self._weights
-        if mix >= CANCELLED * (left + right):
-            return _MIX
-        if self._weights is _RIGHT:
-            return _LEFT if left > LOUDER * right else _RIGHT
-        if self._weights is _LEFT:
-            return _RIGHT if right > LOUDER * left else _LEFT
-        return _LEFT if left >= right else _RIGHT
+        if mix >= CANCELLED * (self._gains**2 @ energies):
+            return self._mix
+        loudest = int(np.argmax(energies))
+        if energies[loudest] > LOUDER * (self._loudest[1:] ** 2 @ energies) or self._weights is self._mix:
+            # With the sign of what was chosen before it, so that a fade between the two does not cancel them.
+            is_opposite = (self._loudest @ wide) @ wide[1 + loudest] < 0
+            self._loudest = self._weights_of(loudest) * (-1 if is_opposite else 1)
+        return self._loudest
+
+    def _weights_of(self, channel: int) -> NDArray[np.float32]:
+        weights = np.zeros(1 + self.n_channels, np.float32)
+        weights[1 + channel] = 1.0
+        return weights

@@ -7,6 +7,7 @@ cannot be told how to mix channels.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
@@ -44,15 +45,15 @@ def check_source(rate_hz: int, channels: int) -> None:
         raise InvalidAudio(f"Unsupported number of channels: {channels} (supported: 1 to {MAX_CHANNELS}).")
 
 
-WITH_SIDES = 3  # what a mix of two channels has for `n_channels`
-
-
 class Piece(NamedTuple):
-    """Samples of a stretch of the file."""
+    """Samples of a stretch of the file: of one channel, of each beside the others, or of the mix of them.
 
-    n_channels: int  # 1; those of the source where each is wanted; WITH_SIDES for a mix of two
-    # float32 [n, n_channels] at 16 kHz; not looked at, so it may hold what is no number. WITH_SIDES: first
-    # the mix, [n], then both channels, [n, 2], for one who notices that they cancel.
+    A mix of several channels has them beside it, for one who notices that they cancel.
+    """
+
+    n_channels: int  # in `data`; of a mix with c channels beside it: 1 + c
+    # float32 at 16 kHz; not looked at, so it may hold what is no number. [n, n_channels]; with channels
+    # beside a mix: the mix [n], the channels [n, c], and the gain of each in the mix [c].
     data: bytes
 
 
@@ -65,7 +66,8 @@ class Resampler:
     def __init__(self, channel: Channel = "mix") -> None:
         self._channel: Channel = channel
         self._graph: Graph | None = None
-        self._sides: Graph | None = None  # both channels, beside a mix of two
+        self._beside: Graph | None = None  # all channels, beside a mix of several
+        self._gains = b""  # float32, of each of them in the mix
         self._source: tuple[int, str, str] | None = None
         self._queued = 0
         self._n_channels = 0
@@ -83,25 +85,25 @@ class Resampler:
             check_source(frame.sample_rate, frame.layout.nb_channels)
             self._graph, self._source = _graph(frame, self._channel), source
             self._n_channels = frame.layout.nb_channels
-            if self._channel == "mix" and self._n_channels == 2:
-                self._sides = _graph(frame, "each")
+            if self._channel == "mix" and self._n_channels > 1:
+                self._beside, self._gains = _graph(frame, "each"), _gains(frame)
         frame.pts = None  # when it is heard is the caller's business (`silence`)
         self._graph.push(frame)
-        if self._sides is not None:
-            self._sides.push(frame)
+        if self._beside is not None:
+            self._beside.push(frame)
         self._queued += frame.samples * frame.layout.nb_channels
         if self._queued >= QUEUED_SAMPLES:
-            yield from self._pull(self._graph, self._sides)
+            yield from self._pull(self._graph, self._beside)
 
     def flush(self) -> Iterator[Piece]:
         """Yield what is left; the next frame starts afresh."""
         graph, self._graph = self._graph, None
-        sides, self._sides = self._sides, None
+        beside, self._beside = self._beside, None
         if graph is not None:
             graph.push(None)
-            if sides is not None:
-                sides.push(None)
-            yield from self._pull(graph, sides)
+            if beside is not None:
+                beside.push(None)
+            yield from self._pull(graph, beside)
 
     def silence(self, until: int, n_channels: int) -> Iterator[Piece]:
         """Yield silence up to a sample of the output, after a flush, a second at a time."""
@@ -110,16 +112,17 @@ class Resampler:
             self._made += n_samples
             yield Piece(n_channels, bytes(4 * n_samples * n_channels))
 
-    def _pull(self, graph: Graph, sides: Graph | None) -> Iterator[Piece]:
+    def _pull(self, graph: Graph, beside: Graph | None) -> Iterator[Piece]:
         """Yield what has come together; both graphs make as many samples of the same frames."""
         self._queued = 0
         n_channels = self._n_channels if self._channel == "each" else 1
         while data := _pulled(graph, n_channels):
             self._made += len(data) // (4 * n_channels)
-            if sides is None:
+            if beside is None:
                 yield Piece(n_channels, data)
             else:
-                yield Piece(WITH_SIDES, data + _pulled(sides, 2).ljust(2 * len(data), b"\0"))
+                planes = _pulled(beside, self._n_channels).ljust(self._n_channels * len(data), b"\0")
+                yield Piece(1 + self._n_channels, data + planes + self._gains)
 
 
 def _pulled(graph: Graph, n_channels: int) -> bytes:
@@ -176,6 +179,26 @@ def _graph(frame: av.AudioFrame, channel: Channel, frame_samples: int = PULLED_S
     if frame_samples:
         graph.set_audio_frame_size(frame_samples)
     return graph
+
+
+def _gains(like: av.AudioFrame) -> bytes:
+    """Return by how much each channel of such frames counts in their mix, float32 [n_channels].
+
+    Libswresample does not tell the matrix of a layout, so a sample of 1 in each channel goes through it.
+    """
+    import av  # noqa: PLC0415
+
+    n_channels = like.layout.nb_channels
+    frame = av.AudioFrame("flt", like.layout.name, n_channels)
+    frame.sample_rate = SAMPLE_RATE
+    ones = array("f", bytes(4 * n_channels * n_channels))
+    for each in range(n_channels):
+        ones[each * n_channels + each] = 1.0
+    frame.planes[0].update(bytes(ones).ljust(frame.planes[0].buffer_size, b"\0"))
+    graph = _graph(frame, "mix")
+    graph.push(frame)
+    graph.push(None)
+    return _pulled(graph, 1)
 
 
 def _has_positions(layout_name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which phrases are to be believed: those with a voice, and those that the model is sure of. Pure.
+"""Which phrases are to be believed: those with enough voice, and those that the model is sure of. Pure.
 
 Whisper writes something over almost every sound: over noise "Thank you.", over music a line of a film's
 credits. Voice detection knows better where there is no speech, but misses what is sung, and speech in noise,
@@ -21,15 +21,14 @@ SURE_LOGPROB = -0.6
 SURE_COMPRESSION_RATIO = 2.2
 LOOP_TOKENS = 4  # one or two words
 
+# Of an unsure text, in UTF-8, for each second with a voice. Speech has 12 to 20, so a sixth of its voice will
+# do; a few frames in which a noise sounds like one make no line of a film's credits (150 and more).
+MAX_BYTES_PER_VOICE_S = 100.0
 
-def is_believed(window: Window, start_s: float, end_s: float, decoded: Decoded, threshold: float) -> bool:
-    """Tell whether a phrase from `start_s` to `end_s`, in window time, is to be shown.
 
-    Where voice was not looked for, everything is.
-    """
-    if not window.voice or is_sure(decoded):
-        return True
-    return any(probability >= threshold for probability in voice_between(window, start_s, end_s))
+def is_believed(text: str, heard_s: float, decoded: Decoded) -> bool:
+    """Tell whether a phrase with so many seconds of voice is to be shown."""
+    return is_sure(decoded) or len(text.strip().encode()) <= MAX_BYTES_PER_VOICE_S * heard_s
 
 
 def is_sure(decoded: Decoded) -> bool:

@@ -3,7 +3,8 @@
 Whisper often closes its last timestamp seconds before the speech ends; it also begins late, or leaves a
 middle out. openai/whisper goes on from the last timestamp, in a window that depends on the one before
 (`transcribe`). Here each stretch becomes a window of its own, wherever it lies, so that windows stay
-independent of one another and can share a batch.
+independent of one another and can share a batch. Where voice was not looked for, sound stands for it, and
+the model must be sure of what it writes there.
 """
 
 from __future__ import annotations
@@ -12,8 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from whisper_server.core.types import MIN_VOICE_S, SECONDS_PER_TIMESTAMP, VOICE_FRAME_S, Decoded, Window
-from whisper_server.services.decoding import belief, segments
+from whisper_server.core.types import (
+    FRAMES_PER_SECOND,
+    MIN_VOICE_S,
+    SECONDS_PER_TIMESTAMP,
+    VOICE_FRAME_S,
+    Decoded,
+    Window,
+)
+from whisper_server.services.decoding import belief, segments, word_times
 from whisper_server.services.engines.tokenizer import Tokenizer
 
 MIN_STRETCH_S = 1.0  # timestamps are some tenths of a second off: less is no left-out speech
@@ -40,9 +48,9 @@ class Stretch:
         return pairwise((self.start_s, *self.ends_s))
 
 
-def is_more(decoded: Decoded) -> bool:
+def is_more(window: Window, decoded: Decoded) -> bool:
     """Tell whether a stretch really had more to say: the model said once that it has nothing."""
-    return decoded.avg_logprob > MORE_LOGPROB
+    return decoded.avg_logprob > MORE_LOGPROB if window.voice else belief.is_sure(decoded)
 
 
 def completed(decoded: Decoded, tokenizer: Tokenizer) -> Decoded:
@@ -70,10 +78,11 @@ def stretches(
     """Return what is to be decoded again, in order.
 
     Each is strictly shorter than the window, since a window without any phrase has none: where nothing
-    came, nothing more will come. Only in a whole window, not in a part of one, is what lies under a phrase
-    decoded again: singing has few words for its voice however short the part is.
+    came, nothing more will come. Only in a whole window with a voice, not in a part of one, is what lies
+    under a phrase decoded again: singing has few words for its voice however short the part is. Takes some
+    milliseconds without voice detection: keep it off the event loop.
     """
-    if decoded.is_silence or not window.voice:
+    if decoded.is_silence:
         return []
     said = list(segments.phrases(decoded.tokens, window.duration_s, tokenizer))
     spoken = [phrase for phrase in said if tokenizer.text(phrase.tokens).strip()]
@@ -81,7 +90,7 @@ def stretches(
     at_s = 0.0
     for phrase in spoken:
         found += _uncovered(window, at_s, phrase.start_s, threshold)
-        if not is_part:
+        if window.voice and not is_part:
             found += _sparse(window, phrase, tokenizer.text(phrase.tokens), threshold)
         at_s = phrase.end_s
     return found + (_uncovered(window, at_s, window.duration_s, threshold) if spoken else [])
@@ -89,10 +98,21 @@ def stretches(
 
 def _uncovered(window: Window, start_s: float, end_s: float, threshold: float) -> list[Stretch]:
     """Return the stretch between two phrases, or none where too little of it has a voice."""
-    is_long = end_s - start_s >= MIN_STRETCH_S
-    if is_long and belief.voice_s(window, start_s, end_s, threshold) >= MIN_VOICE_S:
-        return [Stretch(start_s, (end_s,), has_text=False)]
-    return []
+    is_all = end_s - start_s > window.duration_s - SECONDS_PER_TIMESTAMP  # beside a phrase of no length
+    if is_all or end_s - start_s < MIN_STRETCH_S:
+        return []
+    if window.voice:
+        heard_s = belief.voice_s(window, start_s, end_s, threshold)
+    else:
+        heard_s = _sound_s(window, start_s, end_s)
+    return [Stretch(start_s, (end_s,), has_text=False)] if heard_s >= MIN_VOICE_S else []
+
+
+def _sound_s(window: Window, start_s: float, end_s: float) -> float:
+    """Return how many seconds between two window times stand out from the background of the window."""
+    is_sound = word_times.loudness(window).is_sound
+    first, last = word_times.frames(start_s), word_times.frames(end_s)
+    return float(is_sound[first:last].sum()) / FRAMES_PER_SECOND
 
 
 def _sparse(window: Window, phrase: segments.Phrase, text: str, threshold: float) -> list[Stretch]:

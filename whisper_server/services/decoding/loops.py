@@ -7,11 +7,12 @@ repeat (a "no, no, no", a chorus, a refrain) by how often and how long it goes o
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whisper_server.services.engines.tokenizer import Tokenizer
+    from whisper_server.services.engines.words import TextTokens
 
 # People say a thing two or three times; a loop goes on to the end of its window. So many rounds, and so many
 # words in all of them (characters in languages without spaces), are a loop.
@@ -24,7 +25,7 @@ def cut(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
 
     A phrase without words loses its timestamps, the others keep theirs: times still run forward.
     """
-    words = tokenizer.split_words(tokens)
+    words = list(_units(tokens, tokenizer))
     keeps = rounds_kept([_key(word.text) for word in words])
     of_tokens = iter([keep for word, keep in zip(words, keeps, strict=True) for _ in word.tokens])
     times: list[list[int]] = [[]]  # before the first phrase, between two, after the last
@@ -45,6 +46,15 @@ def cut(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
     if not is_after_time:
         times.append([])  # the last phrase is not closed
     return tuple(_joined(times, texts))
+
+
+def _units(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[TextTokens]:
+    """Yield words; of one with as many tokens as a loop ("¶¶¶¶", "hahaha"), its characters."""
+    for word in tokenizer.split_words(tokens):
+        if len(word.tokens) < MIN_WORDS:
+            yield word
+        else:
+            yield from tokenizer.whole_characters(word.tokens)
 
 
 def _joined(times: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[int]:

@@ -23,9 +23,12 @@ def is_doubtful(text: str, prompt: str, voice_s: float) -> bool:
     return _is_short(text, voice_s) or _is_echo(text, prompt)
 
 
-def is_harmed(text: str, without: str, prompt: str, voice_s: float) -> bool:
-    """Tell whether a doubtful answer is worse than the one `without` the prompt."""
-    if not text.strip():
+def is_harmed(text: str, without: str, prompt: str, voice_s: float, *, is_heard: bool) -> bool:
+    """Tell whether a doubtful answer is worse than the one `without` the prompt.
+
+    `is_heard`: that somebody speaks is known without the prompt, by voice detection or by the model.
+    """
+    if not _plain(text):  # a lone full stop, too: a list of keywords ends with one
         return True
     if _is_short(text, voice_s) and len(without.encode()) >= MUCH_LONGER * len(text.encode()):
         return True
@@ -33,9 +36,11 @@ def is_harmed(text: str, without: str, prompt: str, voice_s: float) -> bool:
     if _starts_with(said, given):  # the prompt, and then what was said
         return len(said) - len(heard) > len(given) / 2
     # Words of the prompt that take as long as what is heard without it were said, and are spelled right now.
-    # One word tells little: "five" may be heard as "5".
-    if not _is_echo(text, prompt) or (heard and len(set(said.split())) == 1 and said.isascii()):
+    # One word tells little where there is speech: "five" may be heard as "5".
+    if not _is_echo(text, prompt) or (heard and is_heard and len(set(said.split())) == 1 and said.isascii()):
         return False
+    if not is_heard:
+        return True
     shorter, longer = sorted((len(said), len(heard)))
     return longer > MUCH_LONGER * shorter
 

@@ -35,11 +35,11 @@ def of(
     """
     if decoded.is_silence:
         return []
-    said = [
-        each
-        for each in _said(window, decoded, tokenizer)
-        if belief.is_believed(window, each.phrase.start_s, each.phrase.end_s, decoded, threshold)
-    ]
+    said = list(_said(window, decoded, tokenizer))
+    if window.voice:  # else nothing speaks against any of it
+        said = [
+            each for each in said if belief.is_believed(each.text, _heard_s(window, each, threshold), decoded)
+        ]
     words = _words(window, said, tokenizer) if decoded.token_times else [()] * len(said)
     segments: list[Segment] = []
     for each, its_words in zip(said, words, strict=True):
@@ -71,6 +71,10 @@ class _Said:
     phrase: Phrase
     text: str
     times: Sequence[TokenTime]  # with word times: of its text tokens
+
+
+def _heard_s(window: Window, said: _Said, threshold: float) -> float:
+    return belief.voice_s(window, said.phrase.start_s, said.phrase.end_s, threshold)
 
 
 def _said(window: Window, decoded: Decoded, tokenizer: Tokenizer) -> Iterator[_Said]:

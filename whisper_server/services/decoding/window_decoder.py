@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest
-from whisper_server.core.types import Decoded, DecodeOptions, TokenTime, WindowJob
+from whisper_server.core.types import MIN_VOICE_S, Decoded, DecodeOptions, TokenTime, WindowJob
 from whisper_server.services.decoding import loops, seeds
-from whisper_server.services.decoding.belief import spoken_s
+from whisper_server.services.decoding.belief import is_sure, spoken_s
 from whisper_server.services.decoding.language import Heard, among
 from whisper_server.services.decoding.prompts import is_doubtful, is_harmed
 from whisper_server.services.engines.base import Encoded, Engine, Hypothesis, IsWanted, Sampling, everything
@@ -156,7 +156,10 @@ class WindowDecoder:
     def _believed(self, decoded: Decoded, without: Decoded, job: WindowJob) -> Decoded:
         """Return the better one of a doubtful answer and that without the prompt."""
         texts = self._shown(decoded), self._shown(without)
-        return without if is_harmed(*texts, _given(job), spoken_s(job.window)) else decoded
+        heard_s = spoken_s(job.window)
+        is_heard = is_sure(without) or (bool(job.window.voice) and heard_s >= MIN_VOICE_S)
+        is_worse = is_harmed(*texts, _given(job), heard_s, is_heard=is_heard)
+        return without if is_worse else decoded
 
     def _with_fallback(
         self, batch: _Batch, prompts: Sequence[Sequence[int]], options: DecodeOptions

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import ctranslate2
 
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.services.engines.base import BEST_OF, EngineSpec
+from whisper_server.services.engines.base import EngineSpec
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.engine import ALIGNED_POSITIONS, CTranslate2Engine
 from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MODEL_FILE, shape_of, weight_bytes
@@ -127,7 +127,6 @@ def working_bytes(folder: Path, spec: EngineSpec) -> int:
         workers=workers,
         max_batch=max_batch_of(device, shape, workers, threads),
         beam_size=spec.beam_size,
-        best_of=BEST_OF,
         aligned_positions=ALIGNED_POSITIONS,
         item_bytes=2 if device == "cuda" and compute_type.endswith("float16") else 4,
         encodes_one_by_one=has_onnx,

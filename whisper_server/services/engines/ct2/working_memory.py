@@ -26,6 +26,7 @@ _ENCODER_TENSORS = 12
 _PROJECTED_TENSORS = 6
 _SCORE_BYTES = 12  # for each entry of the vocabulary and row: 32-bit sums, scores, and their logarithms
 _ALIGNED_SCORE_BYTES = 9
+_SHAKEN_BYTES = 8  # for each number of the encoder's output: with noise, and while the rows are joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,6 @@ class Load:
     workers: int  # calls at once
     max_batch: int  # windows in each
     beam_size: int
-    best_of: int  # copies of a window's audio that are counted for at least; see `_searching`
     aligned_positions: int  # tokens that one call aligns
     item_bytes: int  # of an activation
     encodes_one_by_one: bool  # onnxruntime's encoder takes one window of the batch after the other
@@ -58,24 +58,23 @@ def _encoding(shape: ModelShape, load: Load) -> int:
 def _searching(shape: ModelShape, load: Load) -> int:
     """Keys and values: of the audio, once for all beams of a window; of the text, for each beam.
 
-    Counted are also the copies of the audio that candidates had when tokens were sampled. A search has none:
-    the count is too high by them, until a search of the longest texts is measured without.
+    Above temperature 0 the encoder's output is there twice, in 32 bits: as it is, and with noise.
     """
-    sampled = _audio_keys(shape, load, max(load.max_batch, load.best_of))
-    rows = max(load.max_batch * load.beam_size, load.best_of)
-    scores = load.max_batch * shape.heads * PROMPT_POSITIONS * AUDIO_POSITIONS * load.item_bytes
+    rows = load.max_batch * load.beam_size
+    attention = load.max_batch * shape.heads * PROMPT_POSITIONS * AUDIO_POSITIONS * load.item_bytes
     making = _PROJECTED_TENSORS * load.max_batch * AUDIO_POSITIONS * shape.d_model * load.item_bytes
     text = 2 * shape.decoder_layers * rows * TEXT_POSITIONS * shape.d_model * load.item_bytes
-    found = text + rows * shape.vocabulary * _SCORE_BYTES
-    return max(sampled + found, _audio_keys(shape, load, load.max_batch) + max(scores, making))
+    shaken = load.max_batch * AUDIO_POSITIONS * shape.d_model * _SHAKEN_BYTES
+    found = text + rows * shape.vocabulary * _SCORE_BYTES + shaken
+    return _audio_keys(shape, load) + max(found, attention, making)
 
 
 def _aligning(shape: ModelShape, load: Load) -> int:
     """The scores of the whole vocabulary for every token, and its attention to the audio."""
     attention = shape.heads * AUDIO_POSITIONS * load.item_bytes
     per_position = shape.vocabulary * _ALIGNED_SCORE_BYTES + attention
-    return _audio_keys(shape, load, load.max_batch) + load.aligned_positions * per_position
+    return _audio_keys(shape, load) + load.aligned_positions * per_position
 
 
-def _audio_keys(shape: ModelShape, load: Load, copies: int) -> int:
-    return copies * 2 * shape.decoder_layers * AUDIO_POSITIONS * shape.d_model * load.item_bytes
+def _audio_keys(shape: ModelShape, load: Load) -> int:
+    return load.max_batch * 2 * shape.decoder_layers * AUDIO_POSITIONS * shape.d_model * load.item_bytes
