@@ -58,6 +58,11 @@ async def test_hosts_that_cannot_be_rebound(client: httpx.AsyncClient, host: str
         "[::1",
         "[::1]0",
         "0[::1]",
+        "..localhost",
+        ".localhost",
+        "a..localhost",
+        "localhost..",
+        ".",
     ],
 )
 async def test_hosts_of_strangers(client: httpx.AsyncClient, host: str) -> None:
@@ -85,6 +90,32 @@ async def test_pages_of_strangers_may_not_post(client: httpx.AsyncClient, origin
     assert response.status_code == 403
     assert "ALLOWED_ORIGINS" in response.json()["error"]["message"]
     assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize("scheme", ["ftp", "javascript", "ws", "file", "data", "app", "tauri", "x", ""])
+async def test_a_page_of_our_name_but_of_another_kind_is_a_stranger(
+    client: httpx.AsyncClient, scheme: str
+) -> None:
+    for host in ("localhost:8089", "localhost"):
+        assert await status_for(client, "POST", origin=f"{scheme}://{host}", host=host) == 403
+
+
+async def test_an_app_that_the_operator_names(open_client: OpenClient) -> None:
+    async with open_client(allowed_origins=("tauri://localhost",)) as client:
+        assert await status_for(client, "POST", origin="tauri://localhost") == 400
+
+
+@pytest.mark.parametrize("end", ["%0A", "%0a", "%0D%0A", "%00", "%7F", "%C2%85", "%0Ax"])
+@pytest.mark.parametrize(
+    "path", ["/health", "/ready", "/metrics", "/v1/models", "/v1/models/whisper-1", "/docs", "/openapi.json", "/", URL]
+)
+async def test_a_path_with_a_control_character_is_no_path(
+    client: httpx.AsyncClient, path: str, end: str
+) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        response = await client.request(method, path + end)
+        assert response.status_code == 404, response.text
+        assert response.json()["error"]["type"] == "invalid_request_error"
 
 
 async def test_pages_of_ours_and_of_friends_may_post(client: httpx.AsyncClient) -> None:

@@ -18,6 +18,7 @@ from whisper_server.api.middleware.auth import AuthMiddleware
 from whisper_server.api.middleware.body_limit import BodyLimitMiddleware
 from whisper_server.api.middleware.errors import ErrorMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
+from whisper_server.api.middleware.path_check import PathCheckMiddleware
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
 from whisper_server.api.min_rate import TransferTimeout
@@ -107,6 +108,8 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
         ),
         # Before the body: without the key nothing of it is read.
         Middleware(AuthMiddleware, api_key=settings.api_key),
+        # Before the routes, whose patterns are not strict about it.
+        Middleware(PathCheckMiddleware),
         # Last, when it is clear that the request is welcome, but before anything parses its body.
         Middleware(
             BodyLimitMiddleware,

@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field, field_validator
 
 from whisper_server.core.settings.types import CommaList
 
+MAX_SECONDS = 10**9  # 31 years: no limit, for those who want none
+
 
 class ClientSettings(BaseModel):
     """What clients may do."""
@@ -19,7 +21,11 @@ class ClientSettings(BaseModel):
         25, alias="MAX_AUDIO_FILE_SIZE_MB", ge=1, le=1024 * 1024, description="Largest audio file, in MiB."
     )
     max_audio_seconds: int = Field(
-        4 * 3600, alias="MAX_AUDIO_SECONDS", ge=1, description="Longest audio, in seconds of playing time."
+        4 * 3600,
+        alias="MAX_AUDIO_SECONDS",
+        ge=1,
+        le=MAX_SECONDS,
+        description="Longest audio, in seconds of playing time.",
     )
     allowed_origins: CommaList = Field(
         ("http://localhost:3000",),
@@ -51,6 +57,7 @@ class ClientSettings(BaseModel):
         8 * 3600,  # twice the longest file: one that runs does not keep the next one out
         alias="WHISPER_QUEUE_SECONDS",
         ge=1,
+        le=MAX_SECONDS,
         description="Seconds of audio that may wait at once; more gets a 429. One file is never too long.",
     )
     queue_mb: int = Field(
@@ -112,6 +119,13 @@ class ClientSettings(BaseModel):
                 raise ValueError(f"{origin!r} is no origin such as http://localhost:3000")
         return tuple(origin.lower().rstrip("/") for origin in value)
 
+    @field_validator("api_key")
+    @classmethod
+    def _as_clients_send_it(cls, value: str) -> str:
+        if not _is_utf8(value):
+            raise ValueError("it is not UTF-8")
+        return value
+
     @property
     def max_audio_bytes(self) -> int:
         """Largest audio file in bytes."""
@@ -126,3 +140,12 @@ class ClientSettings(BaseModel):
     def connection_limit(self) -> int:
         """Connections at once: what is set, but never so few that requests with audio take all of them."""
         return max(self.max_connections, 2 * self.queue_requests)
+
+
+def _is_utf8(text: str) -> bool:
+    """Tell whether a variable's bytes were UTF-8: what is not comes as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
