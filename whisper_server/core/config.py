@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 MAX_REASON_CHARS = 300  # of what is wrong with a value; it may show the value
 MAX_HOST_BYTES = 253  # of a name in the DNS; addresses are shorter
 
+
 class ProcessSettings(BaseModel):
     """Where the server listens, what it logs, and when it ends."""
 

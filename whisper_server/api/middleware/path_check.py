@@ -23,5 +23,7 @@ class PathCheckMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on."""
         if scope["type"] == "http" and _CONTROL.search(scope["path"]):
-            raise RouteNotFound("Invalid URL: it has a control character in it. GET /docs lists what there is.")
+            raise RouteNotFound(
+                "Invalid URL: it has a control character in it. GET /docs lists what there is."
+            )
         await self._app(scope, receive, send)

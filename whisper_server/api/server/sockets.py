@@ -9,7 +9,8 @@ import socket
 from contextlib import ExitStack
 from typing import Any
 
-BACKLOG = 512  # connections that wait while the server starts, and that are accepted in one go
+BACKLOG = 512  # connections that wait to be accepted
+RESERVED_CONNECTIONS = 64  # for request headers; more than are accepted between a connection and its headers
 # What the system keeps of a reply. Its own choice grows to megabytes: a slow client would then take minutes
 # to make any room, and could not be told from one that takes nothing.
 _SEND_BUFFER_BYTES = 64 * 1024
