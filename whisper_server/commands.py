@@ -14,11 +14,9 @@ Command = Callable[[Sequence[str]], None]
 
 
 def _serve(argv: Sequence[str]) -> None:
-    from whisper_server.core.system.init_process import leave_first_place  # noqa: PLC0415
-    from whisper_server.core.system.process import end_on_signals  # noqa: PLC0415
+    from whisper_server.core.system.init_process import begin  # noqa: PLC0415
 
-    leave_first_place()
-    end_on_signals()  # what is imported now takes a moment
+    begin()  # what is imported now takes a moment
     from whisper_server.api.server.run import run  # noqa: PLC0415
 
     run(argv)

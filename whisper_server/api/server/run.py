@@ -30,11 +30,9 @@ from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging, flush_log
 from whisper_server.core.shutdown import Shutdown
-from whisper_server.core.system.init_process import leave_first_place
 from whisper_server.core.system.loop_watch import LoopWatch
 from whisper_server.core.system.process import (
     allow_open_files,
-    end_on_signals,
     end_signals,
     ensure_streams,
     leave,
@@ -64,9 +62,7 @@ _ACCEPTED_AT_ONCE = 16
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Be the command: serve, and end the process."""
-    leave_first_place()
-    end_on_signals()
+    """Be the command: serve, and end the process. `init_process.begin` comes before this module is imported."""
     ensure_streams()
     leave(main(argv))
 
@@ -140,7 +136,7 @@ def connections_of(settings: Settings) -> tuple[int, int]:
     wanted = settings.connection_limit
     reserved = min(RESERVED_CONNECTIONS, wanted // 2)
     allowed = allow_open_files(wanted + reserved + OTHER_FILES)
-    places = max(allowed - OTHER_FILES, allowed // 4)
+    places = max(allowed - OTHER_FILES, allowed // 3)
     if places >= wanted + reserved:
         return wanted, reserved
     reserved = min(reserved, places // 4)
@@ -172,19 +168,20 @@ def serve(
     def stop() -> None:
         server.should_exit = True
 
+    limit, reserved = connections
     shutdown = Shutdown()
     startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.services.drain())
     config = uvicorn.Config(
         startup,
         loop="asyncio",
-        http=protocol_of(settings, *connections),
+        http=protocol_of(settings, limit, reserved),
         ws="none",
         lifespan="on",
         interface="asgi3",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_ACCEPTED_AT_ONCE,
+        backlog=max(1, min(_ACCEPTED_AT_ONCE, reserved // 4)),
     )
     server = _Server(config, startup.drain, settings.shutdown_grace_s)
 

@@ -13,14 +13,17 @@ import signal
 import sys
 from types import FrameType
 
+from whisper_server.core.system.process import end_on_signals
+
 _NOT_PASSED_ON = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP} if sys.platform != "win32" else set()
 _BY_SIGNAL = 128  # what shells add to the number of the signal that ended a process
 
 
-def leave_first_place() -> None:
-    """Go on in a child process where this is process 1. Call it before threads start."""
+def begin() -> None:
+    """Make this process a server: not process 1, ready for signals. Call it before all else."""
     if sys.platform != "win32" and os.getpid() == 1:
         go_on_in_child()
+    end_on_signals()
 
 
 def go_on_in_child() -> None:

@@ -89,6 +89,8 @@ class LoopWatch:
             if self.is_stuck and self._is_asked:
                 log.error("the process ends now: it was asked to, and its event loop does not turn")
                 self._end()
+        if self._signals >= 0:
+            os.close(self._signals)
 
     def _has_signal(self) -> bool:
         """Tell whether a signal has come that asks the process to end."""
