@@ -62,7 +62,7 @@ _ACCEPTED_AT_ONCE = 16
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Be the command: serve, and end the process. `init_process.begin` comes before this module is imported."""
+    """Be the command: serve, and end the process; `init_process.begin` comes before."""
     ensure_streams()
     leave(main(argv))
 
