@@ -108,6 +108,91 @@ def test_a_bad_value_is_one_line_that_names_its_variable(
     assert value.lower() in message.lower()
 
 
+VARIABLES = sorted(field.alias or name for name, field in Settings.model_fields.items())
+NUMBERS = sorted(
+    field.alias or name for name, field in Settings.model_fields.items() if field.annotation in {int, float}
+)
+
+
+@pytest.mark.parametrize("value", ["9" * 20, "-" + "9" * 20, "9" * 400, "9" * 5000, "1e999", "0x10"])
+@pytest.mark.parametrize("variable", NUMBERS)
+def test_a_number_beyond_all_bounds_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"^{variable}: ") as caught:
+        load_settings()
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("inside", ["\n", "\r\n", "\t", "\x00", "\x1b[2J", "\x7f", "\x85"])
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_a_control_character_in_a_value_is_one_line(tmp_path: Path, variable: str, inside: str) -> None:
+    field = next(name for name, field in Settings.model_fields.items() if field.alias == variable)
+    with pytest.raises(ConfigError, match=f"^{variable}: it has a line break, a NUL") as caught:
+        load_settings({field: f"a{inside}b"})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("around", ["{} ", " {}", "{}\n", "{}\r\n", "\t{}\t"])
+def test_white_space_around_a_value_does_not_count(monkeypatch: pytest.MonkeyPatch, around: str) -> None:
+    for variable, value in [
+        ("WHISPER_SERVER_HOST", "::1"),
+        ("WHISPER_SERVER_PORT", "1234"),
+        ("WHISPER_ENGINE", "fake"),
+        ("WHISPER_DEVICE", "cpu"),
+        ("WHISPER_OFFLINE", "true"),
+        ("WHISPER_MODEL", "whisper-base"),
+        ("WHISPER_CACHE_DIR", "/somewhere"),
+        ("ALLOWED_ORIGINS", "http://a.example,http://b.example"),
+        ("LOG_LEVEL", "debug"),
+        ("WHISPER_IDLE_UNLOAD_S", "1.5"),
+    ]:
+        monkeypatch.setenv(variable, around.format(value))
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.engine, settings.device) == ("::1", 1234, "fake", "cpu")
+    assert (settings.offline, settings.model, settings.cache_dir) == (
+        True,
+        "whisper-base",
+        Path("/somewhere"),
+    )
+    assert settings.allowed_origins == ("http://a.example", "http://b.example")
+    assert (settings.log_level, settings.idle_unload_s) == ("DEBUG", 1.5)
+
+
+@pytest.mark.parametrize("key", ["k1 ", " k1", "k1\n", "k1\r\n", "\tk1", "k1\u00a0", "\u2028k1", " ", "\n"])
+def test_a_key_that_no_client_could_send_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """`echo secret > file` adds a line break; without a word no key would ever be right."""
+    monkeypatch.setenv("WHISPER_API_KEY", key)
+    with pytest.raises(ConfigError, match=r"^WHISPER_API_KEY: it begins or ends with white space") as caught:
+        load_settings()
+    assert "k1" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_API_KEY", "k\udcff")
+    with pytest.raises(ConfigError, match=r"^WHISPER_API_KEY: it is not UTF-8$"):
+        load_settings()
+
+
+@pytest.mark.parametrize("host", ["..", ".", "a..b", ".a", "a" * 64, "a." * 5_000, "é" * 300, "a\udcff"])
+def test_what_is_no_host_is_one_line(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("WHISPER_SERVER_HOST", host)
+    with pytest.raises(ConfigError, match=r"^WHISPER_SERVER_HOST: this is neither an address nor") as caught:
+        load_settings()
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "::", "::1", "fe80::1%eth0", "localhost", "a.example.", "bücher.example"]
+)
+def test_hosts(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("WHISPER_SERVER_HOST", host)
+    assert load_settings().host == host
+
+
 def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_API_KEY", "secret")
     assert "secret" not in repr(load_settings())

@@ -14,6 +14,9 @@ Command = Callable[[Sequence[str]], None]
 
 
 def _serve(argv: Sequence[str]) -> None:
+    from whisper_server.core.system.init_process import begin  # noqa: PLC0415
+
+    begin()  # what is imported now takes a moment
     from whisper_server.api.server.run import run  # noqa: PLC0415
 
     run(argv)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import re
+import shlex
 import signal
+import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import httpx
@@ -145,7 +149,22 @@ def test_it_can_listen_on_a_name(start_server: StartServer) -> None:
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")
+def test_every_address_is_that_of_both_families(start_server: StartServer) -> None:
+    server = start_server("--host", "::", "--allow-unauthenticated")
+    port = server.address[1]
+    for host in ("127.0.0.1", "[::1]", "localhost"):
+        assert httpx.get(f"http://{host}:{port}/health").status_code == 200
+
+
+def test_one_address_of_ipv6_is_that_one_alone(start_server: StartServer) -> None:
+    server = start_server("--host", "::1")
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{server.url.rpartition(':')[2]}/health")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly(server: Server, speech: Sample, number: signal.Signals) -> None:
     assert httpx.post(f"{server.url}{URL}", files={"file": speech.data}).status_code == 200
     (decoder,) = psutil.Process(server.process.pid).children(recursive=True)
@@ -158,7 +177,74 @@ def test_a_signal_ends_it_cleanly(server: Server, speech: Sample, number: signal
 
 def test_a_signal_right_after_the_start(start_server: StartServer) -> None:
     server = start_server()
-    assert server.stop() in {0, -signal.SIGTERM}  # -15: before the handlers were there
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_the_port_is_bound(tmp_path: Path, number: signal.Signals) -> None:
+    command = server_command("--port", "0", python_options=("-X", "importtime"))
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=server_environment(), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            if line.rpartition("|")[2].strip() == "uvicorn":
+                process.send_signal(number)
+                break
+        rest = process.stderr.read()
+    assert process.wait(timeout=60) == 0
+    assert "Traceback" not in rest
+
+
+def test_what_nohup_ignores_stays_ignored(start_server: StartServer) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # children have it too
+    try:
+        server = start_server()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.process.send_signal(signal.SIGHUP)
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("hard_limit", [48, 128, 500])
+def test_few_descriptors_are_fewer_connections(tmp_path: Path, hard_limit: int) -> None:
+    """Said once at the start; with all of them taken the next client is still answered."""
+    limited = f"ulimit -n {hard_limit}; exec " + shlex.join(server_command("--port", "0"))
+    process = subprocess.Popen(
+        ["sh", "-c", limited],
+        cwd=tmp_path,
+        env=server_environment(WHISPER_MAX_CONNECTIONS="65536", WHISPER_DECODER_PROCESSES="0"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("listening on "):
+            break
+    address = ("127.0.0.1", int(lines[-1].rpartition(":")[2]))
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
+    reader.start()
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(700):
+                stack.enter_context(socket.create_connection(address, timeout=60))
+            for _ in range(3):
+                reply = httpx.get(f"http://127.0.0.1:{address[1]}/health", timeout=60)
+                assert reply.status_code == 200
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+        reader.join()
+        process.stderr.close()
+    said = [line for line in lines if "open files" in line]
+    assert len(said) == 1
+    assert f"the system allows {hard_limit} open files" in said[0]
+    assert len(lines) < 20
+    assert not any("Traceback" in line for line in lines)
 
 
 def test_running_work_ends_within_the_grace_period(server: Server) -> None:

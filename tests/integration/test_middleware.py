@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import Sample, Server, StartServer
-from tests.support.http_requests import HEARD, URL, exchange, request_headers
+from tests.support.http_requests import HEARD, URL, b64, error_of, exchange, form, request_headers
 from tests.support.in_process import OpenClient
 from whisper_server.api.middleware.auth import AuthMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
@@ -58,6 +58,11 @@ async def test_hosts_that_cannot_be_rebound(client: httpx.AsyncClient, host: str
         "[::1",
         "[::1]0",
         "0[::1]",
+        "..localhost",
+        ".localhost",
+        "a..localhost",
+        "localhost..",
+        ".",
     ],
 )
 async def test_hosts_of_strangers(client: httpx.AsyncClient, host: str) -> None:
@@ -85,6 +90,43 @@ async def test_pages_of_strangers_may_not_post(client: httpx.AsyncClient, origin
     assert response.status_code == 403
     assert "ALLOWED_ORIGINS" in response.json()["error"]["message"]
     assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize("scheme", ["ftp", "javascript", "ws", "file", "data", "app", "tauri", "x", ""])
+async def test_a_page_of_our_name_but_of_another_kind_is_a_stranger(
+    client: httpx.AsyncClient, scheme: str
+) -> None:
+    for host in ("localhost:8089", "localhost"):
+        assert await status_for(client, "POST", origin=f"{scheme}://{host}", host=host) == 403
+
+
+async def test_an_app_that_the_operator_names(open_client: OpenClient) -> None:
+    async with open_client(allowed_origins=("tauri://localhost",)) as client:
+        assert await status_for(client, "POST", origin="tauri://localhost") == 400
+
+
+@pytest.mark.parametrize("end", ["%0A", "%0a", "%0D%0A", "%00", "%7F", "%C2%85", "%0Ax"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health",
+        "/ready",
+        "/metrics",
+        "/v1/models",
+        "/v1/models/whisper-1",
+        "/docs",
+        "/openapi.json",
+        "/",
+        URL,
+    ],
+)
+async def test_a_path_with_a_control_character_is_no_path(
+    client: httpx.AsyncClient, path: str, end: str
+) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        response = await client.request(method, path + end)
+        assert response.status_code == 404, response.text
+        assert response.json()["error"]["type"] == "invalid_request_error"
 
 
 async def test_pages_of_ours_and_of_friends_may_post(client: httpx.AsyncClient) -> None:
@@ -280,3 +322,33 @@ def test_the_size_limit_of_a_real_upload(small: Server, speech: Sample) -> None:
     assert response.status_code == 413
     text = httpx.post(f"{small.url}{URL}", files={"file": speech.data}).json()["text"]
     assert HEARD.fullmatch(text)
+
+
+@pytest.mark.parametrize("where", ["multipart", "body", "base64", "work"])
+async def test_no_memory_is_a_503_that_is_worth_a_retry(
+    open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Wherever Python finds none: nothing is wrong with the request, nor with the server."""
+    places = {
+        "multipart": "whisper_server.api.requests.form._Reader._add_data",
+        "body": "whisper_server.api.requests.read.Upload",
+        "base64": "whisper_server.api.requests.read.decode_base64",
+        "work": "whisper_server.services.transcriber.Transcriber.open",
+    }
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    async with open_client() as client:
+        as_json = {"json": {"audio": b64(speech.data)}}
+        arguments = as_json if where == "base64" else form(speech.data)
+        with monkeypatch.context() as patch:
+            patch.setattr(places[where], no_memory)
+            response = await client.post(URL, **arguments)
+        assert "no memory" in error_of(response, 503)
+        assert int(response.headers["retry-after"]) > 0
+        assert "x-should-retry" not in response.headers
+        assert (await client.post(URL, **arguments)).status_code == 200
+        page = (await client.get("/metrics")).text
+        assert 'error="OutOfMemory"} 1.0' in page
+        assert 'error="bug"} 0.0' in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -10,6 +11,7 @@ from uvicorn.server import ServerState
 
 from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.server.protocol import ConnectionLimits, TimeoutProtocol
+from whisper_server.api.server.turns import Turns
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
@@ -17,6 +19,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Limited(TimeoutProtocol):
+    turns = Turns()
     limits = ConnectionLimits(
         TransferTimeout(stall_s=60, min_bytes_per_s=1000), headers_s=20, keep_alive_s=75, connections=3
     )
@@ -32,6 +35,7 @@ class Transport(asyncio.Transport):
         self.is_aborted = False
         self.is_closed = False
         self.is_ended = False
+        self.is_paused = False
         self.written = b""
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -47,10 +51,12 @@ class Transport(asyncio.Transport):
         self.protocol = protocol
 
     def pause_reading(self) -> None:
-        """Nothing comes but what the test sends."""
+        """Note it: nothing comes but what the test sends."""
+        self.is_paused = True
 
     def resume_reading(self) -> None:
         """See above."""
+        self.is_paused = False
 
     def write_eof(self) -> None:
         self.is_ended = True
@@ -78,6 +84,9 @@ class Clock:
     def create_task(self, work: Any, **options: Any) -> Any:
         return asyncio.get_running_loop().create_task(work, **options)
 
+    def call_soon(self, callback: Any, *args: Any) -> Any:
+        return asyncio.get_running_loop().call_soon(callback, *args)
+
     def call_later(self, delay_s: float, callback: Any, *args: Any) -> Any:
         timer = (self.now_s + delay_s, lambda: callback(*args))
         self.timers.append(timer)
@@ -102,7 +111,14 @@ class Clock:
 class House:
     """A server's connections, all to one application."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: Any) -> None:
+        """Take what is not as in `Limited`."""
+
+        class Own(Limited):
+            turns = Turns()
+
+        Own.limits = replace(Limited.limits, **limits)
+        self.protocol_class = Own
         self.clock = Clock()
         self.state = ServerState()
         self.asked = 0
@@ -123,7 +139,7 @@ class House:
 
     def connect(self) -> tuple[Limited, Transport]:
         loop: Any = self.clock
-        protocol, transport = Limited(self._config, self.state, {}, loop), Transport()
+        protocol, transport = self.protocol_class(self._config, self.state, {}, loop), Transport()
         protocol.connection_made(transport)
         return protocol, transport
 

@@ -22,6 +22,7 @@ from whisper_server.api.middleware.cors import CorsMiddleware
 from whisper_server.api.middleware.errors import ErrorMiddleware
 from whisper_server.api.middleware.head import HeadMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
+from whisper_server.api.middleware.path_check import PathCheckMiddleware
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
 from whisper_server.api.middleware.websocket_refusals import WebSocketRefusalMiddleware
@@ -120,6 +121,8 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
         ),
         # Before the body: without the key nothing of it is read.
         Middleware(AuthMiddleware, api_key=settings.api_key, shows_page=settings.web),
+        # Before the routes, whose patterns are not strict about it.
+        Middleware(PathCheckMiddleware),
         # Last, when it is clear that the request is welcome, but before anything parses its body.
         Middleware(
             BodyLimitMiddleware,

@@ -12,6 +12,8 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_LINGERS = "is_lingering"  # in the scope's state
+
 
 def header_values(scope: Scope, name: bytes) -> list[str]:
     """Return every value of a header, in order; `name` in lower case."""
@@ -40,6 +42,16 @@ def reply_headers(scope: Scope) -> dict[str, str]:
     state: dict[str, Any] = scope.setdefault("state", {})
     headers: dict[str, str] = state.setdefault("reply_headers", {})
     return headers
+
+
+def mark_lingering(scope: Scope) -> None:
+    """Say that a request has its answer, and that the rest of it is only read so that the answer is heard."""
+    scope.setdefault("state", {})[_LINGERS] = True
+
+
+def is_lingering(scope: Scope) -> bool:
+    """Tell whether `mark_lingering` was called."""
+    return _LINGERS in scope.get("state", {})
 
 
 def new_request_id() -> str:

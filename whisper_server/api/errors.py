@@ -10,7 +10,13 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whisper_server.core.errors import InvalidRequest, ShuttingDown, Unauthorized, WhisperServerError
+from whisper_server.core.errors import (
+    InvalidRequest,
+    OutOfMemory,
+    ShuttingDown,
+    Unauthorized,
+    WhisperServerError,
+)
 
 MAX_SHOWN_CHARS = 100  # of what a client sent, in a message
 
@@ -83,6 +89,11 @@ def unforeseen() -> WhisperServerError:
     error = WhisperServerError("The server failed on this request; its log says why.")
     error.retry_helps = False
     return error
+
+
+def out_of_memory() -> OutOfMemory:
+    """Return what a client gets to hear where Python found no memory."""
+    return OutOfMemory("The server has no memory for this request now; try again later.")
 
 
 async def send_error(send: Send, error: WhisperServerError, *, more_body: bool = False) -> None:

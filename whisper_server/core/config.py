@@ -8,10 +8,11 @@ instance: an entry point reads the settings once and passes them on.
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from whisper_server.core.errors import ConfigError
@@ -20,6 +21,9 @@ from whisper_server.core.settings.models import ModelSettings
 from whisper_server.core.settings.renamed import RENAMED, Renamed, old_values
 
 log = logging.getLogger(__name__)
+
+MAX_REASON_CHARS = 300  # of what is wrong with a value; it may show the value
+MAX_HOST_BYTES = 253  # of a name in the DNS; addresses are shorter
 
 
 class ProcessSettings(BaseModel):
@@ -53,6 +57,7 @@ class ProcessSettings(BaseModel):
         0,
         alias="WHISPER_PARENT_PID",
         ge=0,
+        le=2**31 - 1,  # the numbers of processes are C's int, or less
         description="End, as after SIGTERM, when this process has ended, parent or not; 0: none.",
     )
 
@@ -60,6 +65,18 @@ class ProcessSettings(BaseModel):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("host")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        """Check what a resolver would raise on: empty labels, and labels of more than 63 characters."""
+        try:
+            encoded = value.encode("idna")
+        except UnicodeError:
+            encoded = b""
+        if not 0 < len(encoded) <= MAX_HOST_BYTES:
+            raise ValueError("this is neither an address nor the name of a host")
+        return value
 
 
 class Settings(ModelSettings, ClientSettings, ProcessSettings, BaseSettings):
@@ -70,6 +87,26 @@ class Settings(ModelSettings, ClientSettings, ProcessSettings, BaseSettings):
         frozen=True, env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True
     )
     _notices: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: object, info: ValidationInfo) -> object:
+        """Take values as files and shells hand them on: white space around them does not count.
+
+        Around the key it is refused, because a key without it may be another secret than the operator has
+        stored; and so are control characters anywhere, which no value has on purpose.
+        """
+        if not isinstance(value, str):
+            return value
+        plain = value.strip()
+        if info.field_name == "api_key" and plain != value:
+            raise ValueError(
+                "it begins or ends with white space or a line break, which clients do not send"
+                " (to store a secret use `printf %s`, not `echo`)"
+            )
+        if any(unicodedata.category(character) == "Cc" for character in plain):
+            raise ValueError("it has a line break, a NUL or another control character in it")
+        return plain
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -130,6 +167,6 @@ def _converted(renamed: Renamed, value: Any) -> Any:
 def _config_error(variable: str, error: ValidationError) -> ConfigError:
     """Say in one line what is wrong with a variable; the key is never shown."""
     first = error.errors()[0]
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = first["msg"].removeprefix("Value error, ")[:MAX_REASON_CHARS]
     shown = "" if variable == "WHISPER_API_KEY" else f" (got {str(first['input'])[:80]!r})"
     return ConfigError(f"{variable}: {reason}{shown}")

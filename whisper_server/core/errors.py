@@ -130,6 +130,14 @@ class MethodNotAllowed(WhisperServerError):
     retry_helps = False
 
 
+class VersionNotSupported(WhisperServerError):
+    """The request is of another HTTP than 1.0 and 1.1."""
+
+    status = 505
+    type = "invalid_request_error"
+    retry_helps = False
+
+
 class UploadStalled(WhisperServerError):
     """The request comes in too slowly; its slot is free again."""
 
@@ -194,6 +202,10 @@ class ShuttingDown(Unavailable):
 
 class DeviceOutOfMemory(Unavailable):
     """The device has no memory for this batch; nothing of it was decoded."""
+
+
+class OutOfMemory(Unavailable):
+    """The server had no memory for this request at this moment; the next one may find some."""
 
 
 class EngineFailure(WhisperServerError):

@@ -27,46 +27,65 @@ STREAMED_FORMATS = ("json", "text", "verbose_json", "diarized_json")  # what eve
 
 OPENROUTER_FIELD = "input_audio"  # of a JSON request, where OpenRouter's clients put the audio
 
-_DATA_URL = re.compile(r"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
+_DATA_URL = re.compile(rb"\s*data:[^,]{0,200}?;base64,", re.IGNORECASE)
+_NO_ASCII = re.compile(rb"[\x80-\xff]{1,4}")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
 _WHITESPACE = b" \t\r\n\v\f"
-_CHUNK_CHARS = 1 << 20  # a multiple of 4; other threads run between two chunks
+_CHUNK_BYTES = 1 << 20  # other threads run between two chunks
 
 _SHAPE = '{"audio": "<base64 of the file\'s bytes>", "model": "whisper-1", "language": "auto"}'
 
 
-def decode_base64(text: str, max_bytes: int) -> bytes:
-    """Decode audio that came as text; the standard and the url-safe alphabet, padded or not.
+def decode_base64(text: str | bytes, max_bytes: int) -> bytes:
+    """Decode audio that came as text or as its bytes; the standard and the url-safe alphabet, padded or not.
 
-    White space and a `data:...;base64,` prefix are left out. The size is checked before decoding.
+    White space and a `data:...;base64,` prefix are left out. The size is checked before decoding. Beside the
+    text and the result there is at most one more copy of the result.
 
     Raises:
         InvalidRequest: it is no base64.
         PayloadTooLarge: the bytes would be more than `max_bytes`.
     """
-    prefix = _DATA_URL.match(text)
     try:
-        raw = text[prefix.end() if prefix else 0 :].encode("ascii")
+        raw = text.encode("ascii") if isinstance(text, str) else text
     except UnicodeEncodeError as error:
         raise _wrong_base64(f"it holds the character {text[error.start]!a}") from error
-    digits = raw.translate(_TO_STANDARD, _WHITESPACE).rstrip(b"=")
-    size_bytes = len(digits) * 3 // 4
-    if size_bytes > max_bytes:
-        raise PayloadTooLarge(max_bytes, size_bytes)
-    if b"=" in digits:
-        raise _wrong_base64("there is a = before its end")
-    if len(digits) % 4 == 1:
+    if not raw.isascii() and (other := _NO_ASCII.search(raw)):
+        raise _wrong_base64(f"it holds the character {other[0].decode('utf-8', 'replace')[0]!a}")
+    prefix = _DATA_URL.match(raw)
+    start = prefix.end() if prefix else 0
+    n_digits = sum(map(len, _digits(raw, start)))
+    if n_digits * 3 // 4 > max_bytes:
+        raise PayloadTooLarge(max_bytes, n_digits * 3 // 4)
+    if n_digits % 4 == 1:
         raise _wrong_base64("a character is missing or one too many")
     try:
-        return b"".join(_decoded(digits + b"=" * (-len(digits) % 4)))
+        return b"".join(_decoded(_digits(raw, start)))
     except ValueError as error:
         raise _wrong_base64("it holds a character that base64 does not have") from error
 
 
-def _decoded(padded: bytes) -> Iterator[bytes]:
+def _digits(raw: bytes, start: int) -> Iterator[bytes]:
+    """Yield the text in chunks, in the standard alphabet, without white space and without the padding."""
+    is_over = False
+    for first in range(start, len(raw), _CHUNK_BYTES):
+        chunk = raw[first : first + _CHUNK_BYTES].translate(_TO_STANDARD, _WHITESPACE)
+        digits, padding, rest = (b"", b"=", chunk) if is_over else chunk.partition(b"=")
+        is_over = bool(padding)
+        if rest.strip(b"="):
+            raise _wrong_base64("there is a = before its end")
+        yield digits
+
+
+def _decoded(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Decode in chunks: one call over tens of megabytes would block every other thread."""
-    for first in range(0, len(padded), _CHUNK_CHARS):
-        yield base64.b64decode(padded[first : first + _CHUNK_CHARS], validate=True)
+    left = b""
+    for chunk in chunks:
+        chunk = left + chunk  # noqa: PLW2901
+        whole = len(chunk) // 4 * 4
+        left = chunk[whole:]
+        yield base64.b64decode(chunk[:whole], validate=True)
+    yield base64.b64decode(left + b"=" * (-len(left) % 4), validate=True)
 
 
 def _wrong_base64(reason: str) -> InvalidRequest:

@@ -28,6 +28,10 @@ from whisper_server.core.types import WINDOW_S
 
 MIN_RETRY_S = 1
 MAX_RETRY_S = 60  # official clients wait no longer than that: told more, some come back at once
+# Room that a declared length gets before its bytes are there. More would let clients that declare much and
+# send little keep others out; with it, all slots of the default settings together hold half of the default
+# limit.
+LOOK_AHEAD_BYTES = 4 << 20
 MEMORY_S = 60.0  # busy time after which a measurement counts for a third
 
 
@@ -67,8 +71,9 @@ class Slot:
 
     def __init__(self, admission: Admission, upload_bytes: int) -> None:
         self._admission = admission
+        self._declared_bytes = upload_bytes
         self._received_bytes = 0
-        self.upload_bytes = upload_bytes  # declared, or received where that is more
+        self._kept_bytes: int | None = None  # None: the body is still coming in
         self.expected_s = 0.0  # of audio; what the header claims, or what was read where that is more
         self.done_s = 0.0
 
@@ -82,27 +87,39 @@ class Slot:
         """Steps still to be done; one, as long as nothing is known of the audio."""
         return max(0, steps_of(self.expected_s) - steps_of(self.done_s)) if self.expected_s > 0 else 1
 
+    @property
+    def upload_bytes(self) -> int:
+        """What is held of the body, and what has its room: what is declared, but not much further ahead."""
+        if self._kept_bytes is not None:
+            return self._kept_bytes
+        return held_bytes(self._received_bytes, self._declared_bytes)
+
     def receive(self, n_bytes: int) -> None:
-        """Count bytes of the body; those that were declared have their room.
+        """Count bytes of the body; some of those that were declared have their room.
 
         Raises:
             Overloaded: with them, too many bytes would be inside.
         """
         received_bytes = self._received_bytes + n_bytes
-        if received_bytes > self.upload_bytes:
-            self._admission.check_bytes(received_bytes - self.upload_bytes)
-            self.upload_bytes = received_bytes
+        more_bytes = held_bytes(received_bytes, self._declared_bytes) - self.upload_bytes
+        if more_bytes > 0:
+            self._admission.check_bytes(more_bytes)
         self._received_bytes = received_bytes
 
+    def keep(self, n_bytes: int) -> None:
+        """Count what is kept of the body instead of it: it is complete, and the rest is forgotten."""
+        self._kept_bytes = n_bytes
+
     def hold(self, n_bytes: int) -> None:
-        """Count what a live session keeps of its sound, instead of what came before.
+        """Count what a live session keeps of its sound now.
 
         Raises:
             Overloaded: it is more than there is room for.
         """
-        if n_bytes > self.upload_bytes:
-            self._admission.check_bytes(n_bytes - self.upload_bytes)
-        self.upload_bytes = n_bytes
+        more_bytes = n_bytes - self.upload_bytes
+        if more_bytes > 0:
+            self._admission.check_bytes(more_bytes)
+        self._kept_bytes = n_bytes
 
     def expect(self, audio_s: float) -> None:
         """Take the length that the audio claims, before it is decoded. Beside no other audio it always fits.
@@ -158,7 +175,7 @@ class Admission:
         return self._throughput.retry_after_s(mean * (self._refused + 1))
 
     def enter(self, upload_bytes: int = 0) -> Slot:
-        """Return a slot, with room for a body of this size.
+        """Return a slot, with room for a body of this size, or for its beginning.
 
         Raises:
             Overloaded: every slot is taken, or enough audio or too many bytes are inside.
@@ -169,7 +186,7 @@ class Admission:
             raise self._full(f"{self._limits.requests} requests at once")
         if state.audio_s >= self._limits.audio_s:
             raise self._full(f"{self._limits.audio_s:.0f} seconds of waiting audio")
-        self.check_bytes(max(1, upload_bytes))  # one that does not say brings some, too
+        self.check_bytes(max(1, held_bytes(0, upload_bytes)))  # one that does not say brings some, too
         slot = Slot(self, upload_bytes)
         self._slots.add(slot)
         return slot
@@ -252,6 +269,11 @@ class Throughput:
         if steps * self._busy_s >= MAX_RETRY_S * self._steps:
             return MAX_RETRY_S
         return max(MIN_RETRY_S, math.ceil(steps * self._busy_s / self._steps))
+
+
+def held_bytes(received_bytes: int, declared_bytes: int) -> int:
+    """Return the room of a body that is coming in."""
+    return max(received_bytes, min(declared_bytes, received_bytes + LOOK_AHEAD_BYTES))
 
 
 def steps_of(audio_s: float) -> int:

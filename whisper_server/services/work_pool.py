@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 from typing import Any, TypeVar, cast
 
 from whisper_server.core.system.process import THREAD_PREFIX
+
+START_TIMEOUT_S = 10.0
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -23,6 +27,7 @@ class WorkPool:
     def __init__(self, workers: int) -> None:
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"{THREAD_PREFIX}audio")
         self._running: set[Future[Any]] = set()
+        _start_threads(self._executor, workers)
 
     async def run(
         self, function: Callable[..., T], *args: object, unclaimed: Callable[[T], None] | None = None
@@ -69,6 +74,18 @@ class WorkPool:
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         return future
+
+
+def _start_threads(executor: ThreadPoolExecutor, workers: int) -> None:
+    """Start all threads now: for one that finds no memory, whoever starts it waits for ever.
+
+    Later that would be the event loop, which submits.
+    """
+    all_there = Barrier(workers + 1)
+    for _ in range(workers):
+        executor.submit(all_there.wait, START_TIMEOUT_S)
+    with suppress(BrokenBarrierError):  # those that are there will do
+        all_there.wait(START_TIMEOUT_S)
 
 
 def _hand_over(done: Future[T], unclaimed: Callable[[T], None]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.support.connections import GET, POST, Clock, House
+from tests.support.connections import GET, POST, Clock, House, Limited, Transport
+from whisper_server.api.asgi import mark_lingering
 
 
 @pytest.fixture
@@ -109,3 +112,104 @@ async def test_the_end_of_a_connection_ends_every_watch(house: House, clock: Clo
         protocol.connection_lost(error)
         assert clock.timers == []
     assert not house.state.connections
+
+
+# --- reserved connections ---------------------------------------------------------------------------
+
+
+class Crowded(House):
+    """Three connections, and two more for request headers."""
+
+    def __init__(self) -> None:
+        super().__init__(reserved=2)
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET":
+            self.asked += 1
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await super()._app(scope, receive, send)
+
+    async def fill(self, n: int = 3) -> list[tuple[Limited, Transport]]:
+        self.may_reply.clear()
+        busy = [self.connect() for _ in range(n)]
+        for protocol, _ in busy:
+            protocol.data_received(POST)
+        await self.settle()
+        return busy
+
+
+@pytest.mark.parametrize("path", [b"/health", b"/ready"])
+async def test_probes_are_answered_while_all_connections_are_at_work(path: bytes) -> None:
+    house = Crowded()
+    busy = await house.fill()
+    protocol, transport = house.connect()
+    protocol.data_received(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+    await house.settle()
+    assert transport.written.startswith(b"HTTP/1.1 204 ")
+    assert not any(each.is_closed for _, each in busy)
+
+
+async def test_other_requests_are_refused_while_all_connections_are_at_work() -> None:
+    house = Crowded()
+    busy = await house.fill()
+    asked = house.asked
+    protocol, transport = house.connect()
+    protocol.data_received(GET)
+    await house.settle()
+    assert transport.written.startswith(b"HTTP/1.1 429 ")
+    assert b"WHISPER_MAX_CONNECTIONS" in transport.written
+    assert b"connection: close" in transport.written.lower()
+    assert house.asked == asked
+    assert protocol.is_lingering
+    assert not any(each.is_closed or each.is_aborted for _, each in busy)
+
+
+async def test_refused_connections_are_closed_before_all_others() -> None:
+    house = Crowded()
+    await house.fill()
+    refused = []
+    for _ in range(2):
+        house.clock.move_to(house.clock.now_s + 0.01)
+        refused.append(house.connect())
+        refused[-1][0].data_received(GET)
+    await house.settle()
+    assert all(protocol.is_lingering for protocol, _ in refused)
+    _, fresh = house.connect()
+    assert [transport.is_aborted for _, transport in refused] == [True, False]
+    assert not fresh.is_closed
+
+
+async def test_what_an_application_only_reads_on_is_closed_before_all_others() -> None:
+    house = Crowded()
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": []})
+        await send({"type": "http.response.body", "body": b"no", "more_body": True})
+        mark_lingering(scope)
+        await house.may_reply.wait()
+
+    house.may_reply.clear()
+    _, idle_transport = house.connect()
+    lingering, transport = house.connect()
+    lingering.app = refuse  # type: ignore[assignment]
+    lingering.data_received(POST)
+    await house.settle()
+    assert lingering.is_lingering
+    house.connect()
+    house.connect()
+    assert transport.is_aborted
+    assert not idle_transport.is_closed
+
+
+async def test_a_crowd_of_silent_connections_takes_the_reserved_places_of_none() -> None:
+    house = Crowded()
+    busy = await house.fill()
+    silent = []
+    for _ in range(20):
+        house.clock.move_to(house.clock.now_s + 0.01)
+        silent.append(house.connect())
+    closed = [transport.is_closed for _, transport in silent]
+    assert closed == [True] * 18 + [False] * 2
+    assert not any(each.is_closed for _, each in busy)

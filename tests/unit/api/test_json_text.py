@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.growth import check_linear
 from tests.support.peak_memory import bounded_growth
-from whisper_server.api.requests.json_text import MAX_VALUES, n_marks, parse_json
+from whisper_server.api.requests.json_text import LONG_BYTES, MAX_VALUES, outline, parse_json
 from whisper_server.core.errors import InvalidRequest
 
 MANY = 1 << 62
@@ -44,6 +44,10 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "UTF-16": lambda n: ('["' + '\\"' * (n // 4) + '"]').encode("utf-16"),
     "UTF-32": lambda n: ('["' + "," * (n // 4) + '"]').encode("utf-32"),
 }
+
+
+def n_marks(body: bytes, limit: int, chunk_bytes: int = 1 << 16) -> int:
+    return outline(body, limit, chunk_bytes).n_marks
 
 
 def parsed(body: bytes) -> object:
@@ -132,7 +136,7 @@ def test_too_many_values_behind_any_text(text: str, encoding: str) -> None:
     with pytest.raises(InvalidRequest, match=TOO_MANY):
         parse_json(body)
     few = f'[{text}, "{"[{," * 2 * MAX_VALUES}"]'
-    assert parse_json(few.encode(encoding)) == json.loads(few)
+    assert whole(few.encode(encoding)) == json.loads(few)
 
 
 def test_an_encoding_within_an_encoding_is_no_way_in() -> None:
@@ -143,6 +147,80 @@ def test_an_encoding_within_an_encoding_is_no_way_in() -> None:
         parse_json(inner.encode("utf-32-le"))
 
 
+# --- long texts ---
+
+
+def whole(body: bytes) -> Any:
+    """Return the value with its long texts in it."""
+    parsed = parse_json(body)
+    return parsed._whole(parsed.value, "x")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("piece", ["a", "\\", '"', '\\"', "é", "\n", "😀", "a/", "{[,", "\ud800"])
+def test_long_texts_are_what_they_are_when_short(piece: str, ascii_only: bool, encoding: str) -> None:
+    for length in (LONG_BYTES // 6, LONG_BYTES, LONG_BYTES + 1):
+        text = (piece * length)[:length]
+        value = {"a": text, "b": [text[::-1], {"c": "short", text[:-1]: 1}], "d": text + "!", "e": 5}
+        body = json.dumps(value, ensure_ascii=ascii_only).encode(encoding, "surrogatepass")
+        expected = json.loads(json.dumps(value).replace("\\ud800", "?"))
+        assert whole(body) == expected
+
+
+def test_a_long_text_is_left_where_it_is() -> None:
+    parsed = parse_json(
+        b'{"audio": "' + b"QUJD" * 100_000 + b'", "model": "m", "x": ["' + b"y" * 99_999 + b'"]}'
+    )
+    assert parsed.content(parsed.value["audio"]) == b"QUJD" * 100_000
+    assert parsed.content(parsed.value["model"]) == "m"
+    assert parsed.fields({"model", "prompt"}) == {"model": "m"}
+    assert len(repr(parsed.value)) < 200
+
+
+def test_a_name_of_a_long_text_cannot_be_guessed() -> None:
+    body = b'{"audio": "' + b"A" * 100_000 + b'", "model": "%s"}'
+    first, second = (parse_json(body % b"m").value["audio"] for _ in range(2))
+    assert first != second
+    assert parse_json(body % first.encode()).fields({"model"}) == {"model": first}
+
+
+@pytest.mark.parametrize(
+    "inside", [b"\n", b"\x00", b"\x1f", b"\xff", b"\xc3", b"\xe2\x82", b"\xc0\x80", b"\xf5\x80\x80\x80"]
+)
+@pytest.mark.parametrize("place", [0, 1, LONG_BYTES - 1, LONG_BYTES, 100_000, 200_000])
+def test_what_no_short_text_may_have_no_long_one_may_have(inside: bytes, place: int) -> None:
+    text = b"a" * place + inside + b"a" * (200_000 - place)
+    for body in (b'{"audio": "%b"}' % text, b'{"x": ["%b"]}' % text):
+        with pytest.raises(InvalidRequest, match="not valid JSON"):
+            parse_json(body)
+
+
+def test_characters_across_the_border_of_a_chunk() -> None:
+    for shift in range(8):
+        text = "a" * (LONG_BYTES - shift) + "é€😀" * 50_000
+        assert whole(json.dumps([text], ensure_ascii=False).encode()) == [text]
+
+
+def test_escapes_in_a_long_text_are_checked_when_it_is_asked_for() -> None:
+    parsed = parse_json(b'{"audio": "' + b"A" * 100_000 + b'\\x"}')
+    with pytest.raises(InvalidRequest, match="not valid JSON"):
+        parsed.content(parsed.value["audio"])
+
+
+def test_a_field_may_be_long_but_not_endless() -> None:
+    assert parse_json(b'{"prompt": "%b"}' % (b"p" * 100_000)).fields({"prompt"}) == {"prompt": "p" * 100_000}
+    with pytest.raises(InvalidRequest, match="longer than 1048576 bytes") as caught:
+        parse_json(b'{"prompt": ["%b"]}' % (b"p" * 1_100_000)).fields({"prompt"})
+    assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("text", ['"' * 100_000, '""' * 50_000, "[" + '"a" ' * 50_000])
+def test_more_texts_than_values_are_no_json(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=TOO_MANY):
+        parse_json(text.encode())
+
+
 @pytest.mark.parametrize("position", [(1 << 16) - 3, (1 << 16) - 2, (1 << 16) - 1, 1 << 16])
 @pytest.mark.parametrize("n_backslashes", range(1, 6))
 def test_escapes_across_the_border_of_a_chunk(position: int, n_backslashes: int) -> None:
@@ -151,12 +229,12 @@ def test_escapes_across_the_border_of_a_chunk(position: int, n_backslashes: int)
     with pytest.raises(InvalidRequest, match=TOO_MANY):
         parse_json(f"{start}{end}{', 0' * 2 * MAX_VALUES}]".encode())
     few = f'{start}{end[1:]}{",[{" * MAX_VALUES}"]'
-    assert len(parse_json(few.encode())) == 1
+    assert len(parse_json(few.encode()).value) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b" \r\n\t"])
 def test_nothing_is_an_empty_object(body: bytes) -> None:
-    assert parse_json(body) == {}
+    assert parse_json(body).value == {}
 
 
 @pytest.mark.parametrize("body", [b"[" * 9_000, b'{"a":' * 9_000, b"[" + b"1" * 5_000 + b"]", b"\xff", b'["'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support.connections import CHUNKED, GET, POST, Clock, House, Limited, Transport
 from whisper_server.api.min_rate import LINGER_S
+from whisper_server.api.server.protocol import MAX_HEADERS, READ_BYTES
 
 
 @pytest.fixture
@@ -167,6 +169,7 @@ async def test_a_body_that_is_no_http_does_not_disturb_a_reply(house: House, clo
     await house.settle()
     assert status_of(transport) == 204
     protocol.data_received(b"not a number\r\n")
+    await house.settle()
     assert transport.written.count(b"HTTP/1.1") == 1
     check_refused(clock, protocol, transport)
 
@@ -234,3 +237,223 @@ async def test_bytes_within_a_body_are_no_tls(house: House) -> None:
     protocol.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
     protocol.data_received(TLS_CLIENT_HELLO[:9])
     assert b"plain HTTP" not in transport.written
+
+
+# --- framing ----------------------------------------------------------------------------------------
+
+POST_LINE = b"POST / HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        POST_LINE + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n",
+        POST_LINE + b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n" + GET,
+        POST_LINE + b"transfer-encoding: Chunked\r\ncontent-length: 1000000\r\n\r\n",
+        b"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + GET,
+    ],
+)
+async def test_two_lengths_of_one_body_are_not_believed(
+    house: House, clock: Clock, request_bytes: bytes
+) -> None:
+    protocol, transport = house.connect()
+    protocol.data_received(request_bytes)
+    await house.settle()
+    assert status_of(transport) == 400
+    assert "Transfer-Encoding" in error_of(transport)["message"]
+    assert transport.written.count(b"HTTP/1.1 ") == 1
+    assert house.asked == 0
+    check_refused(clock, protocol, transport)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"GET / HTTP/9.9", b"GET / HTTP/2.0", b"PRI * HTTP/2.0", b"POST /health HTTP/3.1", b"GET / HTTP/0.9"],
+)
+async def test_other_versions_of_http(house: House, clock: Clock, line: bytes) -> None:
+    protocol, transport = house.connect()
+    protocol.data_received(line + b"\r\nHost: x\r\n\r\nSM\r\n\r\n")
+    await house.settle()
+    assert status_of(transport) == 505
+    error_of(transport)
+    assert house.asked == 0
+    check_refused(clock, protocol, transport)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1", b"1.2"])
+async def test_versions_that_are_spoken(house: House, version: bytes) -> None:
+    protocol, transport = house.connect()
+    protocol.data_received(b"GET / HTTP/%b\r\nHost: x\r\n\r\n" % version)
+    await house.settle()
+    assert status_of(transport) == 204
+
+
+@pytest.mark.parametrize(("n_headers", "status"), [(250, 204), (MAX_HEADERS + 1500, 400)])
+async def test_many_headers(house: House, n_headers: int, status: int) -> None:
+    protocol, transport = house.connect()
+    head = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * n_headers + b"\r\n"
+    for first in range(0, len(head), 5000):
+        protocol.data_received(head[first : first + 5000])
+    await house.settle()
+    assert status_of(transport) == status
+
+
+async def test_lines_of_a_body_are_no_headers(house: House, clock: Clock) -> None:
+    """Neither in a request's own time, nor where its body goes on after the reply."""
+    house.may_reply.clear()
+    protocol, transport = house.connect()
+    body = b"\n" * 100_000
+    protocol.data_received(POST_LINE + b"Content-Length: 100000\r\n\r\n" + body[:50_000])
+    await house.settle()
+    house.may_reply.set()
+    await house.settle()
+    protocol.data_received(body[50_000:])
+    protocol.data_received(GET)
+    await house.settle()
+    assert transport.written.count(b"HTTP/1.1 204 ") == 2
+
+
+# --- chunks -----------------------------------------------------------------------------------------
+
+
+def chunks(n: int, size_bytes: int, extension: bytes = b"") -> bytes:
+    return b"%x%b\r\n%b\r\n" % (size_bytes, extension, b"x" * size_bytes) * n
+
+
+async def fed(house: House, protocol: Limited, data: bytes) -> None:
+    """Send as the system does: no more than a connection is read at once, and nothing while it is paused."""
+    for first in range(0, len(data), READ_BYTES):
+        while protocol.transport.is_paused:  # type: ignore[attr-defined]
+            await house.settle()
+        protocol.data_received(data[first : first + READ_BYTES])
+    await house.settle()
+
+
+class Reading(House):
+    """An application that reads its body."""
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        n_bytes = 0
+        while True:
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if not message.get("more_body"):
+                break
+        self.outcomes.append((message["type"], n_bytes))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [chunks(30_000, 1), chunks(30_000, 8), chunks(2_000, 16, b";" + b"e" * 200), chunks(9_000, 30) * 3],
+)
+async def test_chunks_that_are_mostly_framing_are_refused(clock: Clock, body: bytes) -> None:
+    house = Reading()
+    protocol, transport = house.connect()
+    await fed(house, protocol, CHUNKED + body + b"0\r\n\r\n")
+    assert status_of(transport) == 400
+    assert "64 bytes" in error_of(transport)["message"]
+    assert [outcome for outcome, _ in house.outcomes] == ["http.disconnect"]
+    check_refused(house.clock, protocol, transport)
+
+
+@pytest.mark.parametrize(("n", "size_bytes"), [(10_000, 1), (30_000, 64), (2_000, 1000), (30, 100_000)])
+async def test_chunks_of_clients(n: int, size_bytes: int) -> None:
+    house = Reading()
+    protocol, transport = house.connect()
+    await fed(house, protocol, CHUNKED + chunks(n, size_bytes) + b"0\r\n\r\n" + GET)
+    while len(house.outcomes) != 2:
+        await house.settle()
+    assert house.outcomes == [("http.request", n * size_bytes), ("http.request", 0)]
+    assert transport.written.count(b"HTTP/1.1 204 ") == 2
+    assert not transport.is_paused
+
+
+async def test_small_chunks_of_many_connections_leave_the_loop_to_others() -> None:
+    """However many there are: a round of the loop parses few of them, and the requests of others at once."""
+    house = Reading(connections=1000)
+    hogs = [house.connect()[0] for _ in range(50)]
+    for hog in hogs:
+        hog.data_received(CHUNKED + chunks(10_000, 1))
+    parsed = []
+    for _ in range(5):
+        before = sum(len(hog._unparsed) for hog in hogs)
+        await asyncio.sleep(0)
+        parsed.append(before - sum(len(hog._unparsed) for hog in hogs))
+    assert max(parsed) < 50 * 60_000 / 10
+    other, transport = house.connect()
+    other.data_received(GET)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert status_of(transport) == 204
+    for hog in hogs:
+        hog.connection_lost(None)
+    await house.settle()
+    assert not house.protocol_class.turns._waiting
+
+
+async def test_a_connection_that_is_lost_has_no_turn(house: House) -> None:
+    protocol, _ = house.connect()
+    protocol.data_received(CHUNKED + chunks(5_000, 1))
+    protocol.connection_lost(ConnectionResetError())
+    await house.settle()
+    assert not house.protocol_class.turns._waiting
+
+
+# --- a client that ends its side --------------------------------------------------------------------
+
+
+async def test_a_client_that_ends_its_side_gets_its_reply(house: House, clock: Clock) -> None:
+    house.may_reply.clear()
+    protocol, transport = house.connect()
+    protocol.data_received(GET)
+    await house.settle()
+    assert protocol.eof_received() is True
+    clock.move_to(3600)
+    assert not transport.is_closed
+    interim = transport.written
+    assert set(interim.split(b"\r\n\r\n")) == {b"HTTP/1.1 102 Processing", b""}
+    assert interim.count(b"102") < 400
+    house.may_reply.set()
+    await house.settle()
+    assert transport.written.removeprefix(interim).startswith(b"HTTP/1.1 204 ")
+    assert transport.is_closed
+    clock.move_to(7200)
+    assert transport.written.count(b"HTTP/1.1 204 ") == 1
+
+
+async def test_all_requests_before_the_end_get_their_replies(house: House) -> None:
+    protocol, transport = house.connect()
+    protocol.data_received(GET + GET + GET)
+    assert protocol.eof_received() is True
+    await house.settle()
+    assert transport.written.count(b"HTTP/1.1 204 ") == 3
+    assert transport.is_closed
+
+
+async def test_an_old_client_that_ends_its_side_gets_a_quick_reply(house: House, clock: Clock) -> None:
+    """HTTP/1.0 has no 102, so nothing tells whether it is there; proxies that speak it leave like this."""
+    for is_quick in (True, False):
+        house.may_reply.clear()
+        protocol, transport = house.connect()
+        protocol.data_received(b"GET / HTTP/1.0\r\n\r\n")
+        await house.settle()
+        assert protocol.eof_received() is True
+        if is_quick:
+            house.may_reply.set()
+            await house.settle()
+            assert status_of(transport) == 204
+        else:
+            clock.move_to(clock.now_s + 2)
+            assert transport.written == b""
+        assert transport.is_closed
+
+
+@pytest.mark.parametrize("sent", [b"", GET[:9], POST, CHUNKED + b"5\r\nab"])
+async def test_a_client_that_ends_within_its_request_is_gone(house: House, sent: bytes) -> None:
+    house.may_reply.clear()
+    protocol, _ = house.connect()
+    protocol.data_received(sent)
+    await house.settle()
+    assert not protocol.eof_received()

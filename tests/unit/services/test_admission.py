@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from whisper_server.core.errors import Overloaded
-from whisper_server.services.admission import MAX_RETRY_S, Admission, Limits, Slot, Throughput, steps_of
+from whisper_server.services.admission import (
+    LOOK_AHEAD_BYTES,
+    MAX_RETRY_S,
+    Admission,
+    Limits,
+    Slot,
+    Throughput,
+    steps_of,
+)
 
 MIB = 1 << 20
 LIMITS = Limits(requests=3, audio_s=100.0, upload_bytes=10 * MIB)
@@ -99,18 +107,23 @@ def test_audio_that_goes_on_for_longer_than_its_header_says() -> None:
 
 def test_bytes_declared_and_counted() -> None:
     admission = Admission(LIMITS, Clock())
-    declared = admission.enter(6 * MIB)
+    declared = admission.enter(7 * MIB)
+    assert inside(admission) == (1, 0.0, LOOK_AHEAD_BYTES)  # not all of it: it has not come yet
+    declared.receive(1 * MIB)
+    assert inside(admission) == (1, 0.0, MIB + LOOK_AHEAD_BYTES)
     declared.receive(6 * MIB)  # it comes as it was declared: no more room is taken
     with pytest.raises(Overloaded, match="no more than 10 MiB of uploads"):
         admission.enter(5 * MIB)
     counted = admission.enter()
-    counted.receive(4 * MIB)
+    counted.receive(3 * MIB)
     assert admission.state().is_full
     with pytest.raises(Overloaded, match="no more than 10 MiB"):
         counted.receive(1)
     assert inside(admission) == (2, 0.0, 10 * MIB)
+    declared.keep(2 * MIB)  # what was decoded of it
+    assert inside(admission) == (2, 0.0, 5 * MIB)
     declared.leave()
-    assert inside(admission) == (1, 0.0, 4 * MIB)
+    assert inside(admission) == (1, 0.0, 3 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +208,17 @@ def test_those_who_come_later_are_told_a_later_time() -> None:
     assert told() == 1  # who has not come back by now is forgotten
 
 
+def test_clients_that_declare_much_and_send_little_keep_few_bytes() -> None:
+    """What nobody has sent takes no memory, so it must not take the room of those who send."""
+    limits = Limits(requests=128, audio_s=100.0, upload_bytes=1024 * MIB)
+    admission = Admission(limits, Clock())
+    for _ in range(127):
+        admission.enter(26 * MIB)
+    assert admission.state().upload_bytes <= limits.upload_bytes // 2
+    honest = admission.enter(26 * MIB)
+    honest.receive(26 * MIB)
+
+
 def test_a_slot_is_given_back_whatever_happens() -> None:
     admission = Admission(LIMITS, Clock())
     for error in (ValueError, KeyboardInterrupt, GeneratorExit):
@@ -211,7 +235,7 @@ def test_a_slot_is_given_back_whatever_happens() -> None:
 
 def test_no_room_for_bytes_is_none_for_an_upload_that_does_not_say_its_size() -> None:
     admission = Admission(LIMITS, Clock())
-    admission.enter(LIMITS.upload_bytes)
+    admission.enter().receive(LIMITS.upload_bytes)
     assert admission.state().is_full
     with pytest.raises(Overloaded, match="MiB of uploads"):
         admission.enter()
@@ -235,7 +259,9 @@ class Crowd(RuleBasedStateMachine):
             self.slots.append(self.admission.enter(n_bytes))
         except Overloaded:
             assert before == self.admission.state()
-            assert before.is_full or before.upload_bytes + n_bytes > LIMITS.upload_bytes
+            assert (
+                before.is_full or before.upload_bytes + min(n_bytes, LOOK_AHEAD_BYTES) > LIMITS.upload_bytes
+            )
         else:
             assert not before.is_full
 

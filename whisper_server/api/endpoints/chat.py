@@ -29,6 +29,7 @@ from whisper_server.core.validators import decode_base64
 router = APIRouter(responses=OVERLOADED)
 
 _MESSAGES = "messages"
+_FIELDS = frozenset(ChatFields.model_fields)
 _PART = '{"type": "input_audio", "input_audio": {"data": "<base64 of the file\'s bytes>", "format": "wav"}}'
 _EXAMPLE: dict[str, Any] = {
     "model": "whisper-1",
@@ -145,6 +146,8 @@ async def _read(admitted: Admitted) -> _Wanted:
     except ClientDisconnect as error:
         raise ClientDisconnected from error
     upload, prompt = await services.pool.run(_parse, body, services.settings.max_audio_bytes)
+    del body  # what counts of it is in the upload
+    admitted.slot.keep(upload.held_bytes)
     fields = validated(ChatFields, upload.fields)
     language = parse_language(fields.language)
     model, source = admitted.model(fields.model)
@@ -159,10 +162,10 @@ async def _read(admitted: Admitted) -> _Wanted:
     return _Wanted(upload, fields, model, params)
 
 
-def _parse(body: bytes, max_bytes: int) -> tuple[Upload, str]:
+def _parse(body: bytearray, max_bytes: int) -> tuple[Upload, str]:
     """Return the newest audio, and the text beside it; runs on the pool."""
     parsed = parse_json(body)
-    spoken = newest_spoken(parsed.get(_MESSAGES)) if isinstance(parsed, Mapping) else None
+    spoken = newest_spoken(parsed.value.get(_MESSAGES)) if isinstance(parsed.value, Mapping) else None
     if spoken is None:
         raise InvalidRequest(
             "No message has audio, and this server answers to nothing else. Add a part"
@@ -170,4 +173,5 @@ def _parse(body: bytes, max_bytes: int) -> tuple[Upload, str]:
             param=_MESSAGES,
         )
     with named_as(_MESSAGES):
-        return Upload(decode_base64(spoken.data, max_bytes), parsed, _MESSAGES), spoken.text
+        data = decode_base64(parsed.content(spoken.data), max_bytes)
+    return Upload(data, parsed.fields(_FIELDS), _MESSAGES), parsed.restored(spoken.text, _MESSAGES)

@@ -106,10 +106,15 @@ class _Pump:
 
 def _parsed(text: str | bytes) -> dict[str, Any] | InvalidRequest:
     try:
-        event = parse_json(text.encode("utf-8", "replace") if isinstance(text, str) else text)
+        parsed = parse_json(text.encode("utf-8", "replace") if isinstance(text, str) else text)
+        if not isinstance(parsed.value, dict):
+            return InvalidRequest("An event is a JSON object with a 'type'.")
+        event = parsed.fields(parsed.value.keys() - {"audio"})
+        if isinstance(audio := parsed.value.get("audio"), str):
+            event["audio"] = parsed.content(audio)
     except InvalidRequest as error:
         return error
-    return event if isinstance(event, dict) else InvalidRequest("An event is a JSON object with a 'type'.")
+    return event
 
 
 def _new_id(prefix: str) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields
-from whisper_server.api.errors import send_error
+from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, header, log_fields, mark_lingering
+from whisper_server.api.errors import out_of_memory, send_error
 from whisper_server.api.middleware.request_log import record_of
 from whisper_server.api.min_rate import LINGER_S
-from whisper_server.core.errors import InvalidRequest, Overloaded, PayloadTooLarge, UploadStalled
+from whisper_server.core.errors import InvalidRequest, OutOfMemory, Overloaded, PayloadTooLarge, UploadStalled
 
 
 class BodyLimitMiddleware:
     """Checks the bytes of a body as they come in, before anything parses or keeps them.
 
     Says no to clients that are still sending in a way that lets them hear it, also for want of a slot, to
-    those that send too slowly, and where what has come in so far is wrong already. Needs the record that
-    `RequestLogMiddleware` keeps.
+    those that send too slowly, where there is no memory, and where what has come in so far is wrong already.
+    Needs the record that `RequestLogMiddleware` keeps.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class BodyLimitMiddleware:
             declared = header(scope, b"content-length")
             if declared is not None and declared.isdecimal():
                 check(int(declared))
-            await self._app(scope, receive_checked, send)
-        except (InvalidRequest, PayloadTooLarge, Overloaded, UploadStalled) as error:
+            await _in_memory(self._app(scope, receive_checked, send))
+        except (InvalidRequest, PayloadTooLarge, Overloaded, UploadStalled, OutOfMemory) as error:
             has_body = record.body_bytes > 0
             if (
                 record.is_body_complete
@@ -63,8 +63,22 @@ class BodyLimitMiddleware:
             # A socket that is closed with bytes unread is reset, and the client may never see why. A
             # client that asked first was not told to go on: from it nothing more comes.
             if has_body or header(scope, b"expect") is None:
+                mark_lingering(scope)
                 await _drain(receive)
             await send({"type": "http.response.body", "body": b""})
+
+
+async def _in_memory(answer: Awaitable[None]) -> None:
+    """Await an answer; that there is no memory for it is no fault, and may be over in a moment.
+
+    Raises:
+        OutOfMemory: Python found none, wherever that was.
+    """
+    try:
+        await answer
+    except MemoryError as error:
+        error.__traceback__ = None  # its frames have the upload
+        raise out_of_memory() from None
 
 
 async def _drain(receive: Receive) -> None:

@@ -20,6 +20,7 @@ from whisper_server.core.errors import Forbidden
 
 _NETLOC = re.compile(r"(\[[^\[\]]+\]|[^\[\]:@]+)(:\d*)?")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_PAGE_SCHEMES = frozenset({"http", "https"})  # of pages that the server, or a proxy before it, has sent
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_LOGGED = 100  # origins that the log names
 
@@ -78,6 +79,8 @@ class HostCheckMiddleware:
         if self._origins.fullmatch(origin):
             return True
         scheme = origin.partition("://")[0]
+        if scheme not in _PAGE_SCHEMES:
+            return False
         # A proxy that ends TLS makes our own scheme differ from the page's: compare name and port.
         own = _authority(f"{scheme}://{host}".lower())
         return own is not None and own == _authority(origin)
@@ -100,9 +103,12 @@ def _authority(url: str) -> tuple[str, int] | None:
     is_all = parts.netloc == url.partition("://")[2]
     if not (parts.hostname and is_all and _NETLOC.fullmatch(parts.netloc)):
         return None
+    name = parts.hostname.removesuffix(".")
+    if not all(name.split(".")):
+        return None
     if port is None:
         port = _DEFAULT_PORTS.get(parts.scheme, 0)
-    return parts.hostname.removesuffix("."), port
+    return name, port
 
 
 def _is_ip(name: str) -> bool:

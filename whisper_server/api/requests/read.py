@@ -5,6 +5,7 @@ Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an up
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -49,6 +50,9 @@ F = TypeVar("F", bound=BaseModel)
 
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
+# Those of a translation and of /debug/audio-info are among them.
+_FIELDS = frozenset(TranscriptionFields.model_fields) | frozenset(InferenceFields.model_fields)
+
 MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
 
 
@@ -57,8 +61,13 @@ class Upload:
     """What a client sent, of either encoding."""
 
     data: bytes
-    fields: Mapping[str, Any]  # as they came; unchecked
+    fields: Mapping[str, Any]  # those that count, as they came; unchecked
     param: str  # what the client calls the audio: "file", "audio", "input_audio" or "messages"
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes up in memory."""
+        return len(self.data) + _size_of(self.fields)
 
     @property
     def is_json(self) -> bool:
@@ -187,7 +196,7 @@ async def read_inference(admitted: Admitted) -> TranscriptionRequest:
 
 
 async def read_upload(admitted: Admitted) -> Upload:
-    """Read the body into memory, whatever its encoding.
+    """Read the body into memory, whatever its encoding, and keep what counts of it.
 
     Raises:
         InvalidRequest: it is neither a form nor JSON, or has no audio.
@@ -198,14 +207,18 @@ async def read_upload(admitted: Admitted) -> Upload:
     """
     services = admitted.services
     content_type = admitted.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    upload = None
     try:
         if content_type == "multipart/form-data":
-            return await _read_form(admitted)
+            upload = await _read_form(admitted)
         if content_type == "application/json":
             limit_bytes = services.settings.max_audio_bytes
-            return await services.pool.run(_upload_of, await read_body(admitted), limit_bytes)
+            upload = await services.pool.run(_upload_of, await read_body(admitted), limit_bytes)
     except ClientDisconnect as error:
         raise ClientDisconnected from error
+    if upload is not None:
+        admitted.slot.keep(upload.held_bytes)
+        return upload
     raise InvalidRequest(
         "Send the audio as multipart/form-data with the field 'file', or as application/json with the field "
         "'audio'. The content type was " + (repr(content_type[:80]) if content_type else "missing") + ".",
@@ -213,9 +226,12 @@ async def read_upload(admitted: Admitted) -> Upload:
     )
 
 
-async def read_body(admitted: Admitted) -> bytes:
+async def read_body(admitted: Admitted) -> bytearray:
     """Return the whole body; raises `Overloaded` where there is no room for it."""
-    return b"".join([chunk async for chunk in _received(admitted)])
+    body = bytearray()  # in its place: a list of chunks and what joins them would be twice as much
+    async for chunk in _received(admitted):
+        body += chunk
+    return body
 
 
 async def _received(admitted: Admitted) -> AsyncIterator[bytes]:
@@ -248,16 +264,27 @@ async def _read_form(admitted: Admitted) -> Upload:
             "curl -F file=@speech.wav.",
             param="file",
         )
-    return Upload(bytes(form.file), from_form(form.fields), "file")
+    fields = from_form(form.fields)
+    return Upload(bytes(form.file), {name: fields[name] for name in fields.keys() & _FIELDS}, "file")
 
 
-def _upload_of(body: bytes, max_bytes: int) -> Upload:
+def _upload_of(body: bytearray, max_bytes: int) -> Upload:
     """Parse and decode; runs on the pool."""
     parsed = parse_json(body)
-    found = find_audio(parsed)
-    param = OPENROUTER_FIELD if found is data_of(parsed.get(OPENROUTER_FIELD)) else "audio"
+    found = find_audio(parsed.value)
+    param = OPENROUTER_FIELD if found is data_of(parsed.value.get(OPENROUTER_FIELD)) else "audio"
     try:
-        return Upload(decode_base64(found, max_bytes), parsed, param)
+        return Upload(decode_base64(parsed.content(found), max_bytes), parsed.fields(_FIELDS), param)
     except InvalidRequest as error:
         error.param = param
         raise
+
+
+def _size_of(value: Any) -> int:
+    """Return what a value of a request takes up, roughly: its texts, and what holds them."""
+    size = sys.getsizeof(value)
+    if isinstance(value, Mapping):
+        size += sum(_size_of(name) + _size_of(item) for name, item in value.items())
+    elif isinstance(value, list | tuple):
+        size += sum(map(_size_of, value))
+    return size

@@ -22,14 +22,21 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from whisper_server.api.server.flags import parse_flags
+from whisper_server.api.server.loop_errors import LoopErrors
 from whisper_server.api.server.parent_exit import open_watches, watching
-from whisper_server.api.server.sockets import BACKLOG, is_loopback, listen, url_of
+from whisper_server.api.server.sockets import BACKLOG, RESERVED_CONNECTIONS, is_loopback, listen, url_of
 from whisper_server.api.server.startup import StartupApp
 from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, ModelNotFound
 from whisper_server.core.logging import configure_logging, flush_log
 from whisper_server.core.shutdown import Shutdown
-from whisper_server.core.system.process import allow_open_files, ensure_streams, leave
+from whisper_server.core.system.loop_watch import LoopWatch
+from whisper_server.core.system.process import (
+    allow_open_files,
+    end_signals,
+    ensure_streams,
+    leave,
+)
 from whisper_server.services.model_files.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -50,15 +57,14 @@ OTHER_FILES = 256  # models, audio libraries, pipes; beside connections
 ECHO_S = 0.5 if hasattr(sys, "frozen") else 0.0
 
 _LAST_WORDS_S = 1.0  # for a request that is cut short to say so, and for its client to hear it
-_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-if sys.platform == "win32":
-    # TerminateProcess, which is `terminate()` there, cannot be caught. For an end in order, start the
-    # server with CREATE_NEW_PROCESS_GROUP and send it CTRL_BREAK_EVENT, as uvicorn has it.
-    _SIGNALS.append(signal.SIGBREAK)
+# Of connections in one round of the event loop. A burst of them must not come before the requests of those
+# that were accepted before it: see RESERVED_CONNECTIONS. asyncio logs as many errors where no file can be
+# opened.
+_ACCEPTED_AT_ONCE = 16
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Be the command: serve, and end the process."""
+    """Be the command: serve, and end the process; `init_process.begin` comes before."""
     ensure_streams()
     leave(main(argv))
 
@@ -81,12 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         return _fail(f"cannot listen on {where}: {error.strerror or error}", CANNOT_START)
-    allow_open_files(settings.connection_limit + BACKLOG + OTHER_FILES)
+    connections = connections_of(settings)
     for listening in sockets:
         # Not a log line: a caller that asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
     flush_log()  # an app waits for it, and the imports that begin now leave other threads little time
-    return serve(settings, sockets, watches)
+    return serve(settings, sockets, watches, connections)
 
 
 def read_settings(argv: Sequence[str] | None) -> Settings:
@@ -123,7 +129,32 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
-def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch]) -> int:
+def connections_of(settings: Settings) -> tuple[int, int]:
+    """Return how many connections there may be, and how many beside them for request headers.
+
+    Each needs a descriptor. Where the system allows fewer than are wanted, the log says so: without any left
+    nothing could be accepted, not even `/health`.
+    """
+    wanted = settings.connection_limit
+    reserved = min(RESERVED_CONNECTIONS, wanted // 2)
+    allowed = allow_open_files(wanted + reserved + OTHER_FILES)
+    places = max(allowed - OTHER_FILES, allowed // 3)
+    if places >= wanted + reserved:
+        return wanted, reserved
+    reserved = min(reserved, places // 4)
+    connections = max(1, places - reserved)
+    log.warning(
+        "%d connections at once, not %d: the system allows %d open files (`ulimit -Hn`)",
+        connections,
+        wanted,
+        allowed,
+    )
+    return connections, reserved
+
+
+def serve(
+    settings: Settings, sockets: list[socket], watches: Mapping[int, Watch], connections: tuple[int, int]
+) -> int:
     """Serve on these sockets until a signal comes or a watched process ends; return the exit code."""
 
     from whisper_server.api.server.protocol import protocol_of  # noqa: PLC0415  (not before the port is bound)
@@ -139,12 +170,13 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
     def stop() -> None:
         server.should_exit = True
 
+    limit, reserved = connections
     shutdown = Shutdown()
     startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.services.drain())
     config = uvicorn.Config(
         startup,
         loop="asyncio",
-        http=protocol_of(settings),
+        http=protocol_of(settings, limit, reserved),
         ws="websockets-sansio",
         ws_max_size=MAX_EVENT_BYTES,
         ws_per_message_deflate=False,  # sound does not get smaller, and an inflated bomb does
@@ -153,13 +185,23 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=max(1, min(_ACCEPTED_AT_ONCE, reserved // 4)),
     )
     server = _Server(config, startup.drain, settings.shutdown_grace_s)
 
+    def end() -> None:
+        flush_log()
+        os._exit(CANNOT_START)
+
     async def live() -> None:
-        with watching(watches, server.stop):
-            await server.serve(sockets=sockets)
+        asyncio.get_running_loop().set_exception_handler(LoopErrors())
+        watch = LoopWatch(end_signals(), end)
+        watch.start()
+        try:
+            with watching(watches, server.stop):
+                await server.serve(sockets=sockets)
+        finally:
+            watch.stop()
 
     asyncio.run(live())
     return CANNOT_START if startup.has_failed else 0
@@ -180,6 +222,12 @@ class _Server(uvicorn.Server):
         self._drain = drain
         self._grace_s = grace_s
 
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Serve; asyncio has one number for how many may wait and how many are accepted at once."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(BACKLOG)
+
     def stop(self) -> None:
         """Begin the end. Idempotent; needs the event loop's thread."""
         self.should_exit = True
@@ -189,9 +237,10 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Stop at the first signal; uvicorn would raise it once more at the end, and die of it."""
         loop = asyncio.get_running_loop()
+        numbers = end_signals()
 
         def from_now_on(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-            for number in _SIGNALS:
+            for number in numbers:
                 signal.signal(number, handler)
 
         def stop_or_end(_number: int, _frame: FrameType | None) -> None:
@@ -200,7 +249,7 @@ class _Server(uvicorn.Server):
             if ECHO_S:
                 loop.call_soon_threadsafe(loop.call_later, ECHO_S, from_now_on, signal.SIG_DFL)
 
-        before = {number: signal.signal(number, stop_or_end) for number in _SIGNALS}
+        before = {number: signal.signal(number, stop_or_end) for number in numbers}
         try:
             yield
         finally:

@@ -9,14 +9,18 @@ import socket
 from contextlib import ExitStack
 from typing import Any
 
-BACKLOG = 512  # connections that wait while the server starts, and that are accepted in one go
+BACKLOG = 512  # connections that wait to be accepted
+RESERVED_CONNECTIONS = 64  # for request headers; more than are accepted between a connection and its headers
 # What the system keeps of a reply. Its own choice grows to megabytes: a slow client would then take minutes
 # to make any room, and could not be told from one that takes nothing.
 _SEND_BUFFER_BYTES = 64 * 1024
+_EVERY_ADDRESS = ipaddress.IPv6Address("::")
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
     """Return one listening socket per address of `host`, all on the same port; 0 takes a free one.
+
+    `::` is every address of both families; any other IPv6 address is that address alone.
 
     Raises:
         OSError: the port is taken, or the host is none of this machine's addresses.
@@ -62,7 +66,8 @@ def _bind(listening: socket.socket, address: tuple[object, ...]) -> None:
     if os.name == "posix":  # elsewhere it would let two servers share a port
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if listening.family == socket.AF_INET6:
-        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        is_every = ipaddress.IPv6Address(str(address[0]).partition("%")[0]) == _EVERY_ADDRESS
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_every)
     listening.bind(address)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)  # of what it accepts too
     listening.listen(BACKLOG)

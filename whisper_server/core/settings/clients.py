@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field, field_validator
 from whisper_server.core.settings.origins import DEFAULT_ORIGINS, as_browsers_write_them
 from whisper_server.core.settings.types import CommaList
 
+MAX_SECONDS = 10**9  # 31 years: no limit, for those who want none
+
 
 class ClientSettings(BaseModel):
     """What clients may do."""
@@ -18,7 +20,11 @@ class ClientSettings(BaseModel):
         25, alias="MAX_AUDIO_FILE_SIZE_MB", ge=1, le=1024 * 1024, description="Largest audio file, in MiB."
     )
     max_audio_seconds: int = Field(
-        4 * 3600, alias="MAX_AUDIO_SECONDS", ge=1, description="Longest audio, in seconds of playing time."
+        4 * 3600,
+        alias="MAX_AUDIO_SECONDS",
+        ge=1,
+        le=MAX_SECONDS,
+        description="Longest audio, in seconds of playing time.",
     )
     allowed_origins: CommaList = Field(
         DEFAULT_ORIGINS,
@@ -52,6 +58,7 @@ class ClientSettings(BaseModel):
         8 * 3600,  # twice the longest file: one that runs does not keep the next one out
         alias="WHISPER_QUEUE_SECONDS",
         ge=1,
+        le=MAX_SECONDS,
         description="Seconds of audio that may wait at once; more gets a 429. One file is never too long.",
     )
     queue_mb: int = Field(
@@ -118,6 +125,13 @@ class ClientSettings(BaseModel):
     def _as_browsers_write_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return as_browsers_write_them(value)
 
+    @field_validator("api_key")
+    @classmethod
+    def _as_clients_send_it(cls, value: str) -> str:
+        if not _is_utf8(value):
+            raise ValueError("it is not UTF-8")
+        return value
+
     @property
     def max_audio_bytes(self) -> int:
         """Largest audio file in bytes."""
@@ -132,3 +146,12 @@ class ClientSettings(BaseModel):
     def connection_limit(self) -> int:
         """Connections at once: what is set, but never so few that requests with audio take all of them."""
         return max(self.max_connections, 2 * self.queue_requests)
+
+
+def _is_utf8(text: str) -> bool:
+    """Tell whether a variable's bytes were UTF-8: what is not comes as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 # All threads that this package starts have this prefix; they may be inside native code.
@@ -28,17 +30,43 @@ def ensure_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for good)
 
 
-def allow_open_files(n: int) -> None:
-    """Let the process have this many files and sockets open, as far as the system allows it."""
+def allow_open_files(n: int) -> int:
+    """Let the process have this many files and sockets open, or fewer; return how many."""
     if sys.platform == "win32":
-        return  # no such limit
+        return n  # no such limit
     import resource  # noqa: PLC0415  (not on Windows)
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = n if hard == resource.RLIM_INFINITY else min(n, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):  # macOS has another limit, which it does not report
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return n if soft == resource.RLIM_INFINITY else min(n, soft)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):  # macOS has another limit, which it does not report
+        return soft
+    return wanted
+
+
+def end_on_signals() -> None:
+    """End the process cleanly at a signal that comes before the server listens to signals itself."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        os._exit(0)  # nothing has begun
+
+    for number in end_signals():
+        signal.signal(number, end)
+
+
+def end_signals() -> list[signal.Signals]:
+    """Return the signals that ask a process to end; not those that who started it told it to ignore."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform == "win32":
+        # TerminateProcess, which is `terminate()` there, cannot be caught. For an end in order, start the
+        # server with CREATE_NEW_PROCESS_GROUP and send it CTRL_BREAK_EVENT, as uvicorn has it.
+        numbers.append(signal.SIGBREAK)
+    else:
+        numbers.append(signal.SIGHUP)  # its terminal is closed; `nohup` ignores it
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def leave(code: int) -> NoReturn:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as RawTokenizer
 
 MAX_PROMPT_TOKENS = PROMPT_POSITIONS - 1  # 223: openai/whisper keeps the last ones
+_KEPT_PROMPTS = 512  # more than requests at once, of at most 2 x 223 tokens each
 _SPECIAL = re.compile(r"<\|[^|]*\|>")
 
 
@@ -32,6 +36,8 @@ class Tokenizer:
         """Take the tokens, and what returns the library's tokenizer once a prompt needs it."""
         self._vocabulary = vocabulary
         self._load_encoder = encoder
+        self._prompts: OrderedDict[bytes, tuple[tuple[int, ...], tuple[int, ...]]] = OrderedDict()
+        self._prompts_lock = threading.Lock()
         self.is_multilingual = is_multilingual
         self.end = self._id("<|endoftext|>")
         self.start = self._id("<|startoftranscript|>")
@@ -98,12 +104,31 @@ class Tokenizer:
         Both are left out where they are empty. Where there is no room for both, the first keywords and
         the end of the text stay, each with at least half of it.
         """
-        wanted, before = self._plain(keywords), self._plain(text)
+        (wanted, _), (_, before) = self._plain_ends(keywords), self._plain_ends(text)
         wanted = wanted[: MAX_PROMPT_TOKENS - min(len(before), MAX_PROMPT_TOKENS // 2)]
-        before = before[-(MAX_PROMPT_TOKENS - len(wanted)) :] if len(wanted) < MAX_PROMPT_TOKENS else []
+        before = before[-(MAX_PROMPT_TOKENS - len(wanted)) :] if len(wanted) < MAX_PROMPT_TOKENS else ()
         if not wanted and not before:
             return list(start_sequence)
         return [self.start_of_prompt, *wanted, *before, *start_sequence]
+
+    def _plain_ends(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the first and the last tokens of a request's text, as many as a prompt may have.
+
+        A request has the same text for each of its windows, and splitting it may take tenths of a second.
+        Kept are digests, so that no client's text outlives its request.
+        """
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        with self._prompts_lock:
+            if key in self._prompts:
+                self._prompts.move_to_end(key)
+                return self._prompts[key]
+        tokens = tuple(self._plain(text))
+        ends = tokens[:MAX_PROMPT_TOKENS], tokens[-MAX_PROMPT_TOKENS:]
+        with self._prompts_lock:
+            self._prompts[key] = ends
+            if len(self._prompts) > _KEPT_PROMPTS:
+                self._prompts.popitem(last=False)
+        return ends
 
     def _plain(self, text: str) -> list[int]:
         """Return the tokens of a request's text, which must not act as the special tokens it spells."""

@@ -32,7 +32,7 @@ class SoundInput:
             InvalidRequest: it is no base64.
             PayloadTooLarge: it is more than one event may bring.
         """
-        if not isinstance(audio, str):
+        if not isinstance(audio, str | bytes):
             raise InvalidRequest("Send the samples in 'audio', as base64.", param="audio")
         samples = self._stream_of(source, decode_base64(audio, MAX_APPEND_BYTES))
         self._silero = self._silero or Silero()

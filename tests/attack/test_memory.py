@@ -1,0 +1,132 @@
+"""Memory of a real server while requests wait: what is held is what is counted."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import socket
+import struct
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import Server, StartServer, server_command, server_environment
+from tests.support.audio_files import wav_bytes
+from tests.support.gated_server import open_gate, wait_for_batch
+from tests.support.http_requests import URL, request_headers
+
+pytestmark = [pytest.mark.attack, pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux")]
+
+SPEECH = Path(__file__).parents[2] / "models" / "nano-whisper" / "samples" / "en-plain-000.flac"
+MB = 1_000_000
+OTHER_BYTES = 60 * MB  # a decoder's answers, windows, connections, what the allocator keeps
+N = 6
+
+
+def large_wav(n_bytes: int) -> bytes:
+    """A clip, and a chunk that no decoder wants."""
+    return wav_bytes(bytes(64_000)) + b"junk" + struct.pack("<I", n_bytes) + bytes(n_bytes)
+
+
+def as_json(**fields: object) -> bytes:
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+CLIP = base64.b64encode(SPEECH.read_bytes()).decode()
+BODIES: dict[str, Callable[[], bytes]] = {
+    "an ignored text with one emoji": lambda: as_json(audio=CLIP, x="x" * 24_000_000 + "😀"),
+    "ignored texts of emoji": lambda: as_json(audio=CLIP, x="😀" * 3_000_000, y=["😀" * 3_000_000]),
+    "plain base64": lambda: as_json(audio=base64.b64encode(large_wav(18 * MB)).decode()),
+    "base64 with escapes": lambda: as_json(audio=base64.b64encode(large_wav(18 * MB)).decode()).replace(
+        b"AA", b"\\u0041A", 100_000
+    ),
+    "many ignored values": lambda: as_json(audio=CLIP, x=[["a" * 1000] * 9 for _ in range(900)]),
+    "a conversation": lambda: as_json(
+        audio=CLIP, messages=[{"role": "user", "content": [{"type": "text", "text": "é" * 9_000_000}]}]
+    ),
+}
+
+
+def rss(server: Server) -> int:
+    return int(psutil.Process(server.process.pid).memory_info().rss)
+
+
+def begin(stack: ExitStack, server: Server, body: bytes, *lines: str) -> socket.socket:
+    connection = stack.enter_context(socket.create_connection(server.address, timeout=120))
+    connection.sendall(request_headers(*lines, f"Content-Length: {len(body)}") + body)
+    return connection
+
+
+def queue(server: Server) -> tuple[int, int]:
+    found = httpx.get(f"{server.url}/metrics", timeout=60).text
+
+    def of(name: str) -> int:
+        return int(float(next(line for line in found.splitlines() if line.startswith(name + " ")).split()[1]))
+
+    return of("whisper_queue_requests"), of("whisper_queue_upload_bytes")
+
+
+@pytest.mark.parametrize("kind", [*BODIES, "a form"])
+def test_what_is_held_is_what_is_counted(start_server: StartServer, kind: str) -> None:
+    server = start_server(
+        "--max-audio-file-size-mb", "26", module="tests.support.gated_server", pipe=subprocess.PIPE
+    )
+    with ExitStack() as stack:
+        lines = ("Content-Type: application/json",)
+        if kind == "a form":
+            request = httpx.Request(
+                "POST", server.url, files={"file": large_wav(18 * MB), "x": (None, "y" * 60_000)}
+            )
+            body, lines = request.read(), (f"Content-Type: {request.headers['content-type']}",)
+        else:
+            body = BODIES[kind]()
+        first = begin(stack, server, as_json(audio=CLIP), "Content-Type: application/json")
+        wait_for_batch(server)  # everything is imported and started
+        before = rss(server)
+        held = [begin(stack, server, body, *lines) for _ in range(N)]
+        peak = 0
+        settled = 0
+        while settled < 5:
+            peak = max(peak, rss(server))
+            requests, counted = queue(server)
+            is_read = requests == N + 1 and counted < N * len(body)
+            settled = settled + 1 if is_read else 0
+        assert rss(server) - before <= 1.5 * counted + OTHER_BYTES
+        # While bodies are parsed: those that have come in, twice what two threads work on, and what is made
+        # of it.
+        assert peak - before <= N * len(body) + 2 * 2.5 * len(body) + OTHER_BYTES
+        open_gate(server)
+        for connection in (first, *held):
+            assert connection.recv(13) == b"HTTP/1.1 200 "
+
+
+def test_no_memory_is_no_fault_of_the_server(tmp_path: Path) -> None:
+    """Where uploads do not find room: a 503 that is worth a retry, never a 500; and it goes on."""
+    command = f"ulimit -d 450000; exec {shlex.join(server_command('--port', '0'))}"
+    process = subprocess.Popen(
+        ["sh", "-c", command], cwd=tmp_path, env=server_environment(), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            if line.startswith("listening on "):
+                break
+        server = Server(process, line.split()[-1])
+        try:
+            body = as_json(audio=base64.b64encode(large_wav(25 * MB)).decode())
+            with ExitStack() as stack:
+                sent = [begin(stack, server, body, "Content-Type: application/json") for _ in range(10)]
+                statuses = [connection.recv(13).split()[1] for connection in sent]
+            assert set(statuses) <= {b"200", b"503", b"429"}, statuses
+            reply = httpx.post(f"{server.url}{URL}", files={"file": SPEECH.read_bytes()}, timeout=120)
+            assert reply.status_code == 200
+        finally:
+            process.terminate()
+            assert process.wait(timeout=60) == 0
+        assert "outcome=bug" not in process.stderr.read()
