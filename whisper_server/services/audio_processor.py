@@ -23,7 +23,6 @@ from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import TOO_SHORT, Decoder, LibavDecoder
 from whisper_server.services.audio.downmix import Downmix
 from whisper_server.services.audio.loudness import Meter, normalised, peak_of
-from whisper_server.services.audio.mp4_guard import check_mp4_tables
 from whisper_server.services.audio.resampler import WITH_SIDES
 from whisper_server.services.audio.tracks import listening_order
 
@@ -66,7 +65,6 @@ class AudioProcessor:
             file = BoundedFile(opened, self._max_bytes, is_ours=opened is not source)
             if file.size_bytes == 0:
                 raise InvalidAudio(TOO_SHORT)  # noqa: TRY301  what was opened is closed below
-            check_mp4_tables(file)
             return AudioStream(file, self._opener(file), choice or TrackChoice(), channel)
         except BaseException:
             if opened is not source:
