@@ -3,8 +3,8 @@
 One budget is shared by all decoders that a request opens, for its tracks and channels one after the other or
 side by side. Owns the limits and the arithmetic; pure but for the clock. Must not know of libav or processes.
 
-Valid files are far within: 48 kHz stereo takes 0.7 % of its length on one core, whatever the codec, a broadcast changes
-its format a few times an hour, and no packet lies in a file twice.
+Valid files are far within: 48 kHz stereo takes up to 0.7 % of its length on one core, a broadcast changes its
+format a few times an hour, and no packet lies in a file twice.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from dataclasses import astuple, dataclass
 from whisper_server.core.errors import InvalidAudio
 
 TOO_MUCH_WORK = (
-    "The file cannot be decoded: it takes far more work than sound of its length. Convert it with another program."
+    "The file cannot be decoded: it takes far more work than sound of its length. "
+    "Convert it with another program."
 )
 
 BASE_CPU_S = 10.0
 CPU_PER_SOUND = 0.05  # seconds for each second of sound
-CPU_S_PER_BYTE = 0.05e-6  # for each byte of the file: of a film most bytes are pictures, which are read as well
+CPU_S_PER_BYTE = (
+    0.05e-6  # for each byte of the file: of a film most bytes are pictures, which are read as well
+)
 BASE_GRAPHS = 100  # filter graphs, one for each change of rate, format or layout; one takes up to 50 ms
 GRAPHS_PER_SOUND = 0.1
 BASE_EMPTY_PACKETS = 50_000  # that fail or give no sample: 17 minutes of a damaged file, at 20 ms each
@@ -69,7 +72,7 @@ class Budget:
         rows = [each.fields() for each in self._spent if each is not own]
         total = Spent()
         if rows:
-            total.set(*(sum(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+            total.set(*(sum(column) for column in zip(*rows, strict=True)))
         return total
 
 

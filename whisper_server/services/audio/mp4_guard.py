@@ -1,8 +1,8 @@
 """Counts how many samples an MP4 claims to have, before libav allocates an index for them.
 
 libav builds an index of 24 bytes per claimed sample while it opens the file: a header of 20 kB can make
-it take 2.5 GB, and no option of libav limits that. So the run-length tables are read here first, in the process
-that is going to open the file, which has no NumPy. Owns that arithmetic and nothing else.
+it take 2.5 GB, and no option of libav limits that. So the run-length tables are read here first, in the
+process that is going to open the file, which has no NumPy. Owns that arithmetic and nothing else.
 """
 
 from __future__ import annotations
