@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
@@ -74,12 +74,13 @@ class ProcessDied(Exception):
 class DecoderProcess:
     """One child and its pipes; any thread may ask, one at a time."""
 
-    def __init__(self) -> None:
-        """Start the process; the first request waits until it can answer.
+    def __init__(self, on_turn: Callable[[], None] = lambda: None) -> None:
+        """Start the process; the first request waits until it can answer. `on_turn` is called as each begins.
 
         Raises:
             Unavailable: it cannot be started.
         """
+        self._on_turn = on_turn
         self._child, self._stderr_logger = _start()
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -202,6 +203,7 @@ class DecoderProcess:
         try:
             self._check_owner(decoder)
             self.asking = decoder
+            self._on_turn()  # busy by now
             yield
         finally:
             self.asking = self._waiting_since = None

@@ -197,8 +197,8 @@ class DecoderProcesses:
                 idle[0].is_alive = False
                 self._has_work.set()
 
-    def expect_work(self) -> None:
-        """Let the watch look at the processes from now on."""
+    def _look_after(self) -> None:
+        """Let the watch look at the processes, of which one is busy now."""
         self._has_work.set()
         if self._watch_thread is not None:
             return
@@ -228,7 +228,7 @@ class DecoderProcesses:
 
     def _started(self) -> DecoderProcess:
         try:
-            return DecoderProcess()
+            return DecoderProcess(self._look_after)
         except Unavailable:
             self.note(answers=False)
             raise

@@ -51,10 +51,6 @@ class Processes(Protocol):
         """Let others have the processor while this thread waits in the block."""
         ...
 
-    def expect_work(self) -> None:
-        """Look after processes from now on, as something is about to be asked of one."""
-        ...
-
     def shared(self) -> DecoderProcess:
         """Return a process for everybody."""
         ...
@@ -121,7 +117,6 @@ class RemoteDecoder:
             InvalidAudio: two processes have died of this file, or one of a hang.
             Unavailable: two were killed while they read it, or it takes long and has to wait.
         """
-        self._processes.expect_work()
         while True:
             try:
                 with self._processes.waiting():
