@@ -1,4 +1,4 @@
-"""Small files that are made to cost much: time, memory or a decoder. Every one is valid enough for libav to begin."""
+"""Small files that are made to cost much time or memory; each is valid enough for libav to begin."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def film_of(picture: bytes, n: int) -> bytes:
 
 
 def without_length(flac: bytes) -> bytes:
-    """A FLAC file whose header does not know how many samples there are, as that of a recording into a pipe."""
+    """FLAC whose header does not know how many samples there are, as that of a recording into a pipe."""
     at = 8 + 13  # the last four bits of this byte, and four bytes
     return flac[:at] + bytes([flac[at] & 0xF0]) + bytes(4) + flac[at + 5 :]
 

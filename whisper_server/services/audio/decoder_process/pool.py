@@ -119,7 +119,8 @@ class DecoderProcesses:
         if not is_first:
             raise unavailable()
         try:
-            self.shared().begin()
+            with self.waiting():
+                self.shared().begin()
             self.note(answers=True)
         except ProcessDied as died:
             raise unavailable() from died
