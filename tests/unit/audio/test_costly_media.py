@@ -1,4 +1,4 @@
-"""Files that would take far more work, or memory, than their size and sound are worth: small ones of each kind.
+"""Files that would take far more work or memory than their sound is worth: small ones of each kind.
 
 Larger ones are in tests/attack.
 """
@@ -70,7 +70,7 @@ def test_packets_of_one_sample_cost_no_memory(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("kind", PICTURED)
 def test_pictures_are_never_decoded(kind: str) -> None:
-    """27 MB each; a test of its own would see those of the others, which is why the first one must be small."""
+    """They would take 27 MB each."""
     data = PICTURED[kind](png(3000), 4)
     with bounded_growth(25), PROCESSOR.open(data) as stream:
         assert stream.info.codec
@@ -103,10 +103,10 @@ def box_of(kind: bytes, name: bytes, size: int) -> bytes:
     return SOUND + table_names(size, name).replace(b"free", kind, 1)
 
 
-@pytest.mark.parametrize("name", [b"stts", b"stsz", b"soun", b"elst", b"trun", b"stt"])
-@pytest.mark.parametrize("kind", [b"free", b"moov", b"meta"])
+@pytest.mark.parametrize("name", [b"stts", b"soun", b"trun"])
+@pytest.mark.parametrize("kind", [b"free", b"moov"])
 def test_the_time_for_tables_grows_with_their_size(kind: bytes, name: bytes) -> None:
-    check_linear(partial(checking, kind, name), 1 << 14, 1 << 21)
+    check_linear(partial(checking, kind, name), 1 << 14, 1 << 19)
 
 
 def checking(kind: bytes, name: bytes, size: int) -> Callable[[], None]:
