@@ -229,6 +229,8 @@ class DecoderProcess:
         self._stderr_logger.join()  # the reason is in the log before the next line
         if was_ended is Cause.ELSEWHERE:
             raise ProcessDied(was_ended)
+        if was_ended is None and _cause_of(self._child.returncode) is Cause.KILLED:
+            raise ProcessDied(Cause.KILLED)
         log.error("a decoder process ended before it had begun (exit code %s)", self._child.returncode)
         raise ProcessDied(Cause.UNSTARTED)
 

@@ -90,7 +90,7 @@ class RemoteDecoder:
         self._process: DecoderProcess | None = None
         self._number = next(_numbers)
         self._n_steps = 0
-        self._is_suspect = False
+        self._suspected: Cause | None = None  # why it was tried once more
         self._alive(lambda _: None, "mix")
 
     def pieces(self, channel: Channel) -> Iterator[Piece]:
@@ -144,17 +144,27 @@ class RemoteDecoder:
         if cause is Cause.HANG:
             log.warning("a file made the decoder hang; it is refused")
             raise InvalidAudio(HANGS)
-        if self._is_suspect and cause is Cause.KILLED:
+        if self._suspected and cause is Cause.KILLED:
             raise Unavailable(KILLED)
-        if self._is_suspect:
+        if self._suspected:
             log.warning("a file made the decoder crash twice; it is refused")
             raise InvalidAudio(CRASHED)
-        self._is_suspect = True
+        self._suspected = cause
+
+    def _taken(self) -> DecoderProcess:
+        """Return a process to begin in; a suspect has its own, where there is room or it is needed."""
+        if self._suspected is None:
+            return self._processes.shared()
+        try:
+            return self._processes.private(self._number)
+        except Unavailable:
+            if self._suspected is not Cause.KILLED:
+                raise
+            return self._processes.shared()
 
     def _begin(self, channel: Channel) -> None:
         """Open the file in a process, and repeat the steps that were done before."""
-        process = self._processes.private(self._number) if self._is_suspect else self._processes.shared()
-        self._process = process
+        self._process = process = self._taken()
         process.add_decoder(self._number)
         try:
             fields = {**self._fields, "has_checked_tables": self._budget.has_checked_tables}
@@ -183,9 +193,9 @@ class RemoteDecoder:
         before_s = self._spent.cpu_s
         self._spent.set(*state["spent"])
         was_starved = self._spent.cpu_s - before_s < SLOW_S  # and not slow
-        if process.owner == self._number and not self._is_suspect and was_starved:
+        if process.owner == self._number and not self._suspected and was_starved:
             self._processes.share_again(process)
-        if state.get("message") == TOO_HUNGRY and not self._is_suspect:
+        if state.get("message") == TOO_HUNGRY and not self._suspected:
             raise ProcessDied(Cause.CRASH)
         return answers
 
