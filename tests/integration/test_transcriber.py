@@ -20,6 +20,7 @@ from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, InvalidRequest, ModelNotFound, Overloaded
 from whisper_server.core.types import AudioInfo, Segment, TrackChoice, TranscribeParams, Transcript
 from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.budget import Budget
 from whisper_server.services.audio.decoder import Decoder, LibavDecoder
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import Services, open_services
@@ -310,10 +311,12 @@ class CountedOpens:
 
     def __init__(self) -> None:
         self.opened = 0
+        self.budgets: set[Budget] = set()
         self.closed: set[int] = set()
 
-    def __call__(self, file: BoundedFile, max_seconds: float, choice: TrackChoice) -> Decoder:
-        decoder, number = LibavDecoder(file, max_seconds, choice), self.opened
+    def __call__(self, file: BoundedFile, max_seconds: float, choice: TrackChoice, budget: Budget) -> Decoder:
+        decoder, number = LibavDecoder(file, max_seconds, choice, budget), self.opened
+        self.budgets.add(budget)
         self.opened += 1
         close = decoder.close
 

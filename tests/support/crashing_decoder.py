@@ -13,12 +13,16 @@ from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 FAULTS = {
     "crash": "os.kill(os.getpid(), signal.SIGSEGV)",
     "hang": "threading.Event().wait()",
+    "stay": "threading.Event().wait()",  # for longer than any test
+    "spin": "sum(range(10**15))",  # one native call, as a loop in libav would be
+    "grow": "child.kept = b'x' * (120 << 20)",
     "eat": "bytearray(2 << 30)",
     "talk": r"os.write(2, (b'x' * 1999 + b'\n') * 500 + b'\xff end')",
 }
 _BOOT = """
 import os, signal, sys, threading
 sys.path[:] = sys.argv[1:]
+from whisper_server.services.audio import budget
 from whisper_server.services.audio.decoder_process import child
 from whisper_server.services.audio.decoder import LibavDecoder
 
@@ -31,6 +35,7 @@ class Faulty(LibavDecoder):
 
 child.LibavDecoder = Faulty
 child.STEP_LIMIT_S = {limit_s}
+child.SLACK_S = 1 - budget.BASE_CPU_S
 child.main()
 """
 

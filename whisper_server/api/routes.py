@@ -65,11 +65,13 @@ async def health(services: ServicesDep) -> dict[str, Any]:
 
 @router.get("/ready")
 async def ready(request: Request, services: ServicesDep) -> ReadyReply:
-    """Tell whether work is taken: the models of WHISPER_PRELOAD are loaded, and the queue is not full."""
+    """Tell whether work is taken: WHISPER_PRELOAD is loaded, audio can be read, and the queue is not full."""
     services.shutdown.check_open()
     preloading: asyncio.Task[None] = request.app.state.preloading
     if services.settings.preload and not preloading.done():
         raise Unavailable("The models of WHISPER_PRELOAD are being loaded.")
+    if not services.decoders.is_answering:
+        await services.pool.run(services.decoders.check)
     queue = _queue_object(services.admission.state())
     if services.admission.state().is_full:
         full = Unavailable(f"The queue is full: {queue.model_dump_json()}")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _OWN_FILES: dict[str, Any] = {
     "max_audio_file_size_mb": 1024 * 1024,
     "max_audio_seconds": 7 * 24 * 3600,
-    "decoder_processes": 0,
+    "decoder_processes": 1,  # a file that makes it hang or crash is an error, and the next one follows
 }
 
 

@@ -2,8 +2,9 @@
 
 Theory of operation. A request is admitted before its body is read, so that a busy server says so before
 anything is uploaded, parsed or decoded. Its slot counts no audio until the file's header was read; then
-what the header claims, less what is decoded, and more once more than that has been read. Leaving returns
-everything.
+what the header claims, less what is decoded, and more once more than that has been read: a file whose header
+tells no length is counted as it is read, and refused where it turns out too long beside those of others.
+Leaving returns everything.
 
 How long a refused client should wait follows from the measured throughput. Limits are in seconds of audio,
 which operators know; time is computed in steps. A step is 30 s of a file, the last of a file however short:
@@ -32,6 +33,7 @@ MAX_RETRY_S = 60  # official clients wait no longer than that: told more, some c
 # send little keep others out; with it, all slots of the default settings together hold half of the default
 # limit.
 LOOK_AHEAD_BYTES = 4 << 20
+UNTOLD_S = 300.0  # by which a file may be longer than its header says, without being asked for once more
 MEMORY_S = 60.0  # busy time after which a measurement counts for a third
 
 
@@ -75,6 +77,7 @@ class Slot:
         self._received_bytes = 0
         self._kept_bytes: int | None = None  # None: the body is still coming in
         self.expected_s = 0.0  # of audio; what the header claims, or what was read where that is more
+        self._claimed_s = 0.0
         self.done_s = 0.0
 
     @property
@@ -128,10 +131,16 @@ class Slot:
             Overloaded: with it, too much audio would be inside.
         """
         self._admission.check_audio(self, audio_s)
-        self.expected_s = audio_s
+        self.expected_s = self._claimed_s = audio_s
 
     def progress(self, done_s: float, read_s: float = 0.0) -> None:
-        """Note up to where, in file time, the audio is decoded and how much of it has been read."""
+        """Note up to where, in file time, the audio is decoded and how much of it has been read.
+
+        Raises:
+            Overloaded: far more was read than the header claims, and with it too much audio would be inside.
+        """
+        if read_s > max(self.expected_s, self._claimed_s + UNTOLD_S):
+            self._admission.check_audio(self, read_s - self.done_s)
         self._admission.count(max(0, steps_of(done_s) - steps_of(self.done_s)))
         self.expected_s = max(self.expected_s, done_s, read_s)
         self.done_s = max(self.done_s, done_s)

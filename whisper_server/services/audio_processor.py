@@ -11,6 +11,7 @@ import io
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -20,10 +21,10 @@ import numpy as np
 from whisper_server.core.errors import AudioTooLong, InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE, AudioInfo, AudioLevels, TrackChoice
 from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.budget import Budget
 from whisper_server.services.audio.decoder import TOO_SHORT, Decoder, LibavDecoder
 from whisper_server.services.audio.downmix import Downmix
 from whisper_server.services.audio.loudness import Meter, normalised, peak_of
-from whisper_server.services.audio.mp4_guard import check_mp4_tables
 from whisper_server.services.audio.tracks import listening_order
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from whisper_server.services.audio.resampler import Channel, Piece
 
 AudioSource: TypeAlias = bytes | bytearray | memoryview | Path | BinaryIO
-# A file, the longest audio in seconds, the track.
-OpenDecoder: TypeAlias = Callable[[BoundedFile, float, TrackChoice], Decoder]
+# A file, the longest audio in seconds, the track, and what the request may spend.
+OpenDecoder: TypeAlias = Callable[[BoundedFile, float, TrackChoice, Budget], Decoder]
 
 BLOCK_SAMPLES = 30 * SAMPLE_RATE
 MAX_TRIED = 8  # tracks that are searched for sound; cameras record as many, with microphones on two of them
@@ -49,11 +50,16 @@ class AudioProcessor:
         self._open_decoder = open_decoder
 
     def open(
-        self, source: AudioSource, channel: int | None = None, choice: TrackChoice | None = None
+        self,
+        source: AudioSource,
+        channel: int | None = None,
+        choice: TrackChoice | None = None,
+        budget: Budget | None = None,
     ) -> AudioStream:
         """Read the header; blocks. A file object stays the caller's to close and is rewound.
 
-        The stream has the samples of one channel, counted from 0, or a mix of all.
+        The stream has the samples of one channel, counted from 0, or a mix of all. `budget` is that of
+        another stream of the same source, for the same request.
 
         Raises:
             PayloadTooLarge: the source has more bytes than the limit.
@@ -65,15 +71,15 @@ class AudioProcessor:
             file = BoundedFile(opened, self._max_bytes, is_ours=opened is not source)
             if file.size_bytes == 0:
                 raise InvalidAudio(TOO_SHORT)  # noqa: TRY301  what was opened is closed below
-            check_mp4_tables(file)
-            return AudioStream(file, self._opener(file), choice or TrackChoice(), channel)
+            budget = budget or Budget()
+            return AudioStream(file, self._opener(file, budget), choice or TrackChoice(), budget, channel)
         except BaseException:
             if opened is not source:
                 opened.close()
             raise
 
-    def _opener(self, file: BoundedFile) -> Callable[[TrackChoice], Decoder]:
-        return lambda choice: self._open_decoder(file, self._max_seconds, choice)
+    def _opener(self, file: BoundedFile, budget: Budget) -> Callable[[TrackChoice], Decoder]:
+        return lambda choice: self._open_decoder(file, self._max_seconds, choice, budget)
 
 
 class AudioStream:
@@ -84,8 +90,10 @@ class AudioStream:
         file: BoundedFile,
         open_decoder: Callable[[TrackChoice], Decoder],
         choice: TrackChoice,
+        budget: Budget,
         channel: int | None = None,
     ) -> None:
+        self.budget = budget
         self._channel: Channel = "mix" if channel is None else channel
         self._open_decoder = open_decoder
         self._opened = _Opened(file, open_decoder(choice))
@@ -95,6 +103,7 @@ class AudioStream:
         self._meter = Meter()
         # Closing a decoder while another thread reads from it would crash the process that libav is in.
         self._lock = threading.Lock()
+        self._is_closing = threading.Event()
         self._close = weakref.finalize(self, self._opened.close)
 
     def __enter__(self) -> AudioStream:
@@ -106,9 +115,23 @@ class AudioStream:
         self.close()
 
     def close(self) -> None:
-        """Give the file back; may be called twice, and from any thread."""
+        """Give the file back, now or after the step that is running; idempotent, and never blocks."""
+        self._is_closing.set()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Keep the decoder open in the block."""
         with self._lock:
-            self._close()
+            if self._is_closing.is_set():
+                raise ValueError("I/O operation on closed audio")
+            yield
+        if self._is_closing.is_set():
+            self.close()
 
     @property
     def info(self) -> AudioInfo:
@@ -189,8 +212,7 @@ class AudioStream:
     def _pieces(self, channel: Channel) -> Iterator[Piece]:
         pieces = self._opened.decoder.pieces(channel)
         while True:
-            with self._lock:
-                self._check_open()
+            with self._reading():
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -214,14 +236,9 @@ class AudioStream:
 
     def _reopen(self, number: int) -> None:
         """Begin again with this track."""
-        with self._lock:
-            self._check_open()
+        with self._reading():
             self._opened.decoder.close()
             self._opened.decoder = self._open_decoder(TrackChoice(number))
-
-    def _check_open(self) -> None:
-        if not self._close.alive:
-            raise ValueError("I/O operation on closed audio")
 
 
 class _Opened:

@@ -80,8 +80,11 @@ async def open_channels(
     names: Sequence[str],
     pool: WorkPool,
     open_one: Callable[[int], Awaitable[Transcription]],
+    on_read: Callable[[float], None],
 ) -> ByChannel:
     """Read the stream to its end to compare its channels, then open each of them; closes `stream`.
+
+    `on_read` is told how many seconds have been read; what it raises is raised here.
 
     Raises:
         InvalidRequest: there are too few channels or too many, or more names than channels, or all
@@ -96,7 +99,7 @@ async def open_channels(
         steps = pool.iterate(measured(stream, survey))
         async with contextlib.aclosing(steps):  # type: ignore[type-var]
             async for _ in steps:
-                pass
+                on_read(survey.duration_s)
         channels = []
         for channel in range(n_channels):
             channels.append(await open_one(channel))
@@ -113,6 +116,7 @@ class ByChannel(SegmentSource):
     speakers: tuple[str, ...]  # one per channel
     survey: Survey
     on_window: Callable[[float], None] | None = field(default=None, init=False)
+    on_read: Callable[[], None] | None = field(default=None, init=False)
     _decoded_s: dict[int, float] = field(default_factory=dict, init=False)  # of channels not yet at their end
 
     @property
@@ -143,6 +147,7 @@ class ByChannel(SegmentSource):
             for number, channel in enumerate(self.channels):
                 stack.callback(channel.audio.close)  # one that never begins does not close its file itself
                 channel.on_window = partial(self._note, number)
+                channel.on_read = self.on_read
                 self._decoded_s[number] = 0.0
             # One lease for all: a channel that began later might find the model unloaded by then, or the
             # server shutting down, and all of them are one request's share of the device.

@@ -39,6 +39,7 @@ class Services:
     settings: Settings
     catalog: Catalog
     audio: AudioProcessor
+    decoders: DecoderProcesses
     models: ModelManager[WhisperModel]
     pool: WorkPool
     transcriber: Transcriber
@@ -68,10 +69,11 @@ async def open_services(
     metrics = metrics or Events()
     shutdown = shutdown or Shutdown()
     catalog = Catalog(settings)
-    decoders = DecoderProcesses(settings.decoder_processes)
-    open_decoder = decoders.open if settings.decoder_processes else LibavDecoder
+    n_decoders = settings.decoder_processes
+    pool = WorkPool(settings.audio_threads, waiters=DecoderProcesses.most(n_decoders) if n_decoders else 0)
+    decoders = DecoderProcesses(n_decoders, pool.waiting)
+    open_decoder = decoders.open if n_decoders else LibavDecoder
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
-    pool = WorkPool(settings.audio_threads)
     models: ModelManager[WhisperModel] = ModelManager(
         ModelLoader(settings, metrics, shutdown),
         max_models=settings.max_models,
@@ -96,7 +98,18 @@ async def open_services(
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
         yield Services(
-            settings, catalog, audio, models, pool, transcriber, admission, metrics, downloads, live, shutdown
+            settings=settings,
+            catalog=catalog,
+            audio=audio,
+            decoders=decoders,
+            models=models,
+            pool=pool,
+            transcriber=transcriber,
+            admission=admission,
+            metrics=metrics,
+            downloads=downloads,
+            live=live,
+            shutdown=shutdown,
         )
     finally:
         shutdown.drain()

@@ -19,6 +19,7 @@ from whisper_server.services.transcription import OpenAudio, SegmentSource, Tran
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
+    from whisper_server.services.audio.budget import Budget
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
     from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
@@ -50,11 +51,13 @@ class Transcriber:
         source: AudioSource,
         params: TranscribeParams,
         admit: Callable[[AudioInfo], None] = lambda _: None,
+        on_read: Callable[[float], None] = lambda _: None,
     ) -> SegmentSource:
         """Open the audio; nothing is loaded, and only channels are compared.
 
         `admit` is called once, when the header is known and before anything is decoded; what it raises is
-        raised here, and the file is closed.
+        raised here, and the file is closed. `on_read` is told the seconds that were read so far where the
+        channels are compared; what it raises, too.
 
         How often a file is read: once, and its samples as windows are pulled. By channels, a first time for
         the survey, which must have measured all of it before a segment may be kept or the file refused, and
@@ -79,9 +82,10 @@ class Transcriber:
             of_channel = replace(params, vad=replace(params.vad, keeps_sound=False))
 
             async def open_one(channel: int) -> Transcription:
-                return self._transcription(await self._open(source, track, channel), of_channel)
+                opened = await self._open(source, track, channel, stream.budget)
+                return self._transcription(opened, of_channel)
 
-            return await open_channels(stream, params.speakers, self._pool, open_one)
+            return await open_channels(stream, params.speakers, self._pool, open_one, on_read)
         except BaseException:
             stream.close()
             raise
@@ -105,10 +109,16 @@ class Transcriber:
         return await transcription.collect()
 
     async def _open(
-        self, source: AudioSource, choice: TrackChoice, channel: int | None = None
+        self,
+        source: AudioSource,
+        choice: TrackChoice,
+        channel: int | None = None,
+        budget: Budget | None = None,
     ) -> AudioStream:
         # A caller that is cancelled meanwhile must not leave the opened stream behind.
-        return await self._pool.run(self._audio.open, source, channel, choice, unclaimed=AudioStream.close)
+        return await self._pool.run(
+            self._audio.open, source, channel, choice, budget, unclaimed=AudioStream.close
+        )
 
     async def _settle(self, stream: AudioStream) -> None:
         """Find out which of several tracks is heard."""

@@ -86,6 +86,7 @@ class SegmentSource(Protocol):
     """An opened recording that becomes segments, of one file or of its channels; use it once."""
 
     on_window: Callable[[float], None] | None  # is told, after each window, the file time decoded so far
+    on_read: Callable[[], None] | None  # is called as audio is read, be there a window in it or not
 
     @property
     def info(self) -> AudioInfo:
@@ -133,6 +134,7 @@ class Transcription(SegmentSource):
     _decoded_s: float = field(default=0.0, init=False)  # file time up to which windows are decoded
     windows_done: int = field(default=0, init=False)
     on_window: Callable[[float], None] | None = field(default=None, init=False)
+    on_read: Callable[[], None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         only = self.params.languages[0] if len(self.params.languages) == 1 else None
@@ -244,6 +246,8 @@ class Transcription(SegmentSource):
         source = self._pool.iterate(self._windows(lease.model.engine.info.n_mels))
         async with contextlib.aclosing(source):  # type: ignore[type-var]
             async for window in source:
+                if self.on_read is not None:
+                    self.on_read()
                 if window is not None:  # else nothing yet; another request had its turn on the thread
                     ready.append(window)
                 self._submit(stream, ready, pending)

@@ -1,14 +1,16 @@
 """A bounded pool of threads for CPU work: reading audio, voice activity, spectrograms, word times.
 
-Owns its threads; keeps blocking work off the event loop and bounds how much of it runs at once.
+Owns its threads; keeps blocking work off the event loop and bounds how much of it runs at once. There are
+more threads than that, for those that wait for something else than a processor.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from threading import Barrier, BrokenBarrierError
 from typing import Any, TypeVar, cast
 
@@ -22,12 +24,15 @@ _END = object()
 
 
 class WorkPool:
-    """A fixed number of threads for blocking functions."""
+    """Threads for blocking functions, of which a fixed number works at once."""
 
-    def __init__(self, workers: int) -> None:
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"{THREAD_PREFIX}audio")
+    def __init__(self, workers: int, waiters: int = 0) -> None:
+        """Let `workers` threads work, and so many more wait under `waiting`."""
+        self._executor = ThreadPoolExecutor(workers + waiters, thread_name_prefix=f"{THREAD_PREFIX}audio")
+        self._turns = threading.Semaphore(workers)
+        self._thread = threading.local()
         self._running: set[Future[Any]] = set()
-        _start_threads(self._executor, workers)
+        _start_threads(self._executor, workers + waiters)
 
     async def run(
         self, function: Callable[..., T], *args: object, unclaimed: Callable[[T], None] | None = None
@@ -64,16 +69,33 @@ class WorkPool:
             else:
                 step.add_done_callback(lambda _: generator.close())
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let another thread work while this one waits in the block; does nothing on other threads."""
+        if not getattr(self._thread, "has_turn", False):
+            yield
+            return
+        self._turns.release()
+        try:
+            yield
+        finally:
+            self._turns.acquire()
+
     def close(self, timeout_s: float) -> None:
         """Drop what has not started and wait for what has, at most `timeout_s`; blocks."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         wait(tuple(self._running), timeout_s)
 
     def _submit(self, function: Callable[..., S], *args: object) -> Future[S]:
-        future = self._executor.submit(function, *args)
+        future = self._executor.submit(self._in_turn, function, *args)
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         return future
+
+    def _in_turn(self, function: Callable[..., S], *args: object) -> S:
+        with self._turns:
+            self._thread.has_turn = True
+            return function(*args)
 
 
 def _start_threads(executor: ThreadPoolExecutor, workers: int) -> None:

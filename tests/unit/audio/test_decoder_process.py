@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -22,25 +23,27 @@ from tests.support.crashing_decoder import decoders_that
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, ShuttingDown, Unavailable
 from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import LibavDecoder
-from whisper_server.services.audio.decoder_process import handle
+from whisper_server.services.audio.decoder_process import handle, pool, watch
 from whisper_server.services.audio.decoder_process.child import READ_BYTES
-from whisper_server.services.audio.decoder_process.pool import CRASHED, DecoderProcesses
+from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
+from whisper_server.services.audio.decoder_process.remote import CRASHED, HANGS, PUT_OFF
 from whisper_server.services.audio_processor import AudioProcessor, AudioSource
 
 MAX_SECONDS = 600
 LOCAL = AudioProcessor(32 << 20, MAX_SECONDS)
 NOISE = np.random.default_rng(3).standard_normal(160 * 8_000).astype(np.float32) / 5
 LONG = encode(NOISE, 8_000, codec="pcm_u8")  # more than is held at once, and read while it is decoded
-DEATHS = [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT] if sys.platform != "win32" else [signal.SIGTERM]
+DEATHS = [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT] if sys.platform != "win32" else [signal.SIGTERM]
 
 
 @pytest.fixture
 def decoders() -> Iterator[DecoderProcesses]:
     """At most one shared process, so that all decoders are in it."""
-    pool = DecoderProcesses(1)
-    yield pool
-    pool.close()
-    assert all(not psutil.pid_exists(pid) for pid in pool.pids())
+    processes = DecoderProcesses(1)
+    yield processes
+    pids = processes.pids()
+    processes.close()
+    assert all(not psutil.pid_exists(pid) for pid in pids)
 
 
 @pytest.fixture
@@ -175,6 +178,17 @@ def test_a_crash_in_the_middle_harms_no_other_file(
         assert decoders.pids() != first
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell who ended a process")
+def test_a_process_that_is_killed_from_outside_is_no_fault_of_the_file(
+    remote: AudioProcessor, decoders: DecoderProcesses
+) -> None:
+    """As the kernel does it where memory runs out."""
+    with pytest.raises(Unavailable, match="ended from outside") as caught:
+        remote.open(Poison(LONG, decoders, signal.SIGKILL, times=100))
+    assert (caught.value.status, caught.value.retry_helps) == (503, True)
+    np.testing.assert_array_equal(samples_of(remote, LONG), samples_of(LOCAL, LONG))
+
+
 def test_a_process_that_was_killed_once_is_no_reason_to_refuse_a_file(
     remote: AudioProcessor, decoders: DecoderProcesses
 ) -> None:
@@ -197,8 +211,8 @@ def test_signals_to_the_group_are_for_the_server(
 
 
 def test_a_hang_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    with decoders_that("hang", monkeypatch) as pool:
-        remote = AudioProcessor(1 << 20, 60, pool.open)
+    with decoders_that("hang", monkeypatch) as processes:
+        remote = AudioProcessor(1 << 20, 60, processes.open)
         with pytest.raises(InvalidAudio, match="hang"):
             samples_of(remote, encode(tone(1.0), container="caf"))
         assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
@@ -215,8 +229,8 @@ def lines_of_decoders(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_where_it_hung_is_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with decoders_that("hang", monkeypatch) as pool, pytest.raises(InvalidAudio, match="hang"):
-        samples_of(AudioProcessor(1 << 20, 60, pool.open), encode(tone(1.0), container="caf"))
+    with decoders_that("hang", monkeypatch) as processes, pytest.raises(InvalidAudio, match="hang"):
+        samples_of(AudioProcessor(1 << 20, 60, processes.open), encode(tone(1.0), container="caf"))
     lines = lines_of_decoders(caplog)
     assert lines[0].startswith("Timeout (")
     assert any(" in wait" in line for line in lines)
@@ -226,8 +240,8 @@ def test_what_a_decoder_prints_has_a_reader(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also where ours has none: a decoder would wait in its write, and we for the decoder."""
-    with decoders_that("talk", monkeypatch) as pool:
-        remote = AudioProcessor(1 << 20, 60, pool.open)
+    with decoders_that("talk", monkeypatch) as processes:
+        remote = AudioProcessor(1 << 20, 60, processes.open)
         assert len(samples_of(remote, encode(tone(1.0), container="caf"))) == 16_000
     lines = lines_of_decoders(caplog)
     assert lines[-1] == "\ufffd end"
@@ -236,14 +250,130 @@ def test_what_a_decoder_prints_has_a_reader(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what a process may allocate")
 def test_a_file_that_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with decoders_that("eat", monkeypatch) as pool:
-        remote = AudioProcessor(1 << 20, 60, pool.open)
+    with decoders_that("eat", monkeypatch) as processes:
+        remote = AudioProcessor(1 << 20, 60, processes.open)
         assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
-        pids = pool.pids()
+        pids = processes.pids()
         with pytest.raises(InvalidAudio, match="memory"):
             samples_of(remote, encode(tone(1.0), container="caf"))
         assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
-        assert pool.pids() == pids
+        assert processes.pids() == pids
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has in memory")
+def test_memory_that_a_file_took_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with decoders_that("grow", monkeypatch) as processes:
+        remote = AudioProcessor(1 << 20, 60, processes.open)
+        assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
+        (pid,) = processes.pids()
+        with remote.open(encode(tone(1.0), container="caf")) as stream:
+            assert len(np.concatenate(list(stream.blocks()))) == 16_000
+            assert processes.pids() == [pid]
+        assert processes.pids() == []
+        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=60)
+        assert not psutil.pid_exists(pid)
+
+
+def test_a_process_ends_after_many_files(
+    remote: AudioProcessor, decoders: DecoderProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_OPENED", 3)
+    seen = set()
+    for _ in range(5):
+        with remote.open(encode(tone(1.0))):
+            seen.update(decoders.pids())
+    assert len(seen) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what Linux ends first where memory runs out")
+def test_the_system_ends_decoders_before_the_server(
+    remote: AudioProcessor, decoders: DecoderProcesses
+) -> None:
+    with remote.open(LONG):
+        (pid,) = decoders.pids()
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
+
+
+# Stopped, slow and lost.
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a process is stopped")
+def test_a_decoder_that_was_stopped_is_replaced(remote: AudioProcessor, decoders: DecoderProcesses) -> None:
+    expected = samples_of(LOCAL, LONG)
+    with remote.open(LONG) as stream, remote.open(LONG) as neighbour:
+        blocks = stream.blocks()
+        first = next(blocks)
+        (pid,) = decoders.pids()
+        os.kill(pid, signal.SIGSTOP)
+        np.testing.assert_array_equal(samples_of(remote, LONG), expected)  # a new file, by a new process
+        np.testing.assert_array_equal(np.concatenate([first, *blocks]), expected)
+        np.testing.assert_array_equal(np.concatenate(list(neighbour.blocks())), expected)
+        assert pid not in decoders.pids()
+    assert decoders.is_answering
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a process is stopped")
+def test_a_decoder_that_is_stopped_at_work_is_replaced(
+    remote: AudioProcessor, decoders: DecoderProcesses
+) -> None:
+    poison = Poison(LONG, decoders, signal.SIGSTOP, times=0)
+    with remote.open(poison) as stream:
+        poison.times = 1
+        np.testing.assert_array_equal(np.concatenate(list(stream.blocks())), samples_of(LOCAL, LONG))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not limit a process's time")
+def test_a_call_that_spins_is_ended_by_its_own_limit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with decoders_that("spin", monkeypatch) as processes:
+        remote = AudioProcessor(1 << 20, 60, processes.open)
+        with pytest.raises(InvalidAudio, match=HANGS):
+            samples_of(remote, encode(tone(1.0), container="caf"))
+        assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
+    assert any("crashing" in line or "File" in line for line in lines_of_decoders(caplog))
+
+
+def test_what_takes_long_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process for all: two files stay in it for ever, and a third one finds no room to do so."""
+    monkeypatch.setattr(watch, "IDLE_SLOW_S", 1.0)
+    slow = encode(tone(1.0), container="caf")
+    with decoders_that("stay", monkeypatch) as processes, ThreadPoolExecutor(3) as executor:
+        remote = AudioProcessor(32 << 20, 600, processes.open)
+        with remote.open(LONG) as begun:
+            blocks = begun.blocks()
+            first = next(blocks)
+            stuck = [executor.submit(samples_of, remote, slow) for _ in range(3)]
+            np.testing.assert_array_equal(samples_of(remote, LONG), samples_of(LOCAL, LONG))
+            np.testing.assert_array_equal(np.concatenate([first, *blocks]), samples_of(LOCAL, LONG))
+        refused = next(as_completed(stuck))
+        with pytest.raises(Unavailable, match=PUT_OFF):
+            refused.result()
+        np.testing.assert_array_equal(samples_of(remote, LONG), samples_of(LOCAL, LONG))
+        processes.close()
+        for each in stuck:
+            assert isinstance(each.exception(), ShuttingDown | Unavailable)
+
+
+def test_a_process_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = handle.child_command()
+    monkeypatch.setattr(watch, "START_LIMIT_S", 0.2)
+    monkeypatch.setattr(
+        handle, "child_command", lambda: [sys.executable, "-c", "import time; time.sleep(600)"]
+    )
+    processes = DecoderProcesses(1)
+    remote = AudioProcessor(32 << 20, MAX_SECONDS, processes.open)
+    assert processes.is_answering
+    with pytest.raises(Unavailable, match="cannot be started"):
+        remote.open(LONG)
+    assert not processes.is_answering
+    with pytest.raises(Unavailable, match="cannot be started"):
+        processes.check()
+    monkeypatch.setattr(watch, "START_LIMIT_S", 60.0)
+    monkeypatch.setattr(handle, "child_command", lambda: command)
+    processes.check()
+    assert processes.is_answering
+    processes.close()
 
 
 def test_the_process_imports_neither_numpy_nor_pydantic() -> None:
@@ -290,11 +420,11 @@ def test_a_forgotten_decoder_is_closed(remote: AudioProcessor, decoders: Decoder
 
 
 def test_a_process_more_only_where_one_is_busy() -> None:
-    pool = DecoderProcesses(2)
-    remote = AudioProcessor(32 << 20, MAX_SECONDS, pool.open)
+    processes = DecoderProcesses(2)
+    remote = AudioProcessor(32 << 20, MAX_SECONDS, processes.open)
     for _ in range(3):
         samples_of(remote, LONG)
-    assert len(pool.pids()) == 1
+    assert len(processes.pids()) == 1
     slow = SlowFile(LONG)
     with ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(samples_of, remote, slow)
@@ -302,8 +432,8 @@ def test_a_process_more_only_where_one_is_busy() -> None:
         samples_of(remote, LONG)
         slow.may_go_on.set()
         waiting.result()
-    assert len(pool.pids()) == 2
-    pool.close()
+    assert len(processes.pids()) == 2
+    processes.close()
 
 
 @pytest.mark.parametrize("command", [["/nowhere/python"], [sys.executable, "-c", "pass"]])

@@ -105,6 +105,36 @@ def test_audio_that_goes_on_for_longer_than_its_header_says() -> None:
     assert inside(admission) == (0, 0.0, 0)
 
 
+def test_audio_without_a_length_is_counted_as_it_is_read() -> None:
+    admission = Admission(Limits(requests=9, audio_s=1000.0, upload_bytes=MIB), Clock())
+    slots = [admission.enter() for _ in range(4)]
+    for slot in slots:
+        slot.expect(0.0)
+    refused = set()
+    for read_s in range(0, 3000, 50):
+        for slot in slots:
+            if slot not in refused:
+                try:
+                    slot.progress(0.0, read_s)
+                except Overloaded:
+                    refused.add(slot)
+                    slot.leave()
+    assert len(refused) == 3  # the last one is alone, and may be as long as it will
+    assert admission.state().audio_s == 2950.0
+    with pytest.raises(Overloaded):
+        admission.enter()
+
+
+def test_a_little_more_than_the_header_says_is_never_refused() -> None:
+    admission = Admission(Limits(requests=9, audio_s=100.0, upload_bytes=MIB), Clock())
+    slots = [admission.enter() for _ in range(2)]
+    for slot in slots:
+        slot.expect(50.0)
+    for slot in slots:
+        slot.progress(0.0, 50.5)
+    assert admission.state().audio_s == 101.0
+
+
 def test_bytes_declared_and_counted() -> None:
     admission = Admission(LIMITS, Clock())
     declared = admission.enter(7 * MIB)

@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from whisper_server.api.deps import OVERLOADED, AdmittedDep
+from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
 from whisper_server.api.disconnect import until_disconnect
-from whisper_server.api.endpoints.transcribe import Transcribing, named_as, rendered, reply_of
+from whisper_server.api.endpoints.transcribe import Transcribing, expect, named_as, rendered, reply_of
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.audio import (
     AudioInfoReply,
@@ -54,7 +54,6 @@ from whisper_server.core.types import (
     seconds_by_language,
 )
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.container import Services
 from whisper_server.services.rendering.formats import (
     TIMED_FORMATS,
     logprob_objects,
@@ -208,18 +207,23 @@ async def audio_info(admitted: AdmittedDep) -> AudioInfoReply:
     upload = await read_upload(admitted)
     asked = validated(HeardTrack, upload.fields)
     choice = TrackChoice(asked.audio_track, parse_language(asked.language))
-    return await until_disconnect(admitted.request.receive, _inspect(admitted.services, upload, choice))
+    return await until_disconnect(admitted.request.receive, _inspect(admitted, upload, choice))
 
 
-async def _inspect(services: Services, upload: Upload, choice: TrackChoice) -> AudioInfoReply:
+async def _inspect(admitted: Admitted, upload: Upload, choice: TrackChoice) -> AudioInfoReply:
+    services = admitted.services
     with named_as(upload.param):
         stream = await services.pool.run(
             services.audio.open, upload.data, None, choice, unclaimed=AudioStream.close
         )
         durations = services.pool.iterate(_speech_seconds(stream))
+        speech_s = 0.0
         try:
+            expect(admitted, stream.info)
             async with contextlib.aclosing(durations):  # type: ignore[type-var]
-                speech_s = sum([duration_s async for duration_s in durations])
+                async for duration_s in durations:
+                    speech_s += duration_s
+                    admitted.slot.progress(0.0, stream.position_s)
         finally:
             stream.close()  # ends a step that still runs after a disconnect
     return _audio_info_reply(len(upload.data), stream.info, stream.levels(), speech_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Response
 
@@ -52,7 +52,7 @@ def reply_of(admitted: Admitted, body: str, media_type: str = JSON_TYPE) -> Resp
     return Response(body, media_type=media_type)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Transcribing:
     """An upload of one admitted request, on its way to text; use it once."""
 
@@ -60,6 +60,7 @@ class Transcribing:
     upload: Upload
     model: str  # as the client names it
     params: TranscribeParams
+    _n_passes: int = field(default=1, init=False)  # over the audio
 
     async def transcribe(self) -> tuple[Transcript, AudioInfo]:
         """Run the pipeline to its end; raises `ClientDisconnected` where the client leaves before."""
@@ -86,24 +87,37 @@ class Transcribing:
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[SegmentSource]:
         """Open the upload for the pipeline; note for the log and the metrics what was done with it."""
-        services, slot, log = self.admitted.services, self.admitted.slot, self.admitted.log
+        services, log = self.admitted.services, self.admitted.log
         started = time.monotonic()
         services.shutdown.check_open()  # before the audio is read
         with named_as(self.upload.param):
-            transcription = await services.transcriber.open(self.upload.data, self.params, self._admit)
+            transcription = await services.transcriber.open(
+                self.upload.data, self.params, self._admit, lambda read_s: self._progress(0.0, read_s)
+            )
             log["model"] = self.model
-            transcription.on_window = lambda done_s: slot.progress(done_s, transcription.duration_s)
+            transcription.on_window = lambda done_s: self._progress(done_s, transcription.duration_s)
+            transcription.on_read = lambda: self._progress(0.0, transcription.duration_s)
             try:
                 yield transcription
-                slot.progress(transcription.duration_s)  # what is silent at the end comes in no window
+                self._progress(transcription.duration_s)  # what is silent at the end comes in no window
                 services.metrics.audio_transcribed(transcription.duration_s, time.monotonic() - started)
             finally:
-                transcription.on_window = None
+                transcription.on_window = transcription.on_read = None
                 services.metrics.audio_read(transcription.duration_s)
                 log["audio_s"] = round(transcription.duration_s, 3)
                 log["windows"] = transcription.windows_done
 
     def _admit(self, info: AudioInfo) -> None:
-        """Expect as much audio as the header claims, as far as that can be true; raises `Overloaded`."""
-        claimed_s = max(0.0, info.header_duration_s or 0.0)
-        self.admitted.slot.expect(min(claimed_s, float(self.admitted.services.settings.max_audio_seconds)))
+        """Expect as much audio as the header claims, once per channel that is transcribed by itself."""
+        self._n_passes = 1 if self.params.speakers is None else max(1, info.channels)
+        expect(self.admitted, info, self._n_passes)
+
+    def _progress(self, done_s: float, read_s: float = 0.0) -> None:
+        """Tell the slot how far the file is, in each of its passes; raises `Overloaded`."""
+        self.admitted.slot.progress(done_s * self._n_passes, read_s * self._n_passes)
+
+
+def expect(admitted: Admitted, info: AudioInfo, n_passes: int = 1) -> None:
+    """Let the slot expect what the header claims, as far as that can be true; raises `Overloaded`."""
+    claimed_s = max(0.0, info.header_duration_s or 0.0)
+    admitted.slot.expect(n_passes * min(claimed_s, float(admitted.services.settings.max_audio_seconds)))

@@ -69,6 +69,27 @@ def end_signals() -> list[signal.Signals]:
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a signal has stopped a process; False where the system does not tell."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] in {b"T", b"t"}
+
+
+def processor_time_s(pid: int) -> float | None:
+    """Return how much of a processor another process has used; None where the system does not tell."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else None
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what Linux says of a process, from its state on (proc_pid_stat(5)); nothing on other systems."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return []
+    return stat.rpartition(b")")[2].split()
+
+
 def leave(code: int) -> NoReturn:
     """End the process with this exit code.
 

@@ -30,6 +30,7 @@ class Survey:
         self._steps: list[NDArray[np.float32]] = []
         self._energy = np.zeros(n_channels)
         self._common = np.zeros(n_channels)  # product of each channel with the first
+        self._n_samples = 0
 
     def add(self, planes: Samples) -> None:
         """Take the next samples, float32 [n_channels, n].
@@ -39,6 +40,7 @@ class Survey:
         """
         if len(planes) != len(self._rest):
             raise InvalidAudio("The number of channels changes within the recording.")
+        self._n_samples += planes.shape[1]
         self._energy += np.square(planes, dtype=np.float64).sum(axis=1)
         self._common += (planes * planes[0]).sum(axis=1, dtype=np.float64)
         samples = np.concatenate([self._rest, planes], axis=1)
@@ -50,6 +52,11 @@ class Survey:
     def finish(self) -> None:
         """Join what was measured; call it once, after the last samples."""
         self._steps = [np.concatenate(self._steps, axis=1)] if self._steps else []
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds that were measured so far."""
+        return self._n_samples / SAMPLE_RATE
 
     @property
     def is_one_signal(self) -> bool:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from whisper_server.core.errors import AudioTooLong, InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE, TrackChoice
+from whisper_server.services.audio.budget import Budget, Work
 from whisper_server.services.audio.demuxer import (
     NOT_AUDIO,
+    TOO_HUNGRY,
     describe,
     libav_errors,
     open_container,
@@ -21,6 +23,7 @@ from whisper_server.services.audio.demuxer import (
     stream_of,
     tracks_of,
 )
+from whisper_server.services.audio.mp4_guard import check_mp4_tables
 from whisper_server.services.audio.resampler import Resampler, check_source
 from whisper_server.services.audio.timeline import COUNTED, Timeline
 from whisper_server.services.audio.tracks import listening_order
@@ -50,7 +53,7 @@ class Decoder(Protocol):
         silence, and a gap in its timestamps is silence too.
 
         Raises:
-            InvalidAudio: nothing can be decoded, or less than 0.1 s.
+            InvalidAudio: nothing can be decoded, or less than 0.1 s, or the work is more than the budget.
             AudioTooLong: the audio goes on for longer than the limit.
             PayloadTooLarge: a source that could not be measured goes on for longer than the limit.
         """
@@ -64,8 +67,14 @@ class Decoder(Protocol):
 class LibavDecoder:
     """Runs libav in this process, on the caller's thread."""
 
-    def __init__(self, file: BoundedFile, max_seconds: float, choice: TrackChoice | None = None) -> None:
-        """Read the header; blocks. The file stays the caller's to close.
+    def __init__(
+        self,
+        file: BoundedFile,
+        max_seconds: float,
+        choice: TrackChoice | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        """Read the header; blocks. The file stays the caller's to close; the budget is that of its request.
 
         Raises:
             InvalidAudio: no audio that we know, or a header that claims the absurd.
@@ -75,17 +84,23 @@ class LibavDecoder:
         self._max_seconds = max_seconds
         self._sound_s = 0.0  # read so far, by the source's own clock
         self._failure: Exception | None = None  # the first of libav's
-        self._container = open_container(file)
-        try:
-            tracks = tracks_of(self._container)
-            number = listening_order(tracks, choice or TrackChoice())[0]
-            self._start_s = start_of(self._container)
-            self._stream = stream_of(self._container, number)
-            self.info = describe(file, self._container, tracks, number)
-            check_source(self.info.sample_rate_hz, self.info.channels)
-        except BaseException:
-            self._container.close()
-            raise
+        budget = budget or Budget()
+        self.work = Work(budget, file.size_bytes)
+        with self.work.measured():
+            if not budget.has_checked_tables:
+                check_mp4_tables(file)
+            budget.has_checked_tables = True
+            self._container = open_container(file)
+            try:
+                tracks = tracks_of(self._container)
+                number = listening_order(tracks, choice or TrackChoice())[0]
+                self._start_s = start_of(self._container)
+                self._stream = stream_of(self._container, number)
+                self.info = describe(file, self._container, tracks, number)
+                check_source(self.info.sample_rate_hz, self.info.channels)
+            except BaseException:
+                self._container.close()
+                raise
 
     def close(self) -> None:
         """Let libav's objects go; idempotent."""
@@ -93,11 +108,22 @@ class LibavDecoder:
 
     def pieces(self, channel: Channel) -> Iterator[Piece]:
         """Yield the samples; see `Decoder`. What is damaged here and there is left out."""
-        resampler = Resampler(channel)
+        pieces = self._pieces(channel)
+        while True:
+            with self.work.measured():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    def _pieces(self, channel: Channel) -> Iterator[Piece]:
+        resampler = Resampler(channel, self.work.graph)
         errors = libav_errors()
         try:
             yield from self._timed(resampler, errors)
             yield from resampler.flush()
+        except MemoryError as error:
+            raise InvalidAudio(TOO_HUNGRY) from error
         except errors as error:
             raise InvalidAudio(NOT_AUDIO) from error
         self._file.check()
@@ -115,6 +141,7 @@ class LibavDecoder:
             check_source(frame.sample_rate, frame.layout.nb_channels)
             duration_s = frame.samples / frame.sample_rate
             self._sound_s += duration_s
+            self.work.spent.sound_s += duration_s
             silence_s = timeline.silence_before(frame.time) if is_timed else 0.0
             timeline.add(duration_s)
             if timeline.position_s > self._max_seconds + ROUNDING_S:  # before the silence is made
@@ -130,11 +157,17 @@ class LibavDecoder:
     def _frames(self, errors: tuple[type[Exception], ...]) -> Iterator[av.AudioFrame]:
         """Yield what can be decoded; a broken packet is left out."""
         for packet in self._packets(errors):
+            frames: list[av.AudioFrame] = []
             try:
                 frames = self._stream.codec_context.decode(packet)
+            except MemoryError:
+                raise
             except errors as error:
                 self._failure = self._failure or error
-                continue
+            if packet is not None:
+                if self._file.size_bytes is None:
+                    self.work.file_bytes = self._file.tell()
+                self.work.packet(packet.size, sum(frame.samples for frame in frames))
             yield from frames
 
     def _packets(self, errors: tuple[type[Exception], ...]) -> Iterator[Any]:
@@ -145,6 +178,8 @@ class LibavDecoder:
         broken: tuple[type[Exception], ...] = (*errors, IndexError)
         try:
             yield from self._container.demux(self._stream)
+        except MemoryError:
+            raise
         except broken as error:
             self._failure = self._failure or error
             yield None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ NOT_AUDIO = (  # as the hosted API words it
     "Invalid file format. Supported formats: "
     "['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']"
 )
+TOO_HUNGRY = "The file cannot be decoded: it takes too much memory. Convert it with another program."
 MAX_TAG_CHARS = 35  # of a language; BCP 47 (RFC 5646, 4.4.1) recommends room for as many
 
 
@@ -49,12 +51,17 @@ def open_container(file: BoundedFile) -> InputContainer:
     Its memory is not bounded by this: `check_mp4_tables` comes first.
 
     Raises:
-        InvalidAudio: none of the formats on the list.
+        InvalidAudio: none of the formats on the list, or one that takes too much memory to open.
     """
     import av  # noqa: PLC0415  (with the first file, not when the server starts)
 
     _limit_allocations()
-    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none", "enable_drefs": "0"}
+    options = {
+        "format_whitelist": DEMUXERS,
+        "codec_whitelist": audio_codecs(),
+        "protocol_whitelist": "none",
+        "enable_drefs": "0",
+    }
     if _is_wave(file):
         options["max_probe_packets"] = str(PROBED_PACKETS)
     try:
@@ -63,8 +70,24 @@ def open_container(file: BoundedFile) -> InputContainer:
         )
     except libav_errors() as error:
         file.check()
-        raise InvalidAudio(NOT_AUDIO) from error
+        raise InvalidAudio(TOO_HUNGRY if isinstance(error, MemoryError) else NOT_AUDIO) from error
     return container
+
+
+@functools.cache
+def audio_codecs() -> str:
+    """Return the decoders of sound that libav has, as its options take a list.
+
+    While it looks at a file it would decode pictures and subtitles too: seven covers of 156 kB took 1 GB.
+    """
+    from av.codec.codec import Codec, UnknownCodecError, codecs_available  # noqa: PLC0415
+
+    found = []
+    for name in sorted(codecs_available):
+        with suppress(UnknownCodecError):  # an encoder
+            if Codec(name, "r").type == "audio":
+                found.append(name)
+    return ",".join(found)
 
 
 @functools.cache

@@ -1,19 +1,19 @@
 """Counts how many samples an MP4 claims to have, before libav allocates an index for them.
 
 libav builds an index of 24 bytes per claimed sample while it opens the file: a header of 20 kB can make
-it take 2.5 GB, and no option of libav limits that. So the run-length tables are read here first. Owns that
-arithmetic and nothing else.
+it take 2.5 GB, and no option of libav limits that. So the run-length tables are read here first, in the
+process that is going to open the file, which has no NumPy. Owns that arithmetic and nothing else.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import sys
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from whisper_server.core.errors import InvalidAudio
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 TOO_MANY = "The file's header claims more samples than any recording has."
 MAX_SAMPLES = 5_000_000  # 120 MB of index; four hours of film at 60 frames/s with sound have 1.6 million
 MAX_PAIRS = MAX_SAMPLES  # table entries read in all: real ones are fewer than the samples they describe
-MAX_BOX_BYTES = 256 << 20  # of one box that is not sound; the largest real index has a tenth of that
+MAX_TABLES = 500_000  # names of tables, by chance or not; a day of pieces of half a second has 200,000
+MAX_BOX_BYTES = 64 << 20  # of one box that is searched; the largest real index has half of that
 MAX_BOXES = 200_000  # at the top level; a stream cut into half-second pieces for a day has that many
 ROOT_KINDS = {
     b"ftyp",
@@ -38,6 +39,10 @@ ROOT_KINDS = {
     b"pnot",
     b"prfl",
 }
+# What libav does not look into; but a moov may hide as the contents of the last two.
+SKIPPED_KINDS = {b"mdat", b"wide", b"skip", b"uuid"}
+HIDING_KINDS = {b"free", b"hoov"}
+HIDDEN_KINDS = {b"mvhd", b"cmov"}  # their first box, if they do
 # What a moov or moof is searched for as raw bytes, because libav accepts these boxes at any depth. In the
 # cover picture of a music file one of the names turns up by chance, once in 600 MB of pictures.
 TABLES = re.compile(rb"stsz|stz2|stts|ctts|trun|elst|cmov|soun|vide")
@@ -55,12 +60,20 @@ def check_mp4_tables(file: BoundedFile) -> None:
     counter = _Counter(file.size_bytes)
     if any(kind in ROOT_KINDS for kind, _, _ in boxes):
         for kind, start, end in boxes:
-            if kind != b"mdat":  # the samples; libav looks for no boxes in there
+            if _is_searched(file, kind, start):
                 if end - start > MAX_BOX_BYTES:
                     raise InvalidAudio("The file's header is larger than that of any recording.")
                 file.seek(start)
                 counter.add(file.read(end - start))
     file.seek(0)
+
+
+def _is_searched(file: BoundedFile, kind: bytes, start: int) -> bool:
+    """Tell whether libav looks for boxes in this one."""
+    if kind in HIDING_KINDS:
+        file.seek(start)
+        return file.read(8)[4:] in HIDDEN_KINDS
+    return kind not in SKIPPED_KINDS
 
 
 def _root_boxes(file: BoundedFile, size_bytes: int) -> Iterator[tuple[bytes, int, int]]:
@@ -88,6 +101,7 @@ class _Counter:
     """Adds up what the tables claim, over all boxes of one file."""
 
     size_bytes: int
+    tables: int = 0
     samples: int = 0
     pairs: int = 0
     times: int = 0
@@ -98,6 +112,9 @@ class _Counter:
     def add(self, body: bytes) -> None:
         """Count the tables of one box's contents."""
         for match in TABLES.finditer(body):
+            self.tables += 1
+            if self.tables > MAX_TABLES:
+                raise InvalidAudio(TOO_MANY)
             self._add_table(
                 match.group(), body[match.end() : match.end() + 12].ljust(12, b"\0"), body, match.end()
             )
@@ -120,11 +137,13 @@ class _Counter:
             self.pairs += n_pairs
             if self.pairs > MAX_PAIRS:
                 raise InvalidAudio(TOO_MANY)
-            pairs = np.frombuffer(body, ">u4", count=2 * n_pairs, offset=at + 8 if n_pairs else 0)
+            pairs = array("I", body[at + 8 : at + 8 + 8 * n_pairs])  # 4 bytes each, wherever CPython runs
+            if sys.byteorder == "little":
+                pairs.byteswap()
             if kind == b"stts" and n_pairs == 1 and pairs[1] == 1:
                 return
             self.is_pcm = False
-            self.times += int(pairs[::2].sum(dtype=np.uint64))
+            self.times += sum(pairs[::2])
         elif kind == b"trun":
             self.samples += first
         elif kind == b"elst":

@@ -8,7 +8,7 @@ cannot be told how to mix channels.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
@@ -28,6 +28,7 @@ MIN_RATE_HZ = 2_000
 MAX_RATE_HZ = 768_000
 MAX_CHANNELS = 64  # of libswresample
 QUEUED_SAMPLES = 1 << 18  # samples x channels pushed between two pulls: 1 MB of float, 5 s at 48 kHz mono
+QUEUED_FRAMES = 512  # a frame of one sample takes a kilobyte
 PULLED_SAMPLES = SAMPLE_RATE  # 1 s per array, not the 20 ms of a codec's frame
 
 
@@ -63,13 +64,16 @@ class Resampler:
     Libav errors pass through: the caller knows whether they are the end of the file.
     """
 
-    def __init__(self, channel: Channel = "mix") -> None:
+    def __init__(self, channel: Channel = "mix", on_graph: Callable[[], None] = lambda: None) -> None:
+        """Call `on_graph` before a filter graph is made; what it raises, `push` raises."""
         self._channel: Channel = channel
+        self._on_graph = on_graph
         self._graph: Graph | None = None
         self._beside: Graph | None = None  # all channels, beside a mix of several
         self._gains = b""  # float32, of each of them in the mix
         self._source: tuple[int, str, str] | None = None
         self._queued = 0
+        self._queued_frames = 0
         self._n_channels = 0
         self._made = 0  # samples of the output so far
 
@@ -83,6 +87,7 @@ class Resampler:
         if self._graph is None or source != self._source:
             yield from self.flush()
             check_source(frame.sample_rate, frame.layout.nb_channels)
+            self._on_graph()
             self._graph, self._source = _graph(frame, self._channel), source
             self._n_channels = frame.layout.nb_channels
             if self._channel == "mix" and self._n_channels > 1:
@@ -92,7 +97,8 @@ class Resampler:
         if self._beside is not None:
             self._beside.push(frame)
         self._queued += frame.samples * frame.layout.nb_channels
-        if self._queued >= QUEUED_SAMPLES:
+        self._queued_frames += 1
+        if self._queued >= QUEUED_SAMPLES or self._queued_frames >= QUEUED_FRAMES:
             yield from self._pull(self._graph, self._beside)
 
     def flush(self) -> Iterator[Piece]:
@@ -114,7 +120,7 @@ class Resampler:
 
     def _pull(self, graph: Graph, beside: Graph | None) -> Iterator[Piece]:
         """Yield what has come together; both graphs make as many samples of the same frames."""
-        self._queued = 0
+        self._queued = self._queued_frames = 0
         n_channels = self._n_channels if self._channel == "each" else 1
         while data := _pulled(graph, n_channels):
             self._made += len(data) // (4 * n_channels)

@@ -1,17 +1,20 @@
 """The process that libav crashes in place of the server; runs with the standard library and PyAV only.
 
 Owns no file: what it reads it asks the server for. One thread runs libav, for one decoder at a time; another
-takes messages, and ends the process at once when the server has ended, whatever libav is doing.
+takes messages, and ends the process at once when the server has ended, whatever libav is doing. The system
+ends it where a single call into libav spins beyond the file's budget, which is looked at between calls only.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import io
+import math
 import os
 import queue
 import signal
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +24,10 @@ from typing import IO, TYPE_CHECKING, Any
 from whisper_server.core.errors import InvalidAudio
 from whisper_server.core.types import TrackChoice
 from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.budget import BASE_CPU_S, Budget, Spent
 from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.messages import Kind, Message, packed, receive, send
+from whisper_server.services.audio.demuxer import TOO_HUNGRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +36,13 @@ if TYPE_CHECKING:
 
 STEP_BYTES = 1 << 20  # of samples between two answers: 16 s of one channel
 READ_BYTES = 1 << 16  # asked for at once; twice what libav asks for
-STEP_LIMIT_S = 60.0  # a step takes milliseconds; what takes this long is a hang
-MEMORY_BYTES = 1 << 30  # more than all that is open may need; where the system can limit it
+STEP_LIMIT_S = 30.0  # a step takes milliseconds; what takes this long is a hang
+# Data that the process may have, where the system can limit it: 40 MB for itself, and the index of a film of
+# four hours takes 100 MB (`mp4_guard`). The file that finds no room is read again in a process of its own.
+MEMORY_BYTES = 256 << 20
+SLACK_S = 2.0  # of the processor, beyond the budget, before the system ends the process; it counts in seconds
+STATM = Path("/proc/self/statm")
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
 class _Upload(io.RawIOBase):
@@ -76,6 +86,7 @@ class _Child:
         self._answers = answers
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._decoders: dict[int, LibavDecoder] = {}
+        self._others: dict[int, Spent] = {}  # what other decoders of its request have spent
         self._pieces: dict[int, Iterator[Piece]] = {}
 
     def run(self) -> None:
@@ -84,17 +95,21 @@ class _Child:
         while True:
             message = self._inbox.get()
             faulthandler.dump_traceback_later(STEP_LIMIT_S, exit=True)  # not stopped by a native call
+            _limit_time(self._left_s(message.decoder))
             try:
                 self._handle(message)
             except InvalidAudio as error:
                 self._fail(message.decoder, type(error).__name__, error.message)
             except MemoryError:
-                self._fail(
-                    message.decoder, InvalidAudio.__name__, "The file takes too much memory to decode."
-                )
+                self._fail(message.decoder, InvalidAudio.__name__, TOO_HUNGRY)
             except Exception as error:  # noqa: BLE001  (a bug of ours, which the server has to report)
                 self._fail(message.decoder, "", f"{type(error).__name__}: {error}")
             faulthandler.cancel_dump_traceback_later()
+
+    def _left_s(self, number: int) -> float:
+        """Return the processor seconds that a request of this decoder may take."""
+        decoder = self._decoders.get(number)
+        return BASE_CPU_S + SLACK_S if decoder is None else decoder.work.left_s + SLACK_S
 
     def bytes_of(self, decoder: int, offset: int, n_bytes: int) -> bytes:
         """Ask the server for a part of the upload that it is about."""
@@ -112,20 +127,35 @@ class _Child:
         if message.kind is Kind.OPEN:
             self._open(message.decoder, **message.fields())
         elif message.kind is Kind.STEP:
-            self._step(message.decoder, message.fields()["channel"])
+            self._step(message.decoder, **message.fields())
         elif message.kind is Kind.CLOSE:
             self._pieces.pop(message.decoder, None)
+            self._others.pop(message.decoder, None)
             if (decoder := self._decoders.pop(message.decoder, None)) is not None:
                 decoder.close()
 
-    def _open(self, number: int, size_bytes: int, max_seconds: float, choice: dict[str, Any]) -> None:
+    def _open(
+        self,
+        number: int,
+        *,
+        size_bytes: int,
+        max_seconds: float,
+        choice: dict[str, Any],
+        spent: list[Any],
+        has_checked_tables: bool,
+    ) -> None:
         upload = io.BufferedReader(_Upload(self, number, size_bytes), READ_BYTES)
         file = BoundedFile(upload, size_bytes, is_ours=True)
-        decoder = self._decoders[number] = LibavDecoder(file, max_seconds, TrackChoice(**choice))
-        send(self._answers, Kind.OPENED, number, data=packed(asdict(decoder.info)))
+        budget = Budget()
+        budget.has_checked_tables = has_checked_tables
+        self._others[number] = budget.share()
+        self._others[number].set(*spent)
+        decoder = self._decoders[number] = LibavDecoder(file, max_seconds, TrackChoice(**choice), budget)
+        self._answer(Kind.OPENED, number, info=asdict(decoder.info))
 
-    def _step(self, number: int, channel: Any) -> None:
+    def _step(self, number: int, channel: Any, spent: list[Any]) -> None:
         """Send the next pieces; an error comes after those before it."""
+        self._others[number].set(*spent)
         pieces = self._pieces.get(number)
         if pieces is None:
             pieces = self._pieces[number] = self._decoders[number].pieces(channel)
@@ -133,14 +163,21 @@ class _Child:
         while n_bytes < STEP_BYTES:
             piece = next(pieces, None)
             if piece is None:
-                send(self._answers, Kind.END, number)
+                self._answer(Kind.END, number)
                 return
             send(self._answers, Kind.PIECE, number, piece.n_channels, piece.data)
             n_bytes += len(piece.data)
-        send(self._answers, Kind.MORE, number)
+        self._answer(Kind.MORE, number)
 
     def _fail(self, number: int, error: str, message: str) -> None:
-        send(self._answers, Kind.FAILED, number, data=packed({"error": error, "message": message}))
+        self._answer(Kind.FAILED, number, error=error, message=message)
+
+    def _answer(self, kind: Kind, number: int, **fields: Any) -> None:
+        """Send what came of a request, with the state."""
+        decoder = self._decoders.get(number)
+        spent = decoder.work.spent if decoder is not None else Spent()
+        state = {"spent": spent.fields(), "resident_bytes": _resident_bytes()}
+        send(self._answers, kind, number, data=packed({**state, **fields}))
 
 
 def main() -> None:
@@ -155,20 +192,42 @@ def main() -> None:
     import av.filter  # noqa: F401, PLC0415  (all of it, before the limit)
 
     _limit_memory()
+    if hasattr(signal, "SIGXCPU"):
+        faulthandler.register(signal.SIGXCPU, all_threads=False, chain=True)  # tells where, and ends
     with suppress(BrokenPipeError):
         _Child(sys.stdin.buffer, answers).run()
     os._exit(0)
 
 
 def _limit_memory() -> None:
-    """Let an allocation fail, and not the machine, where a file makes libav take too much."""
-    try:
+    """Let an allocation fail, and not the machine, where a file makes libav take too much.
+
+    Where the machine has no memory for other reasons, this process goes first and not the server.
+    """
+    with suppress(OSError):  # Linux has it
+        OOM_SCORE.write_text("1000")
+    with suppress(ImportError, ValueError, OSError):
         import resource  # noqa: PLC0415  (not on Windows)
 
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, ValueError, OSError):
-        return
+
+
+def _limit_time(left_s: float) -> None:
+    """Let the system end this process after so many more seconds of the processor."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource  # noqa: PLC0415  (not on Windows)
+
+        limit_s = math.ceil(time.process_time() + max(0.0, left_s))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
+
+
+def _resident_bytes() -> int:
+    """Return what this process has in memory; 0 where the system does not tell."""
+    try:
+        return int(STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

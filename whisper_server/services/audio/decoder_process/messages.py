@@ -20,16 +20,20 @@ class Kind(IntEnum):
     """What a message says. Server: OPEN, STEP, BYTES, CLOSE; child: all others."""
 
     READY = 0  # libav is loaded
-    OPEN = 1  # JSON: size_bytes, max_seconds, choice (the fields of TrackChoice)
-    STEP = 2  # JSON: channel; read the next pieces
+    OPEN = 1  # JSON: size_bytes, max_seconds, choice (the fields of TrackChoice), spent, has_checked_tables
+    STEP = 2  # JSON: channel, spent (by other decoders of the request); read the next pieces
     CLOSE = 3  # no answer
     READ = 4  # number: how many bytes; data: from where, as JSON
     BYTES = 5  # the answer to READ
-    OPENED = 6  # JSON: the fields of AudioInfo, and of each Track in it
+    OPENED = 6  # JSON: info (the fields of AudioInfo, and of each Track in it), and the state
     PIECE = 7  # number: channels; data: samples
-    MORE = 8  # the step is done, the file is not
-    END = 9  # the file is done
-    FAILED = 10  # JSON: error, message
+    MORE = 8  # the step is done, the file is not; JSON: the state
+    END = 9  # the file is done; JSON: the state
+    FAILED = 10  # JSON: error, message, and the state
+
+
+# The state of the child after a request: spent (the numbers of `budget.Spent`, of this decoder),
+# resident_bytes (of the process; 0 where the system does not tell).
 
 
 class Message(NamedTuple):
