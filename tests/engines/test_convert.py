@@ -421,7 +421,7 @@ def fake_ctranslate2(folder: Path, spec: bytes) -> None:
         (lambda m: edit(m, "preprocessor_config.json", auto_map={}), "code from the model folder"),
         (lambda m: edit(m, "config.json", encoder_layers=3), "layers.2"),
         (lambda m: edit(m, "config.json", encoder_layers="2"), "config.json"),
-        (lambda m: edit(m, "config.json", vocab_size=51866), "[Vv]ocabulary"),
+        (lambda m: edit(m, "config.json", vocab_size=51866), "vocab_size x d_model"),
         (lambda m: (m / "tokenizer.json").write_text("{}"), "tokenizer"),
         (lambda m: fake_ctranslate2(m, b"TransformerSpec"), "TransformerSpec"),
         (lambda m: (m / "model.bin").write_bytes(b"\x80\x02pickle"), "no CTranslate2"),

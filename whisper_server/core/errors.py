@@ -17,6 +17,7 @@
     |-- Unavailable                      503 try again later
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
     |   |   |-- ModelTooLarge            503 no retry helps
+    |   |-- NoRoomForModel               503 models in use take all the room
     |   |-- ShuttingDown                 503
     |   |-- DeviceOutOfMemory            503
     |-- EngineFailure                    500 the same input would fail again
@@ -172,6 +173,10 @@ class ModelTooLarge(ModelUnavailable):
     """A model takes more memory than all models together may."""
 
     retry_helps = False
+
+
+class NoRoomForModel(Unavailable):
+    """Models in use take all the room that there is for models."""
 
 
 class ShuttingDown(Unavailable):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import ModelUnavailable
+from whisper_server.core.paths import without_paths
 from whisper_server.core.types import SECONDS_PER_TIMESTAMP
 from whisper_server.services.engines.model_bounds import check_config, check_tensors, check_tokens
 from whisper_server.services.engines.vocabulary import MAX_TOKENS, Vocabulary
@@ -98,7 +99,9 @@ class Checkpoint:
 
 def broken(folder: Path, reason: str) -> ModelUnavailable:
     """Return the error for a model folder that cannot be used."""
-    return ModelUnavailable(f"The model folder {folder.name!r} cannot be used: {reason}.")
+    return ModelUnavailable(
+        f"The model folder {folder.name!r} cannot be used: {without_paths(reason, folder)}."
+    )
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -22,7 +22,13 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger(load.__name__).setLevel(logging.WARNING)  # the process that loads it says the same
     folder = Path(request["folder"])
     try:
-        load.convert_and_try(folder, EngineSpec(**request["spec"]), Path(request["cache_dir"]))
+        load.convert_and_try(
+            folder,
+            EngineSpec(**request["spec"]),
+            Path(request["cache_dir"]),
+            request["quantization"],
+            request["encoder"],
+        )
     except WhisperServerError as error:
         return {"error": error.message}
     except MemoryError:

@@ -61,27 +61,33 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
     Raises:
         ModelUnavailable: the folder is no model, or the device or compute type is not to be had.
     """
-    return _open(prepare(folder, spec, cache_dir), spec)
+    converted, encoder = _prepared(folder, spec, cache_dir)
+    return _open(converted, spec, encoder)
 
 
 def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
     """Convert and try the model as `load` would; return the folder to load. Raises as `load`."""
-    _, compute_type, encoder = _choices(spec)
-    quantization, encoder = _quantization(compute_type), _for_this_processor(encoder)
-    return prepared_folder(folder, spec, cache_dir, quantization, encoder)
+    return _prepared(folder, spec, cache_dir)[0]
 
 
-def convert_and_try(folder: Path, spec: EngineSpec, cache_dir: Path) -> None:
-    """Do what `prepare` does, in this process, which the files may end.
+def _prepared(folder: Path, spec: EngineSpec, cache_dir: Path) -> tuple[Path, str | None]:
+    """Return the folder to load, and the number format of its ONNX encoder, None for CTranslate2's own."""
+    _, compute_type, wanted = _choices(spec)
+    encoder = _for_this_processor(wanted)
+    return prepared_folder(folder, spec, cache_dir, _quantization(compute_type), encoder), encoder
+
+
+def convert_and_try(
+    folder: Path, spec: EngineSpec, cache_dir: Path, quantization: str, encoder: str | None
+) -> None:
+    """Do what `prepared_folder` does, in this process, which the files may end.
 
     Raises:
         WhisperServerError: the files are no model, or it does not work.
     """
-    _, compute_type, encoder = _choices(spec)
-    quantization, encoder = _quantization(compute_type), _for_this_processor(encoder)
 
     def try_out(made: Path) -> None:
-        _use_once(_open(made, spec))
+        _use_once(_open(made, spec, encoder))
 
     if ensure_converted(folder, cache_dir, quantization, encoder, try_out) == folder:
         try_out(folder)
@@ -99,10 +105,9 @@ def _use_once(engine: CTranslate2Engine) -> None:
     engine.align(encoded, [start], [tokenizer.encode(" one two")], [WINDOW_FRAMES])
 
 
-def _open(converted: Path, spec: EngineSpec) -> CTranslate2Engine:
-    """Load a folder of CTranslate2. Raises as `load`."""
-    device, compute_type, wanted = _choices(spec)
-    wanted = _for_this_processor(wanted)
+def _open(converted: Path, spec: EngineSpec, wanted: str | None) -> CTranslate2Engine:
+    """Load a folder of CTranslate2, `wanted` being its ONNX encoder's number format. Raises as `load`."""
+    device, compute_type, _ = _choices(spec)
     threads = spec.threads or os.cpu_count() or 1
     encoder = _onnx_encoder(converted, wanted, threads) if wanted else None
     workers = _workers(threads) if encoder else 1

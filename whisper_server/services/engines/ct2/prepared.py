@@ -18,7 +18,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from whisper_server.core.errors import ModelUnavailable, Unavailable
 from whisper_server.core.system.child_process import ChildFailed, Limits, run_in_child
@@ -43,6 +43,17 @@ _DATA_BYTES, _DATA_BYTES_PER_CORE, _DATA_PER_WEIGHT = 2 << 30, 64 << 20, 8
 _CPU_S, _WEIGHT_BYTES_PER_CPU_S = 120, 2_000_000
 _WALL_S, _WEIGHT_BYTES_PER_WALL_S = 300.0, 1_000_000
 
+
+class _Request(NamedTuple):
+    """What the process is asked for; paths are absolute."""
+
+    folder: Path
+    spec: EngineSpec
+    cache_dir: Path
+    quantization: str
+    encoder: str | None
+
+
 _tried: set[Path] = set()  # records that this process would have written
 
 
@@ -55,8 +66,9 @@ def prepared_folder(
         ModelUnavailable: it is no model, it ends the process that tries it, or the cache cannot be written.
     """
     target = conversion_of(folder, cache_dir, quantization, encoder)
+    request = _Request(folder.absolute(), spec, cache_dir.absolute(), quantization, encoder)
     if target is None:
-        _try_once(folder, spec, cache_dir)
+        _try_once(request)
         return folder
     name = damaged_file(target) if is_whole(target) else None
     if name is None and is_whole(target):
@@ -68,7 +80,7 @@ def prepared_folder(
             folder.name,
         )
         _remove(target, folder)
-    _in_child(folder, spec, cache_dir)
+    _in_child(request)
     if name is not None and (again := damaged_file(target)) is not None:
         raise broken(folder, f"its conversion was damaged, and {again} of the new one is damaged too")
     return target
@@ -83,13 +95,14 @@ def _remove(target: Path, folder: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
-def _try_once(folder: Path, spec: EngineSpec, cache_dir: Path) -> None:
+def _try_once(request: _Request) -> None:
     """Use an operator's own CTranslate2 folder once in another process, and again where it has changed."""
+    folder = request.folder
     check_folder(folder)
-    record = _record_of(folder, spec, cache_dir)
+    record = _record_of(request)
     if record in _tried or record.is_file():
         return
-    _in_child(folder, spec, cache_dir)
+    _in_child(request)
     _tried.add(record)
     with suppress(OSError):  # a cache that cannot be written costs the next start the same again
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -100,8 +113,9 @@ def _try_once(folder: Path, spec: EngineSpec, cache_dir: Path) -> None:
             record.unlink()
 
 
-def _record_of(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
+def _record_of(request: _Request) -> Path:
     """Return where it is recorded that these files were used well on this device."""
+    folder, spec, cache_dir, *_ = request
     digest = hashlib.sha256(
         f"{VERSION} {spec.device} {spec.compute_type} {folder.resolve()}".encode("utf-8", "surrogateescape")
     )
@@ -112,14 +126,20 @@ def _record_of(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
     return cache_dir / CONVERTED / f"{plain}-tried-{digest.hexdigest()[:16]}.json"
 
 
-def _in_child(folder: Path, spec: EngineSpec, cache_dir: Path) -> None:
+def _in_child(request: _Request) -> None:
     """Convert the folder where needed and use the result once, in another process.
 
     Raises as `prepared_folder`.
     """
-    request = {"folder": str(folder.absolute()), "cache_dir": str(cache_dir.absolute()), "spec": asdict(spec)}
+    folder, spec, cache_dir, *_ = request
+    asked = {
+        **request._asdict(),
+        "folder": str(folder),
+        "cache_dir": str(cache_dir),
+        "spec": asdict(spec),
+    }
     try:
-        answer = run_in_child(CHILD_MODULE, CHILD_WORD, request, _limits(folder, spec))
+        answer = run_in_child(CHILD_MODULE, CHILD_WORD, asked, _limits(folder, spec))
     except OSError as error:
         log.exception("the process that tries models cannot be started")
         raise Unavailable("The process that tries models cannot be started; see the server's log.") from error
