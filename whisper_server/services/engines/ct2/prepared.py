@@ -24,7 +24,7 @@ from whisper_server.core.errors import ModelUnavailable, Unavailable
 from whisper_server.core.system.child_process import ChildFailed, Limits, run_in_child
 from whisper_server.services.engines.checkpoint import broken, weight_files
 from whisper_server.services.engines.ct2.convert import VERSION, cannot_write, conversion_of
-from whisper_server.services.engines.ct2.folder import CONVERTED, MODEL_FILE, check_folder, is_whole
+from whisper_server.services.engines.ct2.folder import CONVERTED, MODEL_FILE, check_folder
 from whisper_server.services.engines.ct2.seal import damaged_file
 from whisper_server.services.engines.ct2.unfinished import remove_leftovers
 
@@ -70,16 +70,12 @@ def prepared_folder(
     if target is None:
         _try_once(request)
         return folder
-    name = damaged_file(target) if is_whole(target) else None
-    if name is None and is_whole(target):
-        return target
-    if target.exists():
-        log.warning(
-            "%s of what was converted from %s is damaged; it is converted again",
-            name or "a file",
-            folder.name,
-        )
+    name = damaged_file(target) if target.exists() else None
+    if name is not None:
+        log.warning("%s of what was made of %s is damaged; it is converted again", name, folder.name)
         _remove(target, folder)
+    elif target.exists():
+        return target
     _in_child(request)
     if name is not None and (again := damaged_file(target)) is not None:
         raise broken(folder, f"its conversion was damaged, and {again} of the new one is damaged too")

@@ -49,30 +49,34 @@ def damaged_file(folder: Path) -> str | None:
     The marker itself is that file where it names none. Files that are of another size are not read.
     """
     files = recorded_files(folder)
-    if not files:
-        return MARKER
-    paths = [folder / name for name in files]
+    for name, recorded in files.items():
+        if _size_of(folder / name) != recorded.size_bytes:
+            return name
+    for name, found in zip(files, _hashes(folder / name for name in files), strict=True):
+        if found != files[name].sha256:
+            return name
+    return None if files else MARKER
+
+
+def _size_of(path: Path) -> int | None:
     try:
-        for path in paths:
-            if path.stat().st_size != files[path.name].size_bytes:
-                return path.name
-        for path, found in zip(paths, _hashes(paths), strict=True):
-            if found != files[path.name].sha256:
-                return path.name
-    except OSError:  # it is gone, or the disk cannot read it
-        return MARKER
-    return None
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _hashes(paths: Iterable[Path]) -> list[str]:
-    """Return the SHA-256 of each file; hashing does not hold the interpreter."""
+    """Return the SHA-256 of each file, "" of one that the disk cannot read; holds no interpreter lock."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return list(pool.map(_hash, paths))
 
 
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    except OSError:
+        return ""
     return digest.hexdigest()
