@@ -1,6 +1,6 @@
 """Transcribe from the shell: `python whisper_server.py path/to/audio.m4a`."""
 
-from whisper_server.cli.transcribe import run
+from whisper_server.commands import transcribe
 
 if __name__ == "__main__":
-    run()
+    transcribe()

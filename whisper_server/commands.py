@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
+from whisper_server.core.system.process import end_at_interrupt
+
 Command = Callable[[Sequence[str]], None]
 
 
@@ -23,19 +25,35 @@ def _serve(argv: Sequence[str]) -> None:
 
 
 def _models(argv: Sequence[str]) -> None:
+    end_at_interrupt()
     from whisper_server.cli.models import run  # noqa: PLC0415
 
     run(argv)
 
 
 def _transcribe(argv: Sequence[str]) -> None:
+    end_at_interrupt()
     from whisper_server.cli.transcribe import run  # noqa: PLC0415
 
     run(argv, prog="whisper_api_server transcribe")
 
 
+def transcribe() -> None:
+    """Be the command line that is called `whisper-transcribe`, or started as `whisper_server.py`."""
+    end_at_interrupt()
+    from whisper_server.cli.transcribe import run  # noqa: PLC0415
+
+    run()
+
+
 def _be_decoder_process() -> None:
     from whisper_server.services.audio.decoder_process.child import main  # noqa: PLC0415
+
+    main()
+
+
+def _be_model_process() -> None:
+    from whisper_server.services.engines.ct2.child import main  # noqa: PLC0415
 
     main()
 
@@ -54,6 +72,10 @@ def run() -> None:
 
         if sys.argv[1:] == [CHILD_WORD]:  # the program starts itself as a decoder process (handle.py)
             _be_decoder_process()
+        from whisper_server.services.engines.ct2.prepared import CHILD_WORD as MODEL_WORD  # noqa: PLC0415
+
+        if sys.argv[1:] == [MODEL_WORD]:
+            _be_model_process()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     command = COMMANDS.get(first)
     if command is not None:

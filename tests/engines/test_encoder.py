@@ -335,14 +335,6 @@ def test_lost_encoder_is_converted_again(tmp_path: Path, name: str) -> None:
     OnnxEncoder(folder, "int8", 1)
 
 
-def test_damaged_encoder(tmp_path: Path) -> None:
-    folder = ensure_converted(NANO, tmp_path, "int8", "int8")
-    size = (folder / ENCODER_FILE).stat().st_size
-    (folder / ENCODER_FILE).write_bytes(b"\xff" * size)
-    with pytest.raises(ModelUnavailable, match="encoder"):
-        load_engine(NANO, EngineSpec(threads=1), tmp_path)
-
-
 def test_lean_folder_is_refused_where_its_encoder_cannot_run(tmp_path: Path) -> None:
     folder = ensure_converted(NANO, tmp_path / "cache", "int8", "int8")
     copy = tmp_path / "copy"

@@ -256,3 +256,79 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
 def _clips() -> list[dict[str, object]]:
     clips: list[dict[str, object]] = json.loads((SAMPLES / "clips.json").read_text())
     return clips
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_input_is_never_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    audio = Path(shutil.copy(CLIP, tmp_path / "audio.txt"))
+    other = Path(shutil.copy(CLIP, tmp_path / "other.flac"))
+    assert main(["--output", str(tmp_path), "--overwrite", str(audio), str(other)]) == 1
+    assert audio.read_bytes() == CLIP.read_bytes()
+    assert (tmp_path / "other.txt").read_text().startswith("heard ")
+    assert capfd.readouterr().err.splitlines()[0] == (
+        f"error: {audio}: {audio} is the input {audio}; choose another --output or --format"
+    )
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_second_run_replaces_only_what_it_may(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "out" / f"{CLIP.stem}.txt"
+    assert main(["--output", str(text.parent), str(CLIP)]) == 0
+    text.write_text("edited by hand")
+    assert main(["--output", str(text.parent), str(CLIP)]) == 1
+    assert text.read_text() == "edited by hand"
+    assert "--overwrite replaces it" in capfd.readouterr().err
+    assert main(["--output", str(text.parent), "--overwrite", str(CLIP)]) == 0
+    assert text.read_text().startswith("heard ")
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_name_that_is_too_long_fails_one_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["x" * 5000, str(CLIP)]) == 1
+    assert capfd.readouterr().out.startswith("heard ")
+    longest = tmp_path / ("y" * 255)
+    shutil.copy(CLIP, longest)
+    assert main(["--output", str(tmp_path / "out"), str(longest), str(CLIP)]) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{CLIP.stem}.txt"]
+
+
+@pytest.mark.usefixtures("fake")
+def test_names_cannot_control_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = tmp_path / "a\x1b[2J\nerror: b.flac"
+    shutil.copy(CLIP, name)
+    assert main(["--output", str(tmp_path / "out"), str(name), str(name) + "\x9b.wav"]) == 1
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 2
+    assert err.replace("\n", "").isprintable()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the stream")
+@pytest.mark.parametrize("arguments", [f"whisper_server.py {CLIP}", "whisper_api_server.py models list"])
+def test_a_closed_standard_output_is_a_failure(arguments: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} {ROOT}/{arguments} >&-"],
+        env={**os.environ, "WHISPER_ENGINE": "fake", "WHISPER_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in {1, 2}
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to send")
+def test_ctrl_c_while_it_imports() -> None:
+    """The signal comes as soon as the first of our modules is imported."""
+    program = (
+        "import signal, sys, os; from whisper_server.core.system.process import end_at_interrupt;"
+        " end_at_interrupt(); os.kill(os.getpid(), signal.SIGINT); import whisper_server.cli.transcribe"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "")

@@ -54,6 +54,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=tuple(EXTENSIONS), default="text")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write one file per input there")
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files that are there (with --output); never an input",
+    )
+    parser.add_argument(
         "--word-timestamps", action="store_true", help="add the time of each word (--format verbose_json)"
     )
     parser.add_argument(

@@ -42,8 +42,11 @@ def audio_in(folder: Path) -> Iterator[str]:
 
 
 def with_targets(names: Sequence[str], folder: Path | None, extension: str) -> Iterator[Input]:
-    """Give each input its own file in the folder: `talk.srt`, or `talk.mp3.srt`, `talk.mp3.2.srt`, ..."""
-    taken: set[Path] = set()
+    """Give each input its own file in the folder: `talk.srt`, or `talk.mp3.srt`, `talk.mp3.2.srt`, ...
+
+    Names that differ in upper and lower case only are one name: on some systems they are one file.
+    """
+    taken: set[str] = set()
     for name in names:
         if folder is None:
             yield Input(name, None)
@@ -51,11 +54,11 @@ def with_targets(names: Sequence[str], folder: Path | None, extension: str) -> I
         path = Path("stdin" if name == STDIN else name)
         target = folder / f"{path.stem}.{extension}"
         number = 1
-        while target in taken:
+        while str(target).casefold() in taken:
             suffix = "" if number == 1 else f".{number}"
             target = folder / f"{path.name}{suffix}.{extension}"
             number += 1
-        taken.add(target)
+        taken.add(str(target).casefold())
         yield Input(name, target)
 
 

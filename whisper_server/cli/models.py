@@ -17,29 +17,35 @@ from dataclasses import asdict
 from typing import Any
 
 from whisper_server.cli.progress import ByteBar
+from whisper_server.cli.terminal import log_to_terminal, printable, say
 from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, ModelNotFound, WhisperServerError
-from whisper_server.core.system.process import ensure_streams, leave
+from whisper_server.core.system.process import INTERRUPTED, ensure_streams, hear_interrupts, leave
 from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_files.disk import Holding, holding_of, holdings, remove_download
 
 FAILED = 1
 WRONG_USAGE = 2
-INTERRUPTED = 130
 
 _STATES = {"folder": "your folder", "downloaded": "downloaded", "partial": "in part", "absent": "-"}
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Be the command, and end the process."""
+    has_output = sys.stdout is not None
     ensure_streams()
-    leave(main(argv))
+    hear_interrupts()
+    try:
+        code = main(argv)
+    except KeyboardInterrupt:  # before there was anything to interrupt
+        code = INTERRUPTED
+    leave(code if has_output else code or FAILED)  # a result that nobody gets is a failure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return 0, 1 where it failed, 2 for wrong usage or an unknown name."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    log_to_terminal()
     # At a terminal the bar shows the progress, and the lines about it would only disturb it.
     shown = logging.WARNING if sys.stderr.isatty() else logging.INFO
     logging.getLogger("whisper_server.services").setLevel(shown)
@@ -49,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[Namespace, Settings, Catalog], int] = arguments.command
         return command(arguments, settings, Catalog(settings))
     except (ConfigError, ModelNotFound) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return WRONG_USAGE
     except (WhisperServerError, OSError) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return FAILED
     except KeyboardInterrupt:
-        _say("interrupted; what has arrived is kept, and the next attempt goes on from there")
+        say("interrupted; what has arrived is kept, and the next attempt goes on from there")
         return INTERRUPTED
 
 
@@ -89,7 +95,8 @@ def _list(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
     rows = [head, *map(_row, found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        print(printable(line))
     return 0
 
 
@@ -117,14 +124,14 @@ def _pull(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
 def _remove(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
     source = catalog.resolve(arguments.name)
     if source.repo is None:
-        _say(f"error: {source.name} is your own folder, {source.folder}; delete it yourself if you want to")
+        say(f"error: {source.name} is your own folder, {source.folder}; delete it yourself if you want to")
         return FAILED
     before_bytes = holding_of(source, settings.cache_dir).size_bytes
     if not remove_download(source, settings.cache_dir):
-        _say(f"{source.name} is not downloaded")
+        say(f"{source.name} is not downloaded")
         return 0
     freed_bytes = before_bytes - holding_of(source, settings.cache_dir).size_bytes
-    _say(f"{source.name} deleted, {freed_bytes / 1e6:.0f} MB freed")
+    say(f"{source.name} deleted, {freed_bytes / 1e6:.0f} MB freed")
     return 0
 
 
@@ -132,11 +139,7 @@ def _path(arguments: Namespace, settings: Settings, catalog: Catalog) -> int:
     source = catalog.resolve(arguments.name)
     folder = holding_of(source, settings.cache_dir).folder
     if folder is None:
-        _say(f"error: {source.name} is not downloaded; `models pull {arguments.name}` does that")
+        say(f"error: {source.name} is not downloaded; `models pull {arguments.name}` does that")
         return FAILED
     print(folder)
     return 0
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

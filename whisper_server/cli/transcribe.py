@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from whisper_server.cli.arguments import EXTENSIONS, PROG, parse
 from whisper_server.cli.inputs import STDIN, Input, audio_in, standard_input, with_targets
+from whisper_server.cli.outputs import Outputs, Refused
+from whisper_server.cli.terminal import LINES, log_to_terminal, printable, say
 from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
-from whisper_server.core.system.process import ensure_streams, leave
+from whisper_server.core.system.process import INTERRUPTED, ensure_streams, hear_interrupts, leave
 from whisper_server.core.validators import check_languages, check_seed
 from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
@@ -58,33 +60,43 @@ class _Job:
 
 def run(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Be the command: transcribe, and end the process."""
+    has_output = sys.stdout is not None
     ensure_streams()
-    # It warns of models that are not loaded; here that is an error, which has its own line.
-    logging.getLogger("whisper_server.services.model_manager").setLevel(logging.ERROR)
-    leave(main(argv, prog))
+    hear_interrupts()
+    try:
+        code = main(argv, prog, has_output=has_output)
+    except KeyboardInterrupt:  # before there was anything to interrupt
+        code = INTERRUPTED
+    leave(code)
 
 
-def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """Transcribe what the arguments name; return 0, 1 where a file failed, 2 for wrong usage."""
+def main(argv: Sequence[str] | None = None, prog: str = PROG, *, has_output: bool = True) -> int:
+    """Transcribe what the arguments name; return 0, 1 where a file failed, 2 for wrong usage.
+
+    Without `has_output` texts can go to files only.
+    """
     arguments = parse(argv, prog)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    if arguments.output is None and not has_output:
+        say("error: standard output is closed; use --output to write files")
+        return 2
+    log_to_terminal()
     logging.getLogger(__package__).setLevel(logging.INFO)
     # Why a model is not loaded is what the line of the input says.
     logging.getLogger("whisper_server.services.model_manager").setLevel(logging.ERROR)
     try:
         return _run(arguments)
     except (ConfigError, InvalidRequest) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+        say("interrupted")
+        return INTERRUPTED
 
 
 def _run(arguments: Namespace) -> int:
@@ -97,11 +109,33 @@ def _run(arguments: Namespace) -> int:
         arguments.output.mkdir(parents=True, exist_ok=True)
     names, is_empty = _names(arguments.files)
     inputs = list(with_targets(names, arguments.output, EXTENSIONS[arguments.format]))
+    outputs = Outputs(inputs, overwrite=arguments.overwrite)
+    inputs, is_refused = _allowed(inputs, outputs)
     with contextlib.ExitStack() as stack:
         # Before the event loop starts: a read that blocks there would not hear Ctrl-C.
-        recorded = stack.enter_context(standard_input()) if STDIN in names else None
-        failed = asyncio.run(_transcribe_all(inputs, job, settings, recorded))
-    return 1 if failed or is_empty else 0
+        is_piped = any(each.name == STDIN for each in inputs)
+        recorded = stack.enter_context(standard_input()) if is_piped else None
+        failed = bool(inputs) and asyncio.run(_transcribe_all(inputs, job, settings, recorded, outputs))
+    return 1 if failed or is_empty or is_refused else 0
+
+
+def _allowed(inputs: Sequence[Input], outputs: Outputs) -> tuple[list[Input], bool]:
+    """Tell what is not written, and where names are longer than one would expect, before any work is done.
+
+    Returns the inputs that stay, and whether some do not.
+    """
+    allowed: list[Input] = []
+    for each in inputs:
+        try:
+            if each.target is not None:
+                outputs.check(each.target)
+                if each.name != STDIN and each.target.stem != Path(each.name).stem:
+                    say(f"note: {each.name} goes to {each.target}: another input has its name too")
+        except (Refused, OSError) as error:
+            say(f"error: {each.name}: {error}")
+        else:
+            allowed.append(each)
+    return allowed, len(allowed) < len(inputs)
 
 
 def _job(arguments: Namespace) -> _Job:
@@ -127,18 +161,25 @@ def _names(files: Sequence[str]) -> tuple[list[str], bool]:
     names: list[str] = []
     is_empty = False
     for name in files:
-        if name == STDIN or not Path(name).is_dir():
+        if name == STDIN or not _is_folder(name):
             names.append(name)
         elif found := list(audio_in(Path(name))):
             names += found
         else:
-            _say(f"error: {name}: no audio files in this folder")
+            say(f"error: {name}: no audio files in this folder")
             is_empty = True
     return names, is_empty
 
 
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # a name that is too long, which is told when it is opened
+        return False
+
+
 async def _transcribe_all(
-    inputs: Sequence[Input], job: _Job, settings: Settings, recorded: BinaryIO | None
+    inputs: Sequence[Input], job: _Job, settings: Settings, recorded: BinaryIO | None, outputs: Outputs
 ) -> bool:
     """Transcribe one input after the other; tell whether one failed, which does not stop the rest."""
     from whisper_server.core.types import TranscribeParams  # noqa: PLC0415
@@ -158,21 +199,27 @@ async def _transcribe_all(
         )
         for each in inputs:
             source = recorded if each.name == STDIN and recorded else Path(each.name)
-            failed |= not await _handle(services, each, source, params, job)
+            failed |= not await _handle(services, each, source, params, job=job, outputs=outputs)
     return failed
 
 
 async def _handle(
-    services: Services, each: Input, source: Path | BinaryIO, params: TranscribeParams, job: _Job
+    services: Services,
+    each: Input,
+    source: Path | BinaryIO,
+    params: TranscribeParams,
+    *,
+    job: _Job,
+    outputs: Outputs,
 ) -> bool:
     """Transcribe and deliver one input; tell a failure and return False."""
     try:
         transcript = await _transcribe(services, each, source, params)
-        _deliver(render(transcript, job.response_format, job.subtitles)[0], each.target)
+        _deliver(render(transcript, job.response_format, job.subtitles)[0], each.target, outputs)
     except BrokenPipeError:
         raise
-    except (WhisperServerError, OSError) as error:
-        _say(f"error: {each.name}: {error}")
+    except (WhisperServerError, Refused, OSError) as error:
+        say(f"error: {each.name}: {error}")
         return False
     return True
 
@@ -200,7 +247,7 @@ def _progress_bar(name: str, total_s: float | None) -> tqdm[Any]:
     unknown = "{desc}: {n:.0f} s [{rate_noinv_fmt}]"
     return tqdm(
         total=total_s,
-        desc="standard input" if name == STDIN else Path(name).name,
+        desc="standard input" if name == STDIN else printable(Path(name).name),
         unit="x",
         bar_format=known if total_s else unknown,
         file=sys.stderr,
@@ -210,17 +257,15 @@ def _progress_bar(name: str, total_s: float | None) -> tqdm[Any]:
     )
 
 
-def _deliver(body: str, target: Path | None) -> None:
-    """Write the transcript to its file, or to standard output."""
+def _deliver(body: str, target: Path | None, outputs: Outputs) -> None:
+    """Write the transcript to its file, or to standard output; a terminal gets nothing that it would obey."""
     if not body.endswith("\n"):
         body += "\n"
     if target is not None:
-        target.write_text(body, encoding="utf-8", newline="\n")
-        _say(f"{target} written")
+        outputs.write(target, body)
+        say(f"{target} written")
         return
+    if sys.stdout.isatty():
+        body = printable(body, LINES)
     sys.stdout.buffer.write(body.encode())
     sys.stdout.flush()
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

@@ -19,6 +19,7 @@
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
     |   |   |-- ModelTooLarge            503 no retry helps
     |   |   |-- ModelNotOnDisk           503 no retry helps: downloads are forbidden
+    |   |-- NoRoomForModel               503 models in use take all the room
     |   |-- ShuttingDown                 503
     |   |-- DeviceOutOfMemory            503
     |-- EngineFailure                    500 the same input would fail again
@@ -194,6 +195,10 @@ class ModelNotOnDisk(ModelUnavailable):
     """A model that is not in the cache, on a server that must not download it."""
 
     retry_helps = False
+
+
+class NoRoomForModel(Unavailable):
+    """Models in use take all the room that there is for models."""
 
 
 class ShuttingDown(Unavailable):

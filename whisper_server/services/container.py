@@ -16,6 +16,7 @@ from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
+from whisper_server.services.engines.registry import remove_unfinished
 from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
 from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_files.downloads import Downloads
@@ -69,6 +70,7 @@ async def open_services(
     metrics = metrics or Events()
     shutdown = shutdown or Shutdown()
     catalog = Catalog(settings)
+    remove_unfinished(settings.cache_dir)
     n_decoders = settings.decoder_processes
     pool = WorkPool(settings.audio_threads, waiters=DecoderProcesses.most(n_decoders) if n_decoders else 0)
     decoders = DecoderProcesses(n_decoders, pool.waiting)

@@ -13,22 +13,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Generic
 
-from whisper_server.core.errors import ShuttingDown
+from whisper_server.core.errors import NoRoomForModel, ShuttingDown
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import return_memory
 from whisper_server.core.system.process import start_thread
 from whisper_server.core.types import ModelSource
-from whisper_server.services.loaded_models.entry import Entry, Lease, LoadedModel, M, ModelState
+from whisper_server.services.loaded_models.entry import Entry, Lease, LoadedModel, M, ModelState, Turn
 from whisper_server.services.loaded_models.eviction import Room
-from whisper_server.services.loaded_models.table import ModelTable
+from whisper_server.services.loaded_models.table import HELD_BACK_S, ModelTable
 from whisper_server.services.model_files.failures import as_ours
 
 __all__ = ["Lease", "LoadedModel", "ModelManager", "ModelState"]
 
 log = logging.getLogger(__name__)
+
+ROOM_TIMEOUT_S = 60.0  # that a request waits for room; those that hold it may be hours of audio
 
 
 class ModelManager(Generic[M]):
@@ -42,16 +44,19 @@ class ModelManager(Generic[M]):
         max_bytes: int = 0,
         expect_bytes: Callable[[ModelSource], int] = lambda _: 0,
         idle_unload_s: float = -1.0,
+        room_timeout_s: float = ROOM_TIMEOUT_S,
         shutdown: Shutdown | None = None,
         tidy: Callable[[], None] = return_memory,
     ) -> None:
         """Take `load`, which blocks and is called on threads of the manager, one call per model.
 
         So is `expect_bytes`: what a model will take in memory, 0 where that is unknown. `max_bytes` 0 means
-        no limit, a negative `idle_unload_s` that idle models stay. `tidy` is called after a model has gone.
+        no limit, a negative `idle_unload_s` that idle models stay, `room_timeout_s` how long a request waits
+        where models in use take all room. `tidy` is called after a model has gone.
         """
         self._load = load
         self._expect_bytes = expect_bytes
+        self._room_timeout_s = room_timeout_s
         self.shutdown = shutdown or Shutdown()  # once it drains, no more models are lent
         self._table: ModelTable[M] = ModelTable(
             Room(max_models, max_bytes), idle_unload_s, shutdown=self.shutdown, tidy=tidy
@@ -61,31 +66,32 @@ class ModelManager(Generic[M]):
         """Return a lease on the model, loading it first where needed; blocks.
 
         Raises:
-            Unavailable: every place is taken by a model in use.
+            NoRoomForModel: models in use have taken all room for as long as a request waits.
             ModelUnavailable: it cannot be loaded; the next call tries again.
             ShuttingDown: the manager is draining or closed.
         """
-        entry = self._reserve(source)
+        turn = self._reserve(source)
         try:
-            model = entry.answer.result()
+            with suppress(TimeoutError):
+                turn.granted.exception(self._room_timeout_s)
+            model = self._table.entry_of(turn).answer.result()
         except BaseException:
-            self._table.release(entry)
+            self._table.leave(turn)
             raise
-        return Lease(model, lambda: self._table.release(entry))
+        return Lease(model, lambda: self._table.leave(turn))
 
     @asynccontextmanager
     async def lease(self, source: ModelSource) -> AsyncIterator[M]:
-        """Lend the model to the block, waiting for its load without blocking the event loop.
+        """Lend the model to the block, waiting for room and its load without blocking the event loop.
 
         A cancelled wait gives its lease back and leaves the load to the others. Raises as `acquire`.
         """
-        entry = self._reserve(source)
+        turn, model = await self._leased(source)
         try:
-            if not entry.answer.done():
-                await asyncio.wrap_future(entry.answer)
-            yield entry.answer.result()
+            yield model
         finally:
-            self._table.release(entry)
+            del model  # the generator would hold it until it is collected
+            self._table.leave(turn)
 
     def unload(self, source: ModelSource) -> bool:
         """Let the model go as soon as it is unused; the next request reloads it.
@@ -113,8 +119,40 @@ class ModelManager(Generic[M]):
         """
         self._table.close(timeout)
 
-    def _reserve(self, source: ModelSource) -> Entry[M]:
+    async def _leased(self, source: ModelSource) -> tuple[Turn[M], M]:
+        """Return a turn that has its lease, and the model.
+
+        What a model takes is only known once it has been loaded. Where it has to go again then, the next turn
+        waits until there is as much room.
+        """
+        turn = self._reserve(source)
+        try:
+            entry = await self._granted(turn)
+            try:
+                return turn, await self._loaded(entry)
+            except NoRoomForModel:
+                self._table.leave(turn)
+                turn = self._reserve(source)
+                return turn, await self._loaded(await self._granted(turn))
+        except BaseException:
+            self._table.leave(turn)
+            raise
+
+    def _reserve(self, source: ModelSource) -> Turn[M]:
         return self._table.reserve(source, lambda entry: start_thread(self._run_load, entry))
+
+    async def _granted(self, turn: Turn[M]) -> Entry[M]:
+        """Wait for room, at most as long as a request does."""
+        granted = asyncio.wrap_future(turn.granted)
+        granted.add_done_callback(lambda one: one.cancelled() or one.exception())  # it may have no reader
+        for timeout_s in (HELD_BACK_S, self._room_timeout_s - HELD_BACK_S):
+            if not turn.granted.done() and timeout_s > 0:
+                await asyncio.wait([granted], timeout=min(timeout_s, self._room_timeout_s))
+                self._table.serve()  # whoever was held back for so long
+        return self._table.entry_of(turn)
+
+    async def _loaded(self, entry: Entry[M]) -> M:
+        return await asyncio.wrap_future(entry.answer) if not entry.answer.done() else entry.answer.result()
 
     def _run_load(self, entry: Entry[M]) -> None:
         """Load one model; its waiters get an answer whatever happens."""

@@ -22,14 +22,20 @@ from tests.support.stand_in_models import (
     states,
     use_each,
 )
-from whisper_server.core.errors import ModelNotFound, ModelUnavailable, ShuttingDown, Unavailable
+from whisper_server.core.errors import (
+    ModelNotFound,
+    ModelUnavailable,
+    NoRoomForModel,
+    ShuttingDown,
+    Unavailable,
+)
 from whisper_server.core.types import ModelSource
 from whisper_server.services.model_manager import Lease, ModelManager, ModelState
 
 
 def make(loader: Callable[[ModelSource], Model], max_models: int = 2) -> ModelManager[Model]:
     # These models hold no memory; to collect the garbage of the whole process after each would take minutes.
-    return ModelManager(loader, max_models, tidy=lambda: None)
+    return ModelManager(loader, max_models, room_timeout_s=0.0, tidy=lambda: None)
 
 
 @pytest.fixture
@@ -203,14 +209,18 @@ def test_unload_in_use_waits_for_the_last_lease(loader: Loader) -> None:
     assert loader.alive == ["a"]
 
 
-def test_unloaded_but_held_model_takes_up_its_place(loader: Loader) -> None:
+def test_unloading_models_in_use_keeps_nobody_out_and_has_an_end(loader: Loader) -> None:
+    """They take no place of others, but a client cannot fill the memory with copies."""
     manager = make(loader, 1)
-    lease = manager.acquire(named("a"))
+    first = manager.acquire(named("a"))
     manager.unload(named("a"))
-    with pytest.raises(Unavailable):
-        manager.acquire(named("a"))
-    lease.release()
-    manager.acquire(named("a")).release()
+    second = manager.acquire(named("a"))
+    manager.unload(named("a"))
+    with pytest.raises(NoRoomForModel):
+        manager.acquire(named("b"))
+    first.release()
+    manager.acquire(named("b")).release()
+    second.release()
 
 
 def test_unload_while_loading_serves_those_who_wait(loader: Loader, pool: ThreadPoolExecutor) -> None:

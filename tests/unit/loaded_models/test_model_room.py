@@ -45,6 +45,7 @@ def make(
         expect_bytes=expect,
         idle_unload_s=idle_unload_s,
         tidy=lambda: None,
+        room_timeout_s=0.0,
     )
 
 
@@ -165,13 +166,13 @@ def test_use_restarts_the_idle_time() -> None:
     clock = iter([1.0, 2.0, 3.0])  # when a lease is given back
     table: ModelTable[Model] = ModelTable(Room(8), tidy=lambda: None, clock=lambda: next(clock))
     for name in "ab":
-        entry = table.reserve(named(name), lambda _: None)
-        table.keep(entry, Model(name))
-        table.release(entry)
+        turn = table.reserve(named(name), lambda _: None)
+        table.keep(table.entry_of(turn), Model(name))
+        table.leave(turn)
     assert table.unload_idle(0.0) == 1.0
     held = table.reserve(named("a"), lambda _: None)
     assert table.unload_idle(1.0) == 2.0  # held: not idle at all
-    table.release(held)
+    table.leave(held)
     assert table.unload_idle(2.0) == 3.0
     assert [one.name for one in table.states() if one.state == "ready"] == ["a"]
     assert table.unload_idle(3.0) is None

@@ -36,7 +36,7 @@ class Manager(RuleBasedStateMachine):
         super().__init__()
         names = "a=x/a,b=x/b,c=x/c,alias=x/a"
         self.catalog = Catalog(Settings(_env_file=None, models=names))
-        self.manager = ModelManager(self.load, MAX_MODELS)
+        self.manager = ModelManager(self.load, MAX_MODELS, room_timeout_s=0.0)
         self.callers = ThreadPoolExecutor(64)
         self.gate = threading.Event()
         self.gate.set()

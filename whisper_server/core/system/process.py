@@ -15,12 +15,23 @@ from typing import NoReturn
 
 # All threads that this package starts have this prefix; they may be inside native code.
 THREAD_PREFIX = "whisper-"
+INTERRUPTED = 130  # the exit code after Ctrl-C, as a shell has it
 
 
 def start_thread(target: Callable[..., None], *args: object) -> None:
     """Run `target` on a daemon thread that `leave` knows by its name."""
     name = f"{THREAD_PREFIX}{target.__name__.strip('_')}"
     threading.Thread(target=target, args=args, name=name, daemon=True).start()
+
+
+def end_at_interrupt() -> None:
+    """Let Ctrl-C end the process at once: while it imports, there is nothing to tidy up."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+
+
+def hear_interrupts() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, as it does in the beginning."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def ensure_streams() -> None:

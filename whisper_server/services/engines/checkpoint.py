@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import ModelUnavailable
+from whisper_server.core.paths import without_paths
 from whisper_server.core.types import SECONDS_PER_TIMESTAMP
+from whisper_server.services.engines.model_bounds import check_config, check_tensors, check_tokens
+from whisper_server.services.engines.vocabulary import MAX_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +33,7 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 _LANGUAGE_FENCE = ("<|startoftranscript|>", "<|translate|>")  # languages lie between, in every vocabulary
 _DTYPES = ("F32", "F16", "BF16")
+MAX_JSON_BYTES = 64 << 20  # of one file; the largest of a Whisper model is its tokenizer.json, 4 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,21 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def check(self, config: dict[str, Any]) -> None:
+        """Check that every tensor of a Whisper of these sizes is there, in its size; reads headers only.
+
+        Raises:
+            ModelUnavailable: one is not.
+        """
+        try:
+            check_tensors(config, self._shape)
+        except ValueError as error:
+            raise broken(self._folder, f"{error}") from error
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        stored = self._tensors.get(name)
+        return None if stored is None else tuple(stored.file.get_slice(stored.name).get_shape())
+
     def tensor(self, name: str) -> Tensor:
         """Return a copy: float32, or float16 where it is stored so; bfloat16 is widened without loss.
 
@@ -80,7 +99,9 @@ class Checkpoint:
 
 def broken(folder: Path, reason: str) -> ModelUnavailable:
     """Return the error for a model folder that cannot be used."""
-    return ModelUnavailable(f"The model folder {folder.name!r} cannot be used: {reason}.")
+    return ModelUnavailable(
+        f"The model folder {folder.name!r} cannot be used: {without_paths(reason, folder)}."
+    )
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -89,10 +110,11 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     Raises:
         ModelUnavailable: the file is no JSON object.
     """
+    path = folder / name
     try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+        if not path.exists():
+            return {}
+        value = json.loads(_json_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise broken(folder, f"{name} cannot be read: {error}") from error
     if not isinstance(value, dict):
@@ -114,7 +136,23 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise broken(folder, f"{name} asks for code from the model folder, which is never run")
     if config.get("model_type") != "whisper":
         raise broken(folder, f"its model_type is {str(config.get('model_type'))[:40]!r}, not 'whisper'")
+    name = "config.json"
+    try:
+        check_config(config)
+        name = "generation_config.json"
+        check_tokens(read_json(folder, name), config["vocab_size"])
+    except ValueError as error:
+        raise broken(folder, f"in {name} {error}") from error
     return config
+
+
+def _json_bytes(path: Path) -> bytes:
+    """Return what is in a file; raises ValueError where that is no file, or a very large one."""
+    if not path.is_file():  # a pipe would be waited for, and some devices never end
+        raise ValueError("it is no file")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"it is larger than {MAX_JSON_BYTES >> 20} MiB")
+    return path.read_bytes()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -149,6 +187,7 @@ def load_tokenizer(folder: Path) -> Any:
     missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).is_file()]
     if missing and not has_json:
         raise broken(folder, f"to have a tokenizer it needs tokenizer.json or else {' and '.join(missing)}")
+    _check_tokenizer_files(folder, "tokenizer.json" if has_json else "vocab.json")
     try:
         tokenizer = (
             tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -178,6 +217,23 @@ def vocabulary(tokenizer: Any, size: int) -> list[str]:
     ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     tokens = sorted(ids, key=ids.__getitem__)[:size]
     return tokens + [f"<|{step * SECONDS_PER_TIMESTAMP:.2f}|>" for step in range(size - len(tokens))]
+
+
+def _check_tokenizer_files(folder: Path, name: str) -> None:
+    """Check the numbers of tokens, which the library takes as they are and allocates by."""
+    try:
+        document = json.loads(_json_bytes(folder / name))
+        if name == "tokenizer.json":
+            Vocabulary.of(document)
+            return
+        decoder = read_json(folder, "tokenizer_config.json").get("added_tokens_decoder", {})
+        added = read_json(folder, "added_tokens.json")
+        Vocabulary({**document, **added, **{entry["content"]: int(each) for each, entry in decoder.items()}})
+    except ModelUnavailable:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"the numbers of tokens in {name} are none, or not from 0 to {MAX_TOKENS - 1}"
+        raise broken(folder, f"the tokenizer cannot be read: {reason}") from error
 
 
 def _build_tokenizer(folder: Path) -> Any:

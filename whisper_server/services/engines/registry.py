@@ -19,6 +19,7 @@ from typing import Protocol, cast
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import Engine, EngineSpec
 from whisper_server.services.engines.ct2 import folder as ct2_folder
+from whisper_server.services.engines.ct2.unfinished import remove_leftovers
 
 _MODULES = {
     "ctranslate2": "whisper_server.services.engines.ct2.load",
@@ -99,6 +100,11 @@ def working_bytes(folder: Path, spec: EngineSpec) -> int:
 def conversions_of(folder: Path, cache_dir: Path) -> tuple[Path, ...]:
     """Return the folders that engines made of a model's files; only CTranslate2's engine makes any."""
     return ct2_folder.conversions_of(folder, cache_dir)
+
+
+def remove_unfinished(cache_dir: Path) -> None:
+    """Remove what conversions that were killed left in the cache, unless a process converts something now."""
+    remove_leftovers(cache_dir / ct2_folder.CONVERTED)
 
 
 def weight_bytes(folder: Path) -> int:

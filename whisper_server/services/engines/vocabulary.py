@@ -11,6 +11,7 @@ import json
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from whisper_server.core.errors import ModelUnavailable
 
@@ -55,12 +56,21 @@ class Vocabulary:
     def from_file(cls, path: Path) -> Vocabulary:
         """Read a `tokenizer.json`; raises `ModelUnavailable` where it cannot be read."""
         try:
-            document = json.loads(path.read_bytes())
-            numbers: dict[str, int] = document["model"]["vocab"]
-            numbers.update((added["content"], added["id"]) for added in document.get("added_tokens") or ())
-            return cls(numbers)
+            return cls.of(json.loads(path.read_bytes()))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ModelUnavailable(f"The {path.name} of {path.parent.name!r} cannot be read.") from error
+
+    @classmethod
+    def of(cls, document: Any) -> Vocabulary:
+        """Take what is in a `tokenizer.json`.
+
+        Raises:
+            ValueError: a number is no number of a token.
+            LookupError, TypeError, AttributeError: it is another kind of document.
+        """
+        numbers: dict[str, int] = dict(document["model"]["vocab"])
+        numbers.update((added["content"], added["id"]) for added in document.get("added_tokens") or ())
+        return cls(numbers)
 
     def number(self, special: str) -> int | None:
         """Return the number of a special token, as `<|en|>`; None where there is none."""

@@ -112,6 +112,18 @@ class Entry(Generic[M]):
                 self.answer.set_result(outcome)
 
 
+class Turn(Generic[M]):
+    """A request for a model, from when it waits for room until its lease ends."""
+
+    def __init__(self, source: ModelSource, start_load: Callable[[Entry[M]], None]) -> None:
+        self.source = source
+        self.start_load = start_load  # for a new entry; must not block
+        self.waits_since: float | None = None  # on the clock of the table; None: no room was looked for yet
+        self.is_over = False  # its lease was given back
+        self.granted: Future[Entry[M]] = Future()  # answered once, with one more lease on the entry
+        self.granted.set_running_or_notify_cancel()  # see `Entry`
+
+
 class Lease(Generic[M]):
     """The right to use a model until released; a context manager."""
 

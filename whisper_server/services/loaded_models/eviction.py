@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from whisper_server.core.errors import ModelTooLarge, Unavailable
+from whisper_server.core.errors import ModelTooLarge, NoRoomForModel
 
 K = TypeVar("K", bound=Hashable)
 
@@ -22,6 +22,7 @@ class Occupant(Generic[K]):
     key: K
     size_bytes: int  # measured, or expected while it loads
     may_go: bool  # it has no lease, no waiter and no load
+    takes_place: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,13 @@ class Room:
                 f" {limit_mb:.0f}. Use a smaller model, or raise it on the server."
             )
 
-    def refusal(self, name: str) -> Unavailable:
+    def refusal(self, name: str) -> NoRoomForModel:
         """Return the error for a model that does not fit beside those in use."""
         limits, settings = f"all {self.places} places are", "WHISPER_MAX_MODELS"
         if self.size_bytes:
             limits = f"the {self.places} places or {self.size_bytes / 2**20:.0f} MiB for models are"
             settings += " or WHISPER_MAX_MODEL_MEMORY_MB"
-        return Unavailable(
+        return NoRoomForModel(
             f"The model {name!r} cannot be loaded now: {limits} taken by models in use."
             f" Try again later, or raise {settings}."
         )
@@ -61,14 +62,14 @@ def victims(there: Sequence[Occupant[K]], room: Room, size_bytes: int) -> list[K
 
     `there` is every model but the newcomer, the least recently used first.
     """
-    count, total_bytes = len(there) + 1, _total(there) + size_bytes
+    count, total_bytes = sum(one.takes_place for one in there) + 1, _total(there) + size_bytes
     going: list[K] = []
     for one in there:
         if room.holds(count, total_bytes):
             break
         if one.may_go:
             going.append(one.key)
-            count, total_bytes = count - 1, total_bytes - one.size_bytes
+            count, total_bytes = count - one.takes_place, total_bytes - one.size_bytes
     return going if room.holds(count, total_bytes) else None
 
 

@@ -6,6 +6,10 @@ model still loads: so a model that a request waits for is never evicted. An entr
 leaving and its last lease is gone; its model is closed on a thread of its own, so that a library that
 hangs holds up no caller.
 
+Who finds no room waits in turn. While the first of those that wait is new, no model gets further leases: the
+one whose last lease ends goes, or three busy models in two places would keep the third out for ever. Where
+that takes long, because all of them are busy for long, models that are there get leases again.
+
 Room is made three times: for one more place when a model is reserved; for the bytes that it is expected to
 take before it loads, on the thread of the load, because that needs the disk; and for those that it takes,
 once that is measured. A model that does not fit then goes again, and is refused without a load from then on.
@@ -22,20 +26,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic
 
-from whisper_server.core.errors import ShuttingDown, Unavailable
+from whisper_server.core.errors import NoRoomForModel, ShuttingDown, Unavailable
 from whisper_server.core.shutdown import SHUTTING_DOWN, Shutdown
 from whisper_server.core.system.allocator import return_memory
 from whisper_server.core.system.process import start_thread
 from whisper_server.core.types import ModelSource
-from whisper_server.services.loaded_models.entry import Entry, M, ModelState
+from whisper_server.services.loaded_models.entry import Entry, M, ModelState, Turn
 from whisper_server.services.loaded_models.eviction import Occupant, Room, victims
 
 log = logging.getLogger(__name__)
+
+MAX_WAITING = 1024  # requests that wait for room; WHISPER_QUEUE_REQUESTS is lower
+HELD_BACK_S = 10.0  # for which a request that waits for room keeps others from models that are there
 
 
 class ModelTable(Generic[M]):
@@ -63,6 +70,7 @@ class ModelTable(Generic[M]):
         self._entries: OrderedDict[str, Entry[M]] = OrderedDict()  # used last is last
         self._leaving: set[Entry[M]] = set()
         self._measured_bytes: dict[str, int] = {}  # by canonical name; of models that were loaded once
+        self._waiting: deque[Turn[M]] = deque()  # for room, the first one first
         self._shutdown = shutdown or Shutdown()  # no new leases are given once it drains
         self._is_closed = False
         self._is_watching = False  # the thread of the idle unload runs
@@ -74,41 +82,47 @@ class ModelTable(Generic[M]):
 
     # --- leases -----------------------------------------------------------------------------------
 
-    def reserve(self, source: ModelSource, start_load: Callable[[Entry[M]], None]) -> Entry[M]:
-        """Return the entry of a model with one more lease on it.
+    def reserve(self, source: ModelSource, start_load: Callable[[Entry[M]], None]) -> Turn[M]:
+        """Ask for a lease on a model; the turn is granted at once where there is room, else later.
 
         A new entry is given to `start_load`, which must not block: what it starts calls `keep` or `fail`, and
-        then resolves the entry.
+        then resolves the entry. The turn fails with `ModelTooLarge` where the model is larger than all the
+        room there is. Whatever becomes of it, it ends with `leave`.
 
         Raises:
-            ModelTooLarge: it is larger than all the room there is.
-            Unavailable: every place is taken by a model in use.
+            NoRoomForModel: too many wait already.
             ShuttingDown: no new leases are given.
         """
         with self._changed:
             self._shutdown.check_open()
-            entry = self._entries.get(source.name)
-            if entry is not None and entry.model is not None and entry.model.is_broken:
-                self._retire(entry)
-                entry = None
-            if entry is None:
-                known_bytes = self._measured_bytes.get(source.name, 0)
-                self._make_room(source.name, known_bytes)
-                entry = Entry(source, expected_bytes=known_bytes)
-                start_load(entry)  # first: where no thread can start, no entry stays behind
-                self._entries[source.name] = entry
-            entry.leases += 1
-            entry.idle_since = None
-            self._entries.move_to_end(source.name)
-            return entry
+            if len(self._waiting) >= MAX_WAITING:
+                raise self._room.refusal(source.name)
+            turn = Turn(source, start_load)
+            self._waiting.append(turn)
+            self._serve()
+            return turn
 
-    def release(self, entry: Entry[M]) -> None:
-        """Take one lease back."""
+    def serve(self) -> None:
+        """Grant what can be granted by now, time having passed."""
         with self._changed:
-            entry.leases -= 1
-            if self._entries.get(entry.source.name) is entry:
-                self._entries.move_to_end(entry.source.name)
-            self._settle(entry)
+            self._serve()
+
+    def entry_of(self, turn: Turn[M]) -> Entry[M]:
+        """Return the entry of a granted turn; raises what it failed with, `NoRoomForModel` where it waits."""
+        with self._changed:
+            if not turn.granted.done():
+                raise self._room.refusal(turn.source.name)
+            return turn.granted.result()
+
+    def leave(self, turn: Turn[M]) -> None:
+        """End a turn: take its lease back, or its place in the queue."""
+        with self._changed:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            elif not turn.is_over and turn.granted.exception() is None:
+                self._release(turn.granted.result())
+            turn.is_over = True
+            self._serve()
 
     # --- loads ------------------------------------------------------------------------------------
 
@@ -119,6 +133,7 @@ class ModelTable(Generic[M]):
     def expect(self, entry: Entry[M], size_bytes: int) -> None:
         """Make room for what a loading model is expected to take; raises as `reserve`."""
         with self._changed:
+            self._measured_bytes.setdefault(entry.source.name, size_bytes)  # for those that wait for room
             self._make_room(entry.source.name, size_bytes, entry)
             entry.expected_bytes = size_bytes
 
@@ -142,12 +157,14 @@ class ModelTable(Generic[M]):
             if refusal is not None and not self._shutdown.is_draining and not entry.leaving:
                 self._retire(entry)
             self._settle(entry)
+            self._serve()
         return refusal
 
     def fail(self, entry: Entry[M]) -> None:
         """Drop an entry whose load has failed."""
         with self._changed:
             self._forget(entry)
+            self._serve()
 
     # --- the way out ------------------------------------------------------------------------------
 
@@ -157,6 +174,7 @@ class ModelTable(Generic[M]):
             entry = self._entries.get(source.name)
             if entry is not None:
                 self._retire(entry)
+                self._serve()
         return entry is not None
 
     def unload_idle(self, until: float) -> float | None:
@@ -167,6 +185,7 @@ class ModelTable(Generic[M]):
                 if since <= until:
                     log.info("model %s is idle", entry.source.name)
                     self._retire(entry)
+            self._serve()
             return min((since for since, entry in idle if not entry.leaving), default=None)
 
     def drain(self) -> None:
@@ -179,6 +198,9 @@ class ModelTable(Generic[M]):
             entries = self._everything()
             waited_for = [entry for entry in entries if entry.loading]
             models = [entry.model for entry in entries if entry.model is not None]
+            for turn in self._waiting:
+                turn.granted.set_exception(ShuttingDown(SHUTTING_DOWN))
+            self._waiting.clear()
         for entry in waited_for:
             entry.resolve(ShuttingDown(SHUTTING_DOWN))
         for model in models:
@@ -198,6 +220,52 @@ class ModelTable(Generic[M]):
 
     # --- with the lock held -----------------------------------------------------------------------
 
+    def _serve(self) -> None:
+        """Grant the turns that can be granted, in order."""
+        if self._shutdown.is_draining:
+            return
+        blocked: list[Turn[M]] = []
+        while self._waiting:
+            turn = self._waiting.popleft()
+            try:
+                if blocked and turn.source.name not in self._entries:
+                    blocked.append(turn)  # room is for those before it
+                else:
+                    turn.granted.set_result(self._lease(turn))
+            except NoRoomForModel:
+                blocked.append(turn)
+                now = self._clock()
+                turn.waits_since = now if turn.waits_since is None else turn.waits_since
+                if now - turn.waits_since < HELD_BACK_S:
+                    break
+            except Exception as error:  # noqa: BLE001  (its own: too large, no thread for its load)
+                turn.granted.set_exception(error)
+        self._waiting.extendleft(reversed(blocked))
+
+    def _lease(self, turn: Turn[M]) -> Entry[M]:
+        """Return the entry of a turn's model with one more lease; raises `NoRoomForModel`."""
+        source = turn.source
+        entry = self._entries.get(source.name)
+        if entry is not None and entry.model is not None and entry.model.is_broken:
+            self._retire(entry)
+            entry = None
+        if entry is None:
+            known_bytes = self._measured_bytes.get(source.name, 0)
+            self._make_room(source.name, known_bytes)
+            entry = Entry(source, expected_bytes=known_bytes)
+            turn.start_load(entry)  # first: where no thread can start, no entry stays behind
+            self._entries[source.name] = entry
+        entry.leases += 1
+        entry.idle_since = None
+        self._entries.move_to_end(source.name)
+        return entry
+
+    def _release(self, entry: Entry[M]) -> None:
+        entry.leases -= 1
+        if self._entries.get(entry.source.name) is entry:
+            self._entries.move_to_end(entry.source.name)
+        self._settle(entry)
+
     def _everything(self) -> list[Entry[M]]:
         return [*self._leaving, *self._entries.values()]
 
@@ -211,17 +279,26 @@ class ModelTable(Generic[M]):
         return None
 
     def _make_room(self, name: str, size_bytes: int, newcomer: Entry[M] | None = None) -> None:
-        """Evict until the model fits. What is leaving but still in use takes up its place.
+        """Evict until the model fits.
+
+        What is leaving but still in use counts with its memory. It takes no place, unless more are leaving
+        than there are places: whoever unloads a model in use again and again keeps nobody out, nor has as
+        many copies of it in memory as they like.
 
         Raises:
             ModelTooLarge: it is larger than all the room there is.
             Unavailable: what is in use leaves too little room; then everything stays.
         """
         self._room.check_size(name, size_bytes)
-        others = [entry for entry in self._leaving if not entry.is_unused and entry is not newcomer]
-        others += [entry for entry in self._entries.values() if entry is not newcomer]
+        leaving = [entry for entry in self._leaving if not entry.is_unused and entry is not newcomer]
         there = [
-            Occupant(entry, entry.memory_bytes, entry.is_unused and not entry.leaving) for entry in others
+            Occupant(entry, entry.memory_bytes, may_go=False, takes_place=index >= self._room.places)
+            for index, entry in enumerate(leaving)
+        ]
+        there += [
+            Occupant(entry, entry.memory_bytes, entry.is_unused)
+            for entry in self._entries.values()
+            if entry is not newcomer
         ]
         going = victims(there, self._room, size_bytes)
         if going is None:
@@ -291,3 +368,4 @@ class ModelTable(Generic[M]):
             self._tidy()  # before the next load, which waits for this
             with self._changed:
                 self._forget(entry)
+                self._serve()

@@ -113,6 +113,8 @@ def _remove(marker: Path, cache_dir: Path) -> None:
         for path in (folder, *(cache_dir / "converted").glob(f"{folder.name[:40]}-*")):
             if path.is_dir():
                 shutil.rmtree(path)
+            else:  # the record that it was tried
+                path.unlink(missing_ok=True)
         log.info("deleted the download %s, %s", marker.parent.name, folder.name)
 
 

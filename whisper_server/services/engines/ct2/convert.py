@@ -5,22 +5,23 @@ a test holds it to that. The reason to have another one: the server needs neithe
 that the original runs on, which are 100 times its own size.
 
 Converted folders live in `<cache>/converted`. Each is made under a temporary name and renamed into
-place, so that two processes may convert at once and a crash leaves nothing that looks whole.
+place once it is on the disk, so that two processes may convert at once and neither a crash nor a power cut
+leaves anything that looks whole.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import shutil
 import time
-import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from whisper_server.core.errors import ModelUnavailable
+from whisper_server.core.system.durable import sync_folder
 from whisper_server.services.engines.checkpoint import (
     Checkpoint,
     broken,
@@ -33,50 +34,75 @@ from whisper_server.services.engines.checkpoint import (
 from whisper_server.services.engines.ct2.folder import (
     CONVERTED,
     ENCODER_FILE,
-    MARKER,
     is_ctranslate2,
     is_whole,
 )
+from whisper_server.services.engines.ct2.seal import seal
+from whisper_server.services.engines.ct2.unfinished import remove_leftovers, unfinished_folder
 from whisper_server.services.engines.ct2.weights import set_config, whisper_spec
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of what this module writes; raise it to have every model converted again
+VERSION = 3  # of what this module writes; raise it to have every model converted again
 COPIED = ("generation_config.json", "preprocessor_config.json")
-STALE_S = 3600.0  # age after which a temporary folder was left by a crash; the largest model takes minutes
 
 
-def ensure_converted(folder: Path, cache_dir: Path, quantization: str, encoder: str | None = None) -> Path:
+def ensure_converted(
+    folder: Path,
+    cache_dir: Path,
+    quantization: str,
+    encoder: str | None = None,
+    try_out: Callable[[Path], None] = lambda _: None,
+) -> Path:
     """Return a CTranslate2 folder for the model in `folder`; blocks, seconds to minutes the first time.
 
     A folder that is CTranslate2's already is returned as it is. `quantization` is one of CTranslate2's
     storage types: int8, float16, float32, ... With `encoder`, one of `encoder_graph.GRAPHS`, the folder
     gets an ONNX encoder, and model.bin only one encoder layer, which CTranslate2 wants to see: else its
-    unused copy of the encoder would stand in memory.
+    unused copy of the encoder would stand in memory. What was made gets its name once `try_out` has had it.
 
     Raises:
-        ModelUnavailable: it is no Whisper model in safetensors or CTranslate2 format, it is damaged, or
-            the cache cannot be written.
+        ModelUnavailable: it is no Whisper model in safetensors or CTranslate2 format, it is damaged or was
+            deleted meanwhile, or the cache cannot be written. So does whatever `try_out` raises.
+    """
+    target = conversion_of(folder, cache_dir, quantization, encoder)
+    if target is None:
+        return folder
+    if not is_whole(target):
+        try:
+            remove_leftovers(target.parent)
+            _convert(folder, target, quantization, encoder, try_out)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+    return target
+
+
+def conversion_of(folder: Path, cache_dir: Path, quantization: str, encoder: str | None) -> Path | None:
+    """Return where the conversion of a folder lies, or will; None where the folder is CTranslate2's already.
+
+    Raises as `ensure_converted`.
     """
     try:
         if is_ctranslate2(folder):
             if not encoder and (folder / ENCODER_FILE).is_file():
                 raise broken(folder, "its encoder is for onnxruntime on CPUs, in int8 or float32")
-            return folder
-        config = read_config(folder)
-        home = cache_dir / CONVERTED
-        target = home / _key(folder, f"{quantization}-onnx-{encoder}" if encoder else quantization)
-        if is_whole(target):
-            return target
-        home.mkdir(parents=True, exist_ok=True)
-        _remove_stale(home)
-        _convert(folder, config, target, quantization, encoder)
+            return None
+        read_config(folder)
+        return (
+            cache_dir
+            / CONVERTED
+            / _key(folder, f"{quantization}-onnx-{encoder}" if encoder else quantization)
+        )
     except OSError as error:
-        raise ModelUnavailable(
-            f"The model folder {folder.name!r} cannot be converted: {error.strerror or error}."
-            " WHISPER_CACHE_DIR must be a folder with free space that the server may write to."
-        ) from error
-    return target
+        raise broken(folder, f"it cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+def cannot_write(folder: Path, error: OSError) -> ModelUnavailable:
+    """Return the error for a cache that does not take what was converted."""
+    return ModelUnavailable(
+        f"The model folder {folder.name!r} cannot be converted: {error.strerror or type(error).__name__}."
+        " WHISPER_CACHE_DIR must be a folder with free space that the server may write to."
+    )
 
 
 def _key(folder: Path, variant: str) -> str:
@@ -90,30 +116,15 @@ def _key(folder: Path, variant: str) -> str:
     return f"{plain}-{variant}-{digest.hexdigest()[:16]}"
 
 
-def _remove_stale(home: Path) -> None:
-    """Remove what crashed conversions left behind."""
-    for path in home.glob(".tmp-*"):
-        try:
-            newest = max(one.stat().st_mtime for one in (path, *path.iterdir()))
-        except OSError:  # another process removes it at this moment
-            continue
-        if time.time() - newest > STALE_S:
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def _convert(
-    folder: Path, config: dict[str, Any], target: Path, quantization: str, encoder: str | None
+    folder: Path, target: Path, quantization: str, encoder: str | None, try_out: Callable[[Path], None]
 ) -> None:
     started = time.monotonic()
     log.info("converting %s to CTranslate2 %s", folder.name, quantization)
-    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-    temporary.mkdir()
-    try:
-        _write(folder, config, temporary, quantization, encoder)
-        sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
-        (temporary / MARKER).write_text(
-            json.dumps({"files": sizes, "source": str(folder.resolve())}), encoding="utf-8"
-        )
+    with unfinished_folder(target.parent) as temporary:
+        _write(folder, read_config(folder), temporary, quantization, encoder)
+        try_out(temporary)
+        seal(temporary, folder)
         if target.exists() and not is_whole(target):
             shutil.rmtree(target)
         try:
@@ -121,8 +132,10 @@ def _convert(
         except OSError:
             if not is_whole(target):  # else another process was faster, with the same result
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        sync_folder(target.parent)
+    if not folder.is_dir():  # deleted meanwhile, and what was converted from it before this got its name
+        shutil.rmtree(target, ignore_errors=True)
+        raise broken(folder, "it was deleted while it was converted")
     log.info("converted %s in %.1f s", folder.name, time.monotonic() - started)
 
 
@@ -131,6 +144,7 @@ def _write(
 ) -> None:
     tokenizer = load_tokenizer(folder)
     checkpoint = Checkpoint(folder)
+    checkpoint.check(config)
     try:
         if encoder:
             _write_encoder(checkpoint, config, output, encoder)
@@ -142,7 +156,8 @@ def _write(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise broken(folder, f"config.json and the weights do not fit together: {error}") from error
     spec.save(str(output))
-    tokenizer.save(str(output / "tokenizer.json"))
+    # The library's own `save` tells a full disk from other failures in its message only.
+    (output / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     for name in COPIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, output / name)

@@ -8,12 +8,15 @@ variables, and for each of them name, shape, type and bytes.
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from whisper_server.services.engines.checkpoint import broken, read_config
+from whisper_server.services.engines.checkpoint import broken, read_config, read_json
+from whisper_server.services.engines.model_bounds import check_shape, check_tokens
 from whisper_server.services.engines.model_shape import ModelShape
 
 if TYPE_CHECKING:
@@ -22,8 +25,11 @@ if TYPE_CHECKING:
 CONVERTED = "converted"  # in the cache: the folder of all conversions
 MODEL_FILE = "model.bin"
 ENCODER_FILE = "encoder.onnx"  # of a conversion; its weights are beside it, in `encoder.onnx.data`
-MARKER = "conversion.json"  # written last: name and size of every file, and the folder they were made from
+MARKER = "conversion.json"  # written last: what each file was, and the folder they were made from
 SPEC_NAME = "WhisperSpec"  # in the header of model.bin
+
+_MAX_VARIABLES = 1 << 17  # of model.bin; large-v3 has 3,000
+_MAX_RANK = 8
 
 _DECODER_LAYER = re.compile(r"decoder/layer_(\d+)/")
 
@@ -41,12 +47,33 @@ def conversions_of(folder: Path, cache_dir: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def is_whole(folder: Path) -> bool:
-    """Tell whether a conversion has all of its files, in their sizes."""
+@dataclass(frozen=True, slots=True)
+class RecordedFile:
+    """What a file of a conversion was when it was finished."""
+
+    size_bytes: int
+    sha256: str
+
+
+def recorded_files(folder: Path) -> dict[str, RecordedFile]:
+    """Return the files of a conversion by name, as its marker has them; none where it says nothing."""
     try:
-        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+        found = {str(name): RecordedFile(each["size"], each["sha256"]) for name, each in files.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+    is_inside = all(Path(name).name == name for name in found)
+    return found if MODEL_FILE in found and is_inside else {}
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a conversion has all of its files, in their sizes; `seal` reads what is in them."""
+    files = recorded_files(folder)
+    try:
+        return bool(files) and all(
+            (folder / name).stat().st_size == each.size_bytes for name, each in files.items()
+        )
+    except OSError:
         return False
 
 
@@ -66,6 +93,19 @@ def is_ctranslate2(folder: Path) -> bool:
     if name != SPEC_NAME:
         raise broken(folder, f"model.bin is no CTranslate2 Whisper model ({name[:40]!r})")
     return True
+
+
+def check_folder(folder: Path) -> None:
+    """Check the numbers that a folder of CTranslate2 names, before the library gets them; reads headers only.
+
+    Raises:
+        ModelUnavailable: they are none of a Whisper model.
+    """
+    shape = shape_of(folder)
+    try:
+        check_tokens(read_json(folder, "config.json"), shape.vocabulary)
+    except ValueError as error:
+        raise broken(folder, f"in config.json {error}") from error
 
 
 def weight_bytes(folder: Path) -> int:
@@ -97,7 +137,9 @@ def shape_of(folder: Path) -> ModelShape:
 def _shape_of_variables(shapes: dict[str, tuple[int, ...]]) -> ModelShape:
     vocabulary, d_model = shapes["decoder/embeddings/weight"]
     layers = [int(found[1]) for name in shapes if (found := _DECODER_LAYER.match(name))]
-    return ModelShape(d_model, max(layers) + 1, vocabulary)
+    shape = ModelShape(d_model, max(layers) + 1, vocabulary)
+    check_shape(shape)
+    return shape
 
 
 def _variables(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -106,11 +148,18 @@ def _variables(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
     _name(file)
     _take(file, "I")  # revision of the spec
     (count,) = _take(file, "I")
+    end = os.fstat(file.fileno()).st_size
+    if count > _MAX_VARIABLES:
+        raise ValueError(f"model.bin has {count} variables, more than {_MAX_VARIABLES}")
     for _ in range(count):
         name = _name(file)
         (rank,) = _take(file, "B")
+        if rank > _MAX_RANK:
+            raise ValueError(f"{name[:80]!r} has {rank} dimensions, more than {_MAX_RANK}")
         shape = _take(file, f"{rank}I")
         _type, size_bytes = _take(file, "BI")
+        if file.tell() + size_bytes > end:
+            raise ValueError(f"model.bin ends before {name[:80]!r} does")
         yield name, shape
         file.seek(size_bytes, 1)
 

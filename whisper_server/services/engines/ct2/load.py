@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ctranslate2
+import numpy as np
 
 from whisper_server.core.errors import ModelUnavailable
-from whisper_server.services.engines.base import EngineSpec
+from whisper_server.core.paths import without_paths
+from whisper_server.core.types import WINDOW_FRAMES
+from whisper_server.services.engines.base import EngineSpec, Sampling
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.engine import ALIGNED_POSITIONS, CTranslate2Engine
 from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MODEL_FILE, shape_of, weight_bytes
+from whisper_server.services.engines.ct2.prepared import prepared_folder
 from whisper_server.services.engines.ct2.working_memory import Load
 from whisper_server.services.engines.ct2.working_memory import working_bytes as _working_bytes
 from whisper_server.services.engines.model_shape import AUDIO_POSITIONS, ModelShape
@@ -57,9 +61,53 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
     Raises:
         ModelUnavailable: the folder is no model, or the device or compute type is not to be had.
     """
-    device, compute_type, wanted = _choices(spec)
-    wanted = _for_this_processor(wanted)
-    converted = ensure_converted(folder, cache_dir, _quantization(compute_type), wanted)
+    converted, encoder = _prepared(folder, spec, cache_dir)
+    return _open(converted, spec, encoder)
+
+
+def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
+    """Convert and try the model as `load` would; return the folder to load. Raises as `load`."""
+    return _prepared(folder, spec, cache_dir)[0]
+
+
+def _prepared(folder: Path, spec: EngineSpec, cache_dir: Path) -> tuple[Path, str | None]:
+    """Return the folder to load, and the number format of its ONNX encoder, None for CTranslate2's own."""
+    _, compute_type, wanted = _choices(spec)
+    encoder = _for_this_processor(wanted)
+    return prepared_folder(folder, spec, cache_dir, _quantization(compute_type), encoder), encoder
+
+
+def convert_and_try(
+    folder: Path, spec: EngineSpec, cache_dir: Path, quantization: str, encoder: str | None
+) -> None:
+    """Do what `prepared_folder` does, in this process, which the files may end.
+
+    Raises:
+        WhisperServerError: the files are no model, or it does not work.
+    """
+
+    def try_out(made: Path) -> None:
+        _use_once(_open(made, spec, encoder))
+
+    if ensure_converted(folder, cache_dir, quantization, encoder, try_out) == folder:
+        try_out(folder)
+
+
+def _use_once(engine: CTranslate2Engine) -> None:
+    """Make every call of a transcript, with 30 s of noise."""
+    tokenizer = engine.tokenizer
+    noise = np.random.default_rng(0).standard_normal((1, engine.info.n_mels, WINDOW_FRAMES), dtype=np.float32)
+    encoded = engine.encode(noise)
+    if engine.info.is_multilingual:
+        engine.detect_language(encoded)
+    start = tokenizer.start_sequence("en", "transcribe")
+    engine.generate(encoded, [start], Sampling(beam_size=1, temperature=0.0))
+    engine.align(encoded, [start], [tokenizer.encode(" one two")], [WINDOW_FRAMES])
+
+
+def _open(converted: Path, spec: EngineSpec, wanted: str | None) -> CTranslate2Engine:
+    """Load a folder of CTranslate2, `wanted` being its ONNX encoder's number format. Raises as `load`."""
+    device, compute_type, _ = _choices(spec)
     threads = spec.threads or os.cpu_count() or 1
     encoder = _onnx_encoder(converted, wanted, threads) if wanted else None
     workers = _workers(threads) if encoder else 1
@@ -72,7 +120,9 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
             intra_threads=threads // workers,
         )
     except (RuntimeError, ValueError) as error:
-        raise ModelUnavailable(f"The model {folder.name!r} cannot be loaded on {device}: {error}") from error
+        log.warning("%s cannot be loaded: %s", converted, error)
+        reason = without_paths(f"{error}", converted)
+        raise ModelUnavailable(f"The model cannot be loaded on {device}: {reason}") from error
     tokenizer = Tokenizer.from_file(converted / "tokenizer.json", is_multilingual=model.is_multilingual)
     return CTranslate2Engine(
         model,
@@ -132,12 +182,6 @@ def working_bytes(folder: Path, spec: EngineSpec) -> int:
         encodes_one_by_one=has_onnx,
     )
     return _working_bytes(shape, load)
-
-
-def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
-    """Convert the model as `load` would, without loading it; return the folder to load. Raises as `load`."""
-    _, compute_type, encoder = _choices(spec)
-    return ensure_converted(folder, cache_dir, _quantization(compute_type), _for_this_processor(encoder))
 
 
 def _choices(spec: EngineSpec) -> tuple[str, str, str | None]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from whisper_server.core.system.durable import sync_file
+
 if TYPE_CHECKING:
     from whisper_server.core.types import ModelSource
 
@@ -34,6 +36,7 @@ def record(marker: Path, commit: str, sizes: dict[str, int]) -> None:
     """Record a finished download, atomically; the files lie in the folder `commit` beside the marker."""
     temporary = marker.with_name(f".{uuid.uuid4().hex}.tmp")
     temporary.write_text(json.dumps({"commit": commit, "files": sizes}), encoding="utf-8")
+    sync_file(temporary)
     temporary.replace(marker)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from whisper_server.core.errors import ModelNotOnDisk, ModelUnavailable, WhisperServerError
+from whisper_server.core.system.durable import sync_file, sync_folder
 from whisper_server.services.model_files.hub.cache import COMMIT, marker_of, record, recorded
 from whisper_server.services.model_files.hub.errors import explain
 from whisper_server.services.model_files.hub.files import choose, is_intact
@@ -128,6 +129,7 @@ class _RepositoryDownload:
         for file in files:
             self._ensure_file(file, commit, folder, progress)
         sizes = {file.rfilename: (folder / file.rfilename).stat().st_size for file in files}
+        sync_folder(folder)
         record(self._marker, commit, sizes)
         log.info("downloaded %s in %.1f s", self._repo, time.monotonic() - started)
         return folder
@@ -175,6 +177,7 @@ class _RepositoryDownload:
                     f"The model {self._source.name!r} cannot be downloaded: {file.rfilename} arrived damaged."
                     " Try again."
                 )
+            sync_file(part)  # a power cut leaves files of the right size without what was in them
             part.replace(path)
         part_of(path).unlink(missing_ok=True)
         progress.finish(path.stat().st_size)
