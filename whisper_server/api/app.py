@@ -19,6 +19,7 @@ from whisper_server.api.middleware.body_limit import BodyLimitMiddleware
 from whisper_server.api.middleware.errors import ErrorMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
+from whisper_server.api.middleware.silent_errors import SilentErrorsMiddleware
 from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
 from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.models import ErrorBody
@@ -26,7 +27,7 @@ from whisper_server.api.openapi import install_document
 from whisper_server.api.requests.read import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
-from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
+from whisper_server.core.errors import WhisperServerError
 from whisper_server.core.events import Events
 from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
 from whisper_server.core.shutdown import Shutdown
@@ -81,6 +82,8 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
     return [
         # Around everything: whatever becomes of a request, it has a name, a line in the log and a count.
         Middleware(RequestLogMiddleware, events=events),
+        # Around all that sends errors.
+        Middleware(SilentErrorsMiddleware),
         # Before anything reads the body. Its error is answered by the last entry, as a missing slot is: the
         # client is still sending then, and hears an answer only if its body is read on.
         Middleware(
@@ -110,8 +113,7 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
         # Last, when it is clear that the request is welcome, but before anything parses its body.
         Middleware(
             BodyLimitMiddleware,
-            limit_of=partial(body_limit, max_audio_bytes=settings.max_audio_bytes),
-            too_large=partial(PayloadTooLarge, settings.max_audio_bytes),
+            limit_of=partial(body_limit, settings=settings),
         ),
     ]
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from whisper_server import __version__
 from whisper_server.api.deps import ServicesDep
-from whisper_server.api.endpoints import audio, chat, model_downloads
+from whisper_server.api.endpoints import alignments, asr_webservice, audio, chat, model_downloads
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
     DeletedModel,
@@ -139,3 +139,5 @@ def _model_object(
 router.include_router(audio.router)
 router.include_router(chat.router)
 router.include_router(model_downloads.router)
+router.include_router(asr_webservice.router)
+router.include_router(alignments.router)

@@ -208,7 +208,14 @@ class DecodeOptions:
     """
 
     beam_size: int = 5
-    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    temperatures: tuple[float, ...] = (
+        0.0,
+        0.2,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+    )  # (): nothing is decoded, see `WindowJob`
     compression_ratio_threshold: float = 2.4
     logprob_threshold: float = -1.0
     no_speech_threshold: float = 0.6
@@ -226,6 +233,7 @@ class WindowJob:
     task: Task = "transcribe"
     word_timestamps: bool = False  # tell when each token was spoken
     seed: int = 0  # of the request: with the sound, it decides every draw
+    tokens: tuple[int, ...] = ()  # text and timestamps that are taken as said, where nothing is decoded
 
 
 @dataclass(frozen=True, slots=True)

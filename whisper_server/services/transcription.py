@@ -21,7 +21,7 @@ from asyncio import wrap_future
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from whisper_server.core.types import (
     AudioInfo,
@@ -33,11 +33,14 @@ from whisper_server.core.types import (
     Window,
     WindowJob,
 )
-from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.decoding import leftover, seams, segments
 from whisper_server.services.speech import vad, windows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from whisper_server.core.types import Samples, VadOptions
     from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.scheduling.scheduler import WindowStream
@@ -50,6 +53,42 @@ class LeasedModel:
 
     model: WhisperModel
     stream: WindowStream
+
+
+class SampleStream(Protocol):
+    """One recording's samples, of a file or as they come in; heard once. A context manager."""
+
+    @property
+    def info(self) -> AudioInfo:
+        """What is known of it before any sample is read."""
+        ...
+
+    @property
+    def position_s(self) -> float:
+        """Seconds read so far."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until one more block can be pulled without waiting; awaited before each step."""
+        ...
+
+    def settle(self) -> Iterator[None]:
+        """Find out which of several tracks is heard, a step at a time."""
+        ...
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield float32 [n], 16 kHz mono, -1..1; blocks."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; idempotent."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class SegmentSource(Protocol):
@@ -91,7 +130,7 @@ class SegmentSource(Protocol):
 class Transcription(SegmentSource):
     """One file on its way through the pipeline; use it once."""
 
-    audio: AudioStream
+    audio: SampleStream
     params: TranscribeParams
     options: DecodeOptions
     _models: ModelManager[WhisperModel]
@@ -151,7 +190,7 @@ class Transcription(SegmentSource):
         try:
             async with (
                 contextlib.nullcontext(lease) if lease else self.lease() as lent,
-                contextlib.aclosing(self._decoded(lent)) as decoded,
+                contextlib.aclosing(self.decoded(lent)) as decoded,
             ):
                 tokenizer = lent.model.engine.tokenizer
                 if self._language is not None:  # refused now, and not only where there is speech
@@ -164,7 +203,7 @@ class Transcription(SegmentSource):
             # Closed already where windows were pulled, but not where none was.
             self.audio.close()
 
-    async def _decoded(self, lease: LeasedModel) -> AsyncGenerator[tuple[Window, Decoded], None]:
+    async def decoded(self, lease: LeasedModel) -> AsyncGenerator[tuple[Window, Decoded], None]:
         """Decode windows in order, with some ahead, so that the device never waits for the next one.
 
         Where the first window with a voice must tell the language, the others are made ready meanwhile.
@@ -172,7 +211,10 @@ class Transcription(SegmentSource):
         stream = lease.stream
         ready: deque[Window] = deque()
         pending: deque[tuple[Window, AsyncFuture[Decoded]]] = deque()
-        source = self._pool.iterate(self._windows(lease.model.engine.info.n_mels))
+        options = self.params.vad if self._use_vad else None
+        source = self._pool.iterate(
+            windows_of(self.audio, options, lease.model.engine.info.n_mels), self.audio.ready
+        )
         async with contextlib.aclosing(source):  # type: ignore[type-var]
             async for window in source:
                 if window is not None:  # else nothing yet; another request had its turn on the thread
@@ -258,13 +300,20 @@ class Transcription(SegmentSource):
         if self.on_window is not None:
             self.on_window(self._decoded_s)
 
-    def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
-        """Pull samples through voice activity detection into windows; runs on the pool."""
-        with self.audio as stream:
-            yield from stream.settle()
-            blocks = stream.blocks()
-            found = vad.steps(blocks, self.params.vad) if self._use_vad else vad.fixed(blocks)
-            yield from windows.pack(found, n_mels)
+
+def windows_of(
+    audio: SampleStream, options: VadOptions | None, n_mels: int
+) -> Generator[Window | None, None, None]:
+    """Pull samples through voice detection, without `options` past it, into windows; runs on the pool.
+
+    Pulls one block per step at most, and closes the audio.
+    """
+    with audio as stream:
+        for _ in stream.settle():
+            yield None
+        blocks = stream.blocks()
+        found = vad.fixed(blocks) if options is None else vad.steps(blocks, options)
+        yield from windows.pack(found, n_mels)
 
 
 def parts(window: Window, stretch: leftover.Stretch) -> list[Window]:

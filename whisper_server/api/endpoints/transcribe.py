@@ -29,6 +29,26 @@ def named_as(param: str) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def observed(admitted: Admitted, model: str, source: SegmentSource, started_s: float) -> Iterator[None]:
+    """Tell slot, metrics and log what becomes of an opened recording.
+
+    `model` is what the client calls it, `started_s` when the work began, on the monotonic clock.
+    """
+    events, slot, log = admitted.services.metrics, admitted.slot, admitted.log
+    log["model"] = model
+    source.on_window = lambda done_s: slot.progress(done_s, source.duration_s)
+    try:
+        yield
+        slot.progress(source.duration_s)  # what is silent at the end comes in no window
+        events.audio_transcribed(source.duration_s, time.monotonic() - started_s)
+    finally:
+        source.on_window = None
+        events.audio_read(source.duration_s)
+        log["audio_s"] = round(source.duration_s, 3)
+        log["windows"] = source.windows_done
+
+
 @dataclass(frozen=True, slots=True)
 class Transcribing:
     """An upload of one admitted request, on its way to text; use it once."""
@@ -37,6 +57,7 @@ class Transcribing:
     upload: Upload
     model: str  # as the client names it
     params: TranscribeParams
+    text: str | None = None  # what is said, where only its times are wanted
 
     async def transcribe(self) -> tuple[Transcript, AudioInfo]:
         """Run the pipeline to its end; raises `ClientDisconnected` where the client leaves before."""
@@ -63,22 +84,19 @@ class Transcribing:
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[SegmentSource]:
         """Open the upload for the pipeline; note for the log and the metrics what was done with it."""
-        services, slot, log = self.admitted.services, self.admitted.slot, self.admitted.log
+        services = self.admitted.services
         started = time.monotonic()
         services.shutdown.check_open()  # before the audio is read
         with named_as(self.upload.param):
-            transcription = await services.transcriber.open(self.upload.data, self.params, self._admit)
-            log["model"] = self.model
-            transcription.on_window = lambda done_s: slot.progress(done_s, transcription.duration_s)
-            try:
+            transcription = await self._open()
+            with observed(self.admitted, self.model, transcription, started):
                 yield transcription
-                slot.progress(transcription.duration_s)  # what is silent at the end comes in no window
-                services.metrics.audio_transcribed(transcription.duration_s, time.monotonic() - started)
-            finally:
-                transcription.on_window = None
-                services.metrics.audio_read(transcription.duration_s)
-                log["audio_s"] = round(transcription.duration_s, 3)
-                log["windows"] = transcription.windows_done
+
+    async def _open(self) -> SegmentSource:
+        transcriber = self.admitted.services.transcriber
+        if self.text is not None:
+            return await transcriber.align(self.upload.data, self.text, self.params, self._admit)
+        return await transcriber.open(self.upload.data, self.params, self._admit)
 
     def _admit(self, info: AudioInfo) -> None:
         """Expect as much audio as the header claims, as far as that can be true; raises `Overloaded`."""

@@ -91,6 +91,8 @@ class WindowDecoder:
         """
         encoded = self._engine.encode(np.stack([job.window.mel for job in jobs]))
         languages = self._languages(encoded, jobs)
+        if not options.temperatures:
+            return self._taken(encoded, jobs, languages)
         starts = [
             self._tokenizer.start_sequence(code, job.task)
             for (code, _), job in zip(languages, jobs, strict=True)
@@ -108,6 +110,27 @@ class WindowDecoder:
             for row, without in zip(doubtful, bare, strict=True):
                 decoded[row] = self._believed(decoded[row], without, jobs[row])
         timed = [row for row, job in enumerate(jobs) if job.word_timestamps and is_wanted(row)]
+        return self._with_token_times(encoded, starts, jobs, decoded, timed)
+
+    def _taken(
+        self, encoded: Encoded, jobs: Sequence[WindowJob], languages: Sequence[tuple[str, float]]
+    ) -> list[Decoded]:
+        """Return what the jobs bring as said, with the language that was heard, and times where wanted."""
+        starts = [self._tokenizer.start_sequence(code, "transcribe") for code, _ in languages]
+        decoded = [
+            Decoded(
+                tokens=job.tokens,
+                language=code,
+                language_probability=probability,
+                temperature=0.0,
+                avg_logprob=0.0,
+                compression_ratio=self._ratio(job.tokens),
+                no_speech_prob=0.0,
+                is_silence=False,
+            )
+            for job, (code, probability) in zip(jobs, languages, strict=True)
+        ]
+        timed = [row for row, job in enumerate(jobs) if job.word_timestamps]
         return self._with_token_times(encoded, starts, jobs, decoded, timed)
 
     def _languages(self, encoded: Encoded, jobs: Sequence[WindowJob]) -> list[tuple[str, float]]:
