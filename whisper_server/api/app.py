@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from socket import socket
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -37,11 +38,16 @@ log = logging.getLogger(__name__)
 
 
 def create_app(
-    settings: Settings, *, services: Services | None = None, shutdown: Shutdown | None = None
+    settings: Settings,
+    *,
+    services: Services | None = None,
+    shutdown: Shutdown | None = None,
+    wyoming: Sequence[socket] = (),
 ) -> FastAPI:
     """Make the application; it opens its own services unless it is lent some.
 
-    Its own take no new work from the moment at which `shutdown` drains.
+    Its own take no new work from the moment at which `shutdown` drains. On the sockets `wyoming` Home
+    Assistant is served with the same services.
 
     Raises:
         ConfigError: when its lifespan starts, a setting names something that is not there.
@@ -52,8 +58,14 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         lent = contextlib.nullcontext(services) if services else open_services(settings, events, shutdown)
-        async with lent as opened:
+        async with lent as opened, _wyoming(opened, wyoming) as drain_wyoming:
             app.state.services = opened
+
+            def drain() -> None:
+                opened.drain()
+                drain_wyoming()
+
+            app.state.drain = drain
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
             try:
                 yield
@@ -75,6 +87,18 @@ def create_app(
     install_handlers(app)
     install_document(app, needs_key=bool(settings.api_key))
     return app
+
+
+@contextlib.asynccontextmanager
+async def _wyoming(services: Services, sockets: Sequence[socket]) -> AsyncIterator[Callable[[], None]]:
+    """Serve Home Assistant on the sockets, if any; yield what lets nothing new begin there."""
+    if not sockets:
+        yield lambda: None
+        return
+    from whisper_server.wyoming.server import serving  # noqa: PLC0415  (most servers have no such port)
+
+    async with serving(services, sockets) as server:
+        yield server.drain
 
 
 def _middleware(settings: Settings, events: Events) -> list[Middleware]:

@@ -74,17 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_exposure(settings)
         watches = open_watches(settings, parent_pid)
         sockets = listen(settings.host, settings.port)
+        wyoming = _wyoming_sockets(settings)
     except ConfigError as error:
         return _fail(str(error), BAD_SETTING)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         return _fail(f"cannot listen on {where}: {error.strerror or error}", CANNOT_START)
-    allow_open_files(settings.connection_limit + BACKLOG + OTHER_FILES)
+    n_ports = 2 if wyoming else 1
+    allow_open_files(n_ports * (settings.connection_limit + BACKLOG) + OTHER_FILES)
     for listening in sockets:
         # Not a log line: a caller that asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
+    for listening in wyoming:
+        sys.stderr.write(f"listening on {url_of(listening, 'tcp')}\n")
     flush_log()  # an app waits for it, and the imports that begin now leave other threads little time
-    return serve(settings, sockets, watches)
+    return serve(settings, sockets, watches, wyoming)
 
 
 def read_settings(argv: Sequence[str] | None) -> Settings:
@@ -113,7 +117,14 @@ def check_exposure(settings: Settings) -> None:
         ConfigError: it would listen beyond loopback without a key, and no setting says that this is wanted.
         OSError: the host's name cannot be resolved.
     """
-    if settings.api_key or settings.allow_unauthenticated or is_loopback(settings.host):
+    if settings.allow_unauthenticated:
+        return
+    if settings.wyoming_port and not is_loopback(settings.wyoming_host):
+        raise ConfigError(
+            f"WHISPER_WYOMING_HOST: {settings.wyoming_host!r} can be reached by other machines, and the"
+            " Wyoming protocol has no key. Set WHISPER_ALLOW_UNAUTHENTICATED=true to let everybody in."
+        )
+    if settings.api_key or is_loopback(settings.host):
         return
     raise ConfigError(
         f"WHISPER_SERVER_HOST: {settings.host!r} can be reached by other machines. Set WHISPER_API_KEY to a"
@@ -121,7 +132,22 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
-def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch]) -> int:
+def _wyoming_sockets(settings: Settings) -> list[socket]:
+    """Return the sockets of the Wyoming port, none where it is off; raises `ConfigError`."""
+    if not settings.wyoming_port:
+        return []
+    try:
+        return listen(settings.wyoming_host, settings.wyoming_port)
+    except OSError as error:
+        where = f"{settings.wyoming_host}:{settings.wyoming_port}"
+        raise ConfigError(
+            f"WHISPER_WYOMING_PORT: cannot listen on {where}: {error.strerror or error}"
+        ) from error
+
+
+def serve(
+    settings: Settings, sockets: list[socket], watches: Mapping[int, Watch], wyoming: Sequence[socket] = ()
+) -> int:
     """Serve on these sockets until a signal comes or a watched process ends; return the exit code."""
 
     from whisper_server.api.server.protocol import protocol_of  # noqa: PLC0415  (not before the port is bound)
@@ -129,7 +155,7 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
     def build() -> FastAPI:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
 
-        app = create_app(settings, shutdown=shutdown)
+        app = create_app(settings, shutdown=shutdown, wyoming=wyoming)
         gc.collect()
         gc.freeze()  # hundreds of thousands of objects that stay: no later collection looks at them
         return app
@@ -138,7 +164,7 @@ def serve(settings: Settings, sockets: list[socket], watches: Mapping[int, Watch
         server.should_exit = True
 
     shutdown = Shutdown()
-    startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.services.drain())
+    startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.drain())
     config = uvicorn.Config(
         startup,
         loop="asyncio",

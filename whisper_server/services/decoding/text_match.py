@@ -1,7 +1,7 @@
 """Which part of a given text was heard where: alignment of its words with those of a transcript. Pure.
 
 Global alignment (Needleman and Wunsch, 1970) over words, in scripts without spaces over characters.
-Transcripts mishear, leave out and invent words, so three things are told apart: a word heard as another, a few
+Transcripts mishear, leave out and invent words, so three things are told apart: a word heard as another, some
 words that one side has and the other has not, and a long passage of the text that nobody says, which costs
 the same however long it is. Scores are whole numbers; must not know of tokens, windows or times.
 """
