@@ -87,7 +87,7 @@ class Connection:
                 elif AudioStart.is_type(event.type) or AudioChunk.is_type(event.type):
                     await self._utterance(event)
                 elif AudioStop.is_type(event.type):
-                    await self._send(Transcript(text=""))
+                    await self._send_transcript("", None)
                 else:
                     await self._answer_small(event)
                 if is_draining():
@@ -134,7 +134,8 @@ class Connection:
         async with contextlib.aclosing(self._samples(said, first)) as samples:
             lead = await anext(samples, b"")
             if not lead:  # nothing was said
-                await self._send(Transcript(text=""))
+                await self._send(TranscriptStart())
+                await self._send_transcript("", None)
                 return
             limit_s = float(self._services.settings.max_audio_seconds)
             audio = PcmStream(_joined(lead, samples), limit_s, block_s=BLOCK_S, look_ahead=LOOK_AHEAD_BLOCKS)
@@ -162,7 +163,10 @@ class Connection:
                 await self._send(TranscriptChunk(text=parts[-1]))
         if not parts:
             await self._send(TranscriptStart(language=language))
-        await self._send(Transcript(text="".join(parts), language=language))
+        await self._send_transcript("".join(parts), language)
+
+    async def _send_transcript(self, text: str, language: str | None) -> None:
+        await self._send(Transcript(text=text, language=language))
         await self._send(TranscriptStop())
 
     def _params(self, asked: Transcribe) -> TranscribeParams:
