@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from whisper_server.core.types import SECONDS_PER_TIMESTAMP, Decoded, Segment, Window, Word
-from whisper_server.services.decoding import segments, text_match
+from whisper_server.core.types import MIN_VOICE_S, SECONDS_PER_TIMESTAMP, Decoded, Segment, Window, Word
+from whisper_server.services.decoding import belief, segments, text_match
 
 if TYPE_CHECKING:
     from whisper_server.services.engines.tokenizer import Tokenizer
@@ -44,6 +44,13 @@ class Heard:
         units = [tuple(text_match.units_of(tokenizer.text(phrase.tokens))) for phrase in found]
         said = [(phrase, mine) for phrase, mine in zip(found, units, strict=True) if mine]
         return cls(window, decoded.language, tuple(p for p, _ in said), tuple(u for _, u in said))
+
+    @property
+    def has_voice_after(self) -> bool:
+        """Whether somebody may speak after the last phrase: voice was found there, or not looked for."""
+        window, end_s = self.window, self.phrases[-1].end_s
+        voice_s = belief.voice_s(window, end_s, window.duration_s, belief.VOICE_THRESHOLD)
+        return not window.voice or voice_s >= MIN_VOICE_S
 
     @property
     def all_units(self) -> list[str]:
@@ -111,6 +118,8 @@ class GivenText:
         if not units or not text:
             return []
         found = text_match.match([*units, *more], text, is_end=then is None)
+        if more and not here.has_voice_after:
+            found.leave(len(units))
         taken = found.taken[: len(units) + 1]
         same = {number for number in found.same if number < taken[-1]}
         if len(same) < text_match.MIN_SAME * len(units):
@@ -121,22 +130,25 @@ class GivenText:
         return parts
 
     def _parts(self, here: Heard, found: text_match.Match) -> list[Part]:
-        """Return the words of each phrase; what the model left out after it lies before the next one."""
+        """Return the words of each phrase; phrases between which words were left out are one."""
         unsaid = {unit for first, last in found.passages for unit in range(first, last)}
-        starts_s = [phrase.start_s for phrase in here.phrases[1:]] + [here.window.duration_s]
         done = self._word_of[self._at - 1] if self._at else -1
         n_heard, begin = 0, 0
+        start_s = 0.0 if found.left_out[0] else here.phrases[0].start_s
         parts: list[Part] = []
-        for phrase, units, next_s in zip(here.phrases, here.units, starts_s, strict=True):
-            start_s = 0.0 if not n_heard and found.left_out[0] else phrase.start_s
+        for place, (phrase, units) in enumerate(zip(here.phrases, here.units, strict=True)):
             n_heard += len(units)
-            end_s = max(next_s, phrase.end_s) if found.left_out[n_heard] else phrase.end_s
+            is_last = place + 1 == len(here.phrases)
+            if found.left_out[n_heard] and not is_last:
+                continue
             said = (unit for unit in range(begin, found.taken[n_heard]) if unit not in unsaid)
             numbers = sorted({self._word_of[self._at + unit] for unit in said} - set(range(done + 1)))
+            end_s = here.window.duration_s if found.left_out[n_heard] else phrase.end_s
             if numbers:
                 parts.append(Part(start_s, end_s, tuple(numbers)))
                 done = numbers[-1]
             begin = found.taken[n_heard]
+            start_s = end_s if is_last else here.phrases[place + 1].start_s
         return parts
 
     def tokens_of(self, parts: Iterable[Part], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

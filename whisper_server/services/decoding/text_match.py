@@ -45,6 +45,12 @@ class Match:
         default_factory=list
     )  # [first, last) of the text that nobody says
 
+    def leave(self, n_heard: int) -> None:
+        """Leave what was left out after so many heard words to the words after them."""
+        if all(last != self.taken[n_heard] for _, last in self.passages):
+            self.taken[n_heard] -= self.left_out[n_heard]
+            self.left_out[n_heard] = 0
+
 
 def units_of(text: str) -> list[str]:
     """Return what is compared: words without case and punctuation, single characters of unspaced scripts."""
