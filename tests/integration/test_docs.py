@@ -6,11 +6,14 @@ import os
 import re
 import runpy
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from wyoming.client import AsyncTcpClient
+from wyoming.info import Describe, Info
 
 from tests.conftest import ROOT, StartServer
 
@@ -91,3 +94,36 @@ def test_the_readme_names_every_route() -> None:
     paths = create_app(Settings(_env_file=None)).openapi()["paths"]
     missing = [path for path in paths if path.partition("{")[0].rstrip("/") not in README]
     assert missing == []
+
+
+@pytest.mark.parametrize("marker", ["same machine", "another machine"])
+async def test_home_assistants_examples_listen(marker: str, tmp_path: Path) -> None:
+    """The commands run as they are written, on other ports and without a download."""
+    page = (ROOT / "docs" / "home-assistant.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)```", page, re.DOTALL)
+    assert found
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = found[1].replace("10300", str(port)).replace("python ", f"exec {sys.executable} ")
+    script = script.replace("WHISPER_PRELOAD=whisper-1", "WHISPER_PRELOAD=").strip() + " --port 0"
+    process = subprocess.Popen(  # noqa: ASYNC220  (it returns at once)
+        ["bash", "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "WHISPER_ENGINE": "fake", "WHISPER_CACHE_DIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        assert process.stderr.readline().startswith("listening on http://127.0.0.1:")
+        assert process.stderr.readline().startswith("listening on tcp://")
+        async with AsyncTcpClient("127.0.0.1", port, read_timeout=60) as client:
+            await client.write_event(Describe().event())
+            event = await client.read_event()
+            assert event is not None
+            assert Info.from_event(event).asr[0].models[0].name == "whisper-1"
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from socket import socket
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -24,6 +25,7 @@ from whisper_server.api.middleware.head import HeadMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
 from whisper_server.api.middleware.path_check import PathCheckMiddleware
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
+from whisper_server.api.middleware.silent_errors import SilentErrorsMiddleware
 from whisper_server.api.middleware.upload_timeout import UploadTimeoutMiddleware
 from whisper_server.api.middleware.websocket_refusals import WebSocketRefusalMiddleware
 from whisper_server.api.min_rate import TransferTimeout
@@ -32,7 +34,7 @@ from whisper_server.api.openapi import install_document
 from whisper_server.api.requests.read import body_limit
 from whisper_server.api.routes import router
 from whisper_server.core.config import Settings
-from whisper_server.core.errors import PayloadTooLarge, WhisperServerError
+from whisper_server.core.errors import WhisperServerError
 from whisper_server.core.events import Events
 from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
 from whisper_server.core.settings.origins import matcher
@@ -43,11 +45,16 @@ log = logging.getLogger(__name__)
 
 
 def create_app(
-    settings: Settings, *, services: Services | None = None, shutdown: Shutdown | None = None
+    settings: Settings,
+    *,
+    services: Services | None = None,
+    shutdown: Shutdown | None = None,
+    wyoming: Sequence[socket] = (),
 ) -> FastAPI:
     """Make the application; it opens its own services unless it is lent some.
 
-    Its own take no new work from the moment at which `shutdown` drains.
+    Its own take no new work from the moment at which `shutdown` drains. On the sockets `wyoming` Home
+    Assistant is served with the same services.
 
     Raises:
         ConfigError: when its lifespan starts, a setting names something that is not there.
@@ -58,8 +65,14 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         lent = contextlib.nullcontext(services) if services else open_services(settings, events, shutdown)
-        async with lent as opened:
+        async with lent as opened, _wyoming(opened, wyoming) as drain_wyoming:
             app.state.services = opened
+
+            def drain() -> None:
+                opened.drain()
+                drain_wyoming()
+
+            app.state.drain = drain
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
             try:
                 yield
@@ -88,6 +101,18 @@ def create_app(
     return app
 
 
+@contextlib.asynccontextmanager
+async def _wyoming(services: Services, sockets: Sequence[socket]) -> AsyncIterator[Callable[[], None]]:
+    """Serve Home Assistant on the sockets, if any; yield what lets nothing new begin there."""
+    if not sockets:
+        yield lambda: None
+        return
+    from whisper_server.wyoming.server import serving  # noqa: PLC0415  (most servers have no such port)
+
+    async with serving(services, sockets) as server:
+        yield server.drain
+
+
 def _middleware(settings: Settings, events: Events) -> list[Middleware]:
     """Return the middleware, outermost first; each comment says why an entry stands where it does."""
     origins = matcher(settings.allowed_origins)
@@ -98,6 +123,8 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
         Middleware(AddressMiddleware),
         # Around the rest: whatever becomes of a request, it has a name, a line in the log and a count.
         Middleware(RequestLogMiddleware, events=events),
+        # Around all that sends errors.
+        Middleware(SilentErrorsMiddleware),
         # Before anything reads the body. Its error is answered by the last entry, as a missing slot is: the
         # client is still sending then, and hears an answer only if its body is read on.
         Middleware(
@@ -126,8 +153,7 @@ def _middleware(settings: Settings, events: Events) -> list[Middleware]:
         # Last, when it is clear that the request is welcome, but before anything parses its body.
         Middleware(
             BodyLimitMiddleware,
-            limit_of=partial(body_limit, max_audio_bytes=settings.max_audio_bytes),
-            too_large=partial(PayloadTooLarge, settings.max_audio_bytes),
+            limit_of=partial(body_limit, settings=settings),
         ),
         # Nearest to the routes, which know GET alone; the server leaves out the bodies of refusals above.
         Middleware(HeadMiddleware),

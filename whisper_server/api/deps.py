@@ -61,10 +61,15 @@ async def admit(request: Request) -> AsyncIterator[Admitted]:
     Raises:
         Overloaded: the server has enough to do.
     """
-    declared = request.headers.get("content-length", "")
     services = await get_services(request)
-    with services.admission.enter(int(declared) if declared.isdecimal() else 0) as slot:
+    with services.admission.enter(declared_bytes(request)) as slot:
         yield Admitted(request, services, slot)
+
+
+def declared_bytes(request: Request) -> int:
+    """Return the length of the body as the client declares it, 0 where it does not."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0
 
 
 AdmittedDep = Annotated[Admitted, Depends(admit)]

@@ -13,7 +13,15 @@ from whisper_server import __version__
 from whisper_server.api import web_page
 from whisper_server.api.asgi import wants_page
 from whisper_server.api.deps import ServicesDep
-from whisper_server.api.endpoints import audio, chat, inference, model_downloads, realtime
+from whisper_server.api.endpoints import (
+    alignments,
+    asr_webservice,
+    audio,
+    chat,
+    inference,
+    model_downloads,
+    realtime,
+)
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
     DeletedModel,
@@ -150,3 +158,5 @@ router.include_router(chat.router)
 router.include_router(inference.router)
 router.include_router(realtime.router)
 router.include_router(model_downloads.router)
+router.include_router(asr_webservice.router)
+router.include_router(alignments.router)

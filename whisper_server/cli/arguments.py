@@ -16,6 +16,12 @@ def parse(argv: Sequence[str] | None, prog: str = PROG) -> argparse.Namespace:
     """Return the arguments; exits with code 2 and a line on standard error where they are wrong."""
     parser = build_parser(prog)
     arguments = parser.parse_args(argv)
+    arguments.format = arguments.format or ("text" if arguments.align is None else "srt")
+    if arguments.align is not None:
+        if len(arguments.files) > 1:
+            parser.error("--align takes one FILE, which the text belongs to")
+        if arguments.task != "transcribe" or arguments.format == "text":
+            parser.error("--align tells times: it goes with --format srt, vtt, json or verbose_json alone")
     if arguments.word_timestamps and arguments.format != "verbose_json":
         parser.error(
             "--word-timestamps needs --format verbose_json: the other formats have no place for words"
@@ -51,7 +57,15 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="of several, counted from 0 (default: as the file says)",
     )
     parser.add_argument("--task", choices=("transcribe", "translate"), default="transcribe")
-    parser.add_argument("--format", choices=tuple(EXTENSIONS), default="text")
+    parser.add_argument(
+        "--align",
+        type=Path,
+        metavar="TEXTFILE",
+        help="time what is written there (UTF-8) instead of transcribing; one FILE",
+    )
+    parser.add_argument(
+        "--format", choices=tuple(EXTENSIONS), help="default: text; with --align: srt, and never text"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="write one file per input there")
     parser.add_argument(
         "--overwrite",

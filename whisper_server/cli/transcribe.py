@@ -25,8 +25,8 @@ from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
 from whisper_server.core.system.process import INTERRUPTED, ensure_streams, hear_interrupts, leave
-from whisper_server.core.validators import check_languages, check_seed
-from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render
+from whisper_server.core.validators import check_languages, check_seed, check_text
+from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render, render_alignment
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class _Job:
     word_timestamps: bool
     seed: int
     subtitles: SubtitleOptions
+    text: str | None  # what is said, where only its times are wanted
 
 
 def run(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
@@ -153,7 +154,16 @@ def _job(arguments: Namespace) -> _Job:
         word_timestamps=arguments.word_timestamps or is_subtitles,
         seed=check_seed(arguments.seed),
         subtitles=check_options(*limits) if is_subtitles else SubtitleOptions(),
+        text=None if arguments.align is None else _text(arguments.align),
     )
+
+
+def _text(path: Path) -> str:
+    """Return what is written in a file; raises `InvalidRequest` where that is no text."""
+    try:
+        return check_text(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is not written in UTF-8") from error
 
 
 def _names(files: Sequence[str]) -> tuple[list[str], bool]:
@@ -214,8 +224,9 @@ async def _handle(
 ) -> bool:
     """Transcribe and deliver one input; tell a failure and return False."""
     try:
-        transcript = await _transcribe(services, each, source, params)
-        _deliver(render(transcript, job.response_format, job.subtitles)[0], each.target, outputs)
+        transcript = await _transcribe(services, each, source, params, job.text)
+        form = render if job.text is None else render_alignment
+        _deliver(form(transcript, job.response_format, job.subtitles)[0], each.target, outputs)
     except BrokenPipeError:
         raise
     except (WhisperServerError, Refused, OSError) as error:
@@ -225,10 +236,13 @@ async def _handle(
 
 
 async def _transcribe(
-    services: Services, each: Input, source: Path | BinaryIO, params: TranscribeParams
+    services: Services, each: Input, source: Path | BinaryIO, params: TranscribeParams, text: str | None
 ) -> Transcript:
-    """Transcribe one input with a progress bar."""
-    transcription = await services.transcriber.open(source, params)
+    """Transcribe one input, or time a text in it, with a progress bar."""
+    if text is None:
+        transcription = await services.transcriber.open(source, params)
+    else:
+        transcription = await services.transcriber.align(source, text, params)
     with _progress_bar(each.name, transcription.info.header_duration_s) as bar:
         found = []
         async with contextlib.aclosing(transcription.segments()) as segments:

@@ -37,6 +37,19 @@ class ProcessSettings(BaseModel):
         le=65535,
         description="Port to listen on; 0 takes a free one.",
     )
+    wyoming_port: int = Field(
+        0,
+        alias="WHISPER_WYOMING_PORT",
+        ge=0,
+        le=65535,
+        description="Port for Home Assistant (the Wyoming protocol), usually 10300; 0: none.",
+    )
+    wyoming_host: str = Field(
+        "127.0.0.1",
+        alias="WHISPER_WYOMING_HOST",
+        description="Address of that port. The protocol has no key: an address beyond loopback needs "
+        "WHISPER_ALLOW_UNAUTHENTICATED.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", alias="LOG_LEVEL", description="How much is logged."
     )

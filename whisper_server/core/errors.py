@@ -14,6 +14,7 @@
     |-- MethodNotAllowed                 405
     |-- UploadStalled                    408 the client sends too slowly
     |-- PayloadTooLarge                  413 as the hosted API words it
+    |   |-- RecordingTooLarge            413 raw samples of more seconds than allowed
     |-- Overloaded                       429 rate_limit_exceeded; too many requests are admitted
     |-- Unavailable                      503 try again later
     |   |-- ModelUnavailable             503 the hub cannot be reached, the folder is broken
@@ -156,6 +157,15 @@ class PayloadTooLarge(WhisperServerError):
         super().__init__(
             f"Maximum content size limit ({limit_bytes}) exceeded ({size_bytes} bytes read). "
             "Send a smaller or compressed file, or raise MAX_AUDIO_FILE_SIZE_MB on the server."
+        )
+
+
+class RecordingTooLarge(PayloadTooLarge):
+    """Samples without a header that would go on for longer than the configured limit."""
+
+    def __init__(self, limit_s: float) -> None:
+        WhisperServerError.__init__(
+            self, f"The audio is longer than {limit_s:g} seconds, the limit (MAX_AUDIO_SECONDS)."
         )
 
 

@@ -211,7 +211,14 @@ class DecodeOptions:
     """
 
     beam_size: int = 5
-    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    temperatures: tuple[float, ...] = (
+        0.0,
+        0.2,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+    )  # (): nothing is decoded, see `WindowJob`
     compression_ratio_threshold: float = 2.4
     logprob_threshold: float = -1.0
     no_speech_threshold: float = 0.6
@@ -230,6 +237,7 @@ class WindowJob:
     word_timestamps: bool = False  # tell when each token was spoken
     seed: int = 0  # of the request: with the sound, it decides every draw
     switches: bool = False  # another language than `language` is taken where this window is sure of it
+    tokens: tuple[int, ...] = ()  # text and timestamps that are taken as said, where nothing is decoded
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from whisper_server.core.errors import InvalidRequest, PayloadTooLarge, UnknownL
 from whisper_server.core.languages import parse_language
 
 GRANULARITIES = ("word", "segment")
+MAX_TEXT_CHARS = 1 << 20  # of a text that is to be timed: more than is said in a day
 MAX_KEYWORDS = 100  # more do not fit into the model's context
 MAX_KEYWORD_CHARS = 1_000
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1  # as the chat API has it: 64 bits
@@ -257,6 +258,19 @@ def check_include(values: Iterable[str], response_format: str) -> tuple[str, ...
             f"include={found[0]} needs response_format json, not {response_format}.", param="include"
         )
     return found
+
+
+def check_text(text: str) -> str:
+    """Return a text that is to be timed.
+
+    Raises:
+        InvalidRequest: it says nothing, or is too long.
+    """
+    if not any(char.isalnum() for char in text):
+        raise InvalidRequest("There is no text. Send what is said in the recording in 'text'.", param="text")
+    if len(text) > MAX_TEXT_CHARS:
+        raise InvalidRequest(f"The text has more than {MAX_TEXT_CHARS} characters.", param="text")
+    return text
 
 
 def check_streamed(response_format: str) -> None:

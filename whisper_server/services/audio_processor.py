@@ -138,6 +138,9 @@ class AudioStream:
         """What the container says of itself, and of the track that is heard."""
         return self._opened.decoder.info
 
+    async def ready(self) -> None:
+        """Return at once: what reads a file never waits for its sender."""
+
     def settle(self) -> Generator[None, None, None]:
         """Look for sound, where there are several tracks: the first of them that is not silent is heard.
 

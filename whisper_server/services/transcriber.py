@@ -11,11 +11,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from whisper_server.core.types import AudioInfo, DecodeOptions, TrackChoice, TranscribeParams, Transcript
+from whisper_server.core.types import (
+    AudioInfo,
+    DecodeOptions,
+    ModelSource,
+    TrackChoice,
+    TranscribeParams,
+    Transcript,
+)
 from whisper_server.services.audio.memory_stream import MemoryStream
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.channels import open_channels
-from whisper_server.services.transcription import OpenAudio, SegmentSource, Transcription
+from whisper_server.services.language_detection import Detection, Stretch, detect_language
+from whisper_server.services.text_alignment import QUICKLY, TextAlignment
+from whisper_server.services.transcription import SampleStream, SegmentSource, Transcription
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
@@ -103,6 +112,43 @@ class Transcriber:
             transcription.options = replace(greedy, temperatures=greedy.temperatures[:1])
         return transcription
 
+    async def align(
+        self,
+        source: AudioSource,
+        text: str,
+        params: TranscribeParams,
+        admit: Callable[[AudioInfo], None] = lambda _: None,
+    ) -> SegmentSource:
+        """Open the audio, to find out when each word of a text is said in it; `admit` is as for `open`.
+
+        Raises:
+            InvalidAudio: the source is no audio, or one we do not read.
+            UnknownTrack: it has no audio track of the number that was asked for.
+            PayloadTooLarge: the source is larger than the limit.
+        """
+        stream = await self._open(source, TrackChoice(params.audio_track, params.language))
+        try:
+            admit(stream.info)
+        except BaseException:
+            stream.close()
+            raise
+        heard = Transcription(stream, params, QUICKLY, self._models, self._pool, self._use_vad)
+        return TextAlignment(heard, text, self._pool)
+
+    def listen(self, stream: SampleStream, params: TranscribeParams) -> SegmentSource:
+        """Transcribe samples as they come in; nothing is read or loaded yet. Closes the stream at its end."""
+        return self._transcription(stream, params)
+
+    async def language_of(
+        self, audio: SampleStream, source: ModelSource, stretch: Stretch | None = None
+    ) -> Detection:
+        """Tell which language a recording is in, and close it; raises what `Transcription.segments` does."""
+        try:
+            async with self._models.lease(source) as model:
+                return await detect_language(audio, model, self._pool, stretch or Stretch())
+        finally:
+            audio.close()
+
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
         transcription = await self.open(source, params)
@@ -127,7 +173,7 @@ class Transcriber:
             async for _ in steps:
                 pass
 
-    def _transcription(self, stream: OpenAudio, params: TranscribeParams) -> Transcription:
+    def _transcription(self, stream: SampleStream, params: TranscribeParams) -> Transcription:
         options = DecodeOptions(beam_size=self._beam_size)
         if params.temperature > 0:
             options = replace(options, temperatures=(params.temperature,))

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from whisper_server.core.types import (
     AudioInfo,
@@ -41,7 +41,9 @@ from whisper_server.services.decoding.language import FileLanguage, Heard
 from whisper_server.services.speech import vad, windows
 
 if TYPE_CHECKING:
-    from whisper_server.core.types import Samples
+    from types import TracebackType
+
+    from whisper_server.core.types import Samples, VadOptions
     from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.scheduling.scheduler import WindowStream
@@ -56,12 +58,12 @@ class LeasedModel:
     stream: WindowStream
 
 
-class OpenAudio(Protocol):
-    """A recording to be read once: of a file (`AudioStream`), or in memory (`MemoryStream`)."""
+class SampleStream(Protocol):
+    """One recording's samples, of a file or as they come in; heard once. A context manager."""
 
     @property
     def info(self) -> AudioInfo:
-        """What the container says of itself."""
+        """What is known of it before any sample is read."""
         ...
 
     @property
@@ -69,17 +71,27 @@ class OpenAudio(Protocol):
         """Seconds read so far."""
         ...
 
+    async def ready(self) -> None:
+        """Wait until one more block can be pulled without waiting; awaited before each step."""
+        ...
+
     def settle(self) -> Iterator[None]:
-        """Find out what is heard, in steps; runs on the pool."""
+        """Find out which of several tracks is heard, a step at a time."""
         ...
 
     def blocks(self) -> Iterator[Samples]:
-        """Yield float32 [n], 16 kHz mono, normalised; runs on the pool."""
+        """Yield float32 [n], 16 kHz mono, -1..1; blocks."""
         ...
 
     def close(self) -> None:
-        """Give the recording back; may be called twice."""
+        """Give everything back; idempotent."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class SegmentSource(Protocol):
@@ -122,7 +134,7 @@ class SegmentSource(Protocol):
 class Transcription(SegmentSource):
     """One file on its way through the pipeline; use it once."""
 
-    audio: OpenAudio
+    audio: SampleStream
     params: TranscribeParams
     options: DecodeOptions
     _models: ModelManager[WhisperModel]
@@ -187,7 +199,7 @@ class Transcription(SegmentSource):
         try:
             async with (
                 contextlib.nullcontext(lease) if lease else self.lease() as lent,
-                contextlib.aclosing(self._decoded(lent)) as decoded,
+                contextlib.aclosing(self.decoded(lent)) as decoded,
                 contextlib.aclosing(self._in_their_languages(lent, decoded)) as settled,
             ):
                 tokenizer = lent.model.engine.tokenizer
@@ -235,7 +247,7 @@ class Transcription(SegmentSource):
         self._count(job.window)
         return replace(again, language_probability=scores.get(language, 0.0))
 
-    async def _decoded(self, lease: LeasedModel) -> AsyncGenerator[tuple[WindowJob, Decoded], None]:
+    async def decoded(self, lease: LeasedModel) -> AsyncGenerator[tuple[WindowJob, Decoded], None]:
         """Decode windows in order, with some ahead, so that the device never waits for the next one.
 
         Until the language of the file is known, they are decoded one by one, the others made ready meanwhile.
@@ -243,7 +255,10 @@ class Transcription(SegmentSource):
         stream = lease.stream
         ready: deque[Window] = deque()
         pending: deque[tuple[WindowJob, AsyncFuture[Decoded]]] = deque()
-        source = self._pool.iterate(self._windows(lease.model.engine.info.n_mels))
+        options = self.params.vad if self._use_vad else None
+        source = self._pool.iterate(
+            windows_of(self.audio, options, lease.model.engine.info.n_mels), self.audio.ready
+        )
         async with contextlib.aclosing(source):  # type: ignore[type-var]
             async for window in source:
                 if self.on_read is not None:
@@ -347,13 +362,20 @@ class Transcription(SegmentSource):
         if self.on_window is not None:
             self.on_window(self._decoded_s)
 
-    def _windows(self, n_mels: int) -> Generator[Window | None, None, None]:
-        """Pull samples through voice activity detection into windows; runs on the pool."""
-        with contextlib.closing(self.audio):
-            yield from self.audio.settle()
-            blocks = self.audio.blocks()
-            found = vad.steps(blocks, self.params.vad) if self._use_vad else vad.fixed(blocks)
-            yield from windows.pack(found, n_mels)
+
+def windows_of(
+    audio: SampleStream, options: VadOptions | None, n_mels: int
+) -> Generator[Window | None, None, None]:
+    """Pull samples through voice detection, without `options` past it, into windows; runs on the pool.
+
+    Pulls one block per step at most, and closes the audio.
+    """
+    with audio as stream:
+        for _ in stream.settle():
+            yield None
+        blocks = stream.blocks()
+        found = vad.fixed(blocks) if options is None else vad.steps(blocks, options)
+        yield from windows.pack(found, n_mels)
 
 
 def parts(window: Window, stretch: leftover.Stretch) -> list[Window]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from threading import Barrier, BrokenBarrierError
@@ -49,8 +49,12 @@ class WorkPool:
                 future.add_done_callback(lambda done: _hand_over(done, unclaimed))
             raise
 
-    async def iterate(self, generator: Generator[T, None, None]) -> AsyncIterator[T]:
+    async def iterate(
+        self, generator: Generator[T, None, None], before: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[T]:
         """Run the generator step by step on pool threads, one step at a time.
+
+        `before` is awaited ahead of each step: what it waits for keeps no thread.
 
         Takes ownership: the generator is closed when the iteration ends, is cancelled or fails, and
         never while a step of it is still running. Use it under `contextlib.aclosing`.
@@ -58,6 +62,8 @@ class WorkPool:
         step: Future[object] | None = None
         try:
             while True:
+                if before is not None:
+                    await before()
                 step = self._submit(next, generator, _END)
                 item = await asyncio.wrap_future(step)
                 if item is _END:

@@ -35,6 +35,7 @@ ROOMS_OF = {
     "filelock": ["services/model_files"],
     "budoux": ["services/rendering"],
     "regex": ["services/rendering"],
+    "wyoming": ["wyoming"],
 }
 
 # What is not imported until it is needed, by where a process starts. Measured on one core: ctranslate2 takes

@@ -258,7 +258,7 @@ def test_regions_are_in_order_bounded_and_hold_all_speech(
 @pytest.mark.parametrize("size", [30 * SAMPLE_RATE, 100_000, 700_000])
 def test_fixed_spans_are_the_whole_file(seconds: float, size: int) -> None:
     samples = np.random.default_rng(3).standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
-    found = list(fixed(blocks(samples, size)))
+    found = [span for span in fixed(blocks(samples, size)) if span is not None]
     check_spans(found, samples)
     np.testing.assert_array_equal(np.concatenate([s.samples for s in found]), samples)
 
@@ -266,7 +266,7 @@ def test_fixed_spans_are_the_whole_file(seconds: float, size: int) -> None:
 def test_fixed_spans_are_cut_at_the_quietest_point() -> None:
     samples = tone(70.0)
     samples[27 * SAMPLE_RATE : 27 * SAMPLE_RATE + 4000] = 0
-    first, *_ = fixed(blocks(samples))
+    first, *_ = (span for span in fixed(blocks(samples)) if span is not None)
     assert 27.0 <= first.end_s <= 27.25
 
 

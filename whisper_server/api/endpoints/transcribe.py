@@ -52,6 +52,33 @@ def reply_of(admitted: Admitted, body: str, media_type: str = JSON_TYPE) -> Resp
     return Response(body, media_type=media_type)
 
 
+@contextlib.contextmanager
+def observed(
+    admitted: Admitted, model: str, source: SegmentSource, started_s: float, n_passes: int = 1
+) -> Iterator[None]:
+    """Tell slot, metrics and log what becomes of an opened recording; the slot raises `Overloaded`.
+
+    `model` is what the client calls it, `started_s` when the work began, on the monotonic clock, `n_passes`
+    how often the recording is transcribed.
+    """
+    events, slot, log = admitted.services.metrics, admitted.slot, admitted.log
+    log["model"] = model
+
+    def note(done_s: float = 0.0) -> None:
+        slot.progress(done_s * n_passes, source.duration_s * n_passes)
+
+    source.on_window = source.on_read = note
+    try:
+        yield
+        note(source.duration_s)  # what is silent at the end comes in no window
+        events.audio_transcribed(source.duration_s, time.monotonic() - started_s)
+    finally:
+        source.on_window = source.on_read = None
+        events.audio_read(source.duration_s)
+        log["audio_s"] = round(source.duration_s, 3)
+        log["windows"] = source.windows_done
+
+
 @dataclass(slots=True)
 class Transcribing:
     """An upload of one admitted request, on its way to text; use it once."""
@@ -60,6 +87,7 @@ class Transcribing:
     upload: Upload
     model: str  # as the client names it
     params: TranscribeParams
+    text: str | None = None  # what is said, where only its times are wanted
     _n_passes: int = field(default=1, init=False)  # over the audio
 
     async def transcribe(self) -> tuple[Transcript, AudioInfo]:
@@ -87,34 +115,28 @@ class Transcribing:
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[SegmentSource]:
         """Open the upload for the pipeline; note for the log and the metrics what was done with it."""
-        services, log = self.admitted.services, self.admitted.log
-        started = time.monotonic()
+        services, started = self.admitted.services, time.monotonic()
         services.shutdown.check_open()  # before the audio is read
         with named_as(self.upload.param):
-            transcription = await services.transcriber.open(
-                self.upload.data, self.params, self._admit, lambda read_s: self._progress(0.0, read_s)
-            )
-            log["model"] = self.model
-            transcription.on_window = lambda done_s: self._progress(done_s, transcription.duration_s)
-            transcription.on_read = lambda: self._progress(0.0, transcription.duration_s)
-            try:
-                yield transcription
-                self._progress(transcription.duration_s)  # what is silent at the end comes in no window
-                services.metrics.audio_transcribed(transcription.duration_s, time.monotonic() - started)
-            finally:
-                transcription.on_window = transcription.on_read = None
-                services.metrics.audio_read(transcription.duration_s)
-                log["audio_s"] = round(transcription.duration_s, 3)
-                log["windows"] = transcription.windows_done
+            source = await self._open()
+            with observed(self.admitted, self.model, source, started, self._n_passes):
+                yield source
+
+    async def _open(self) -> SegmentSource:
+        transcriber, data = self.admitted.services.transcriber, self.upload.data
+        if self.text is not None:
+            return await transcriber.align(data, self.text, self.params, self._admit)
+        return await transcriber.open(
+            data,
+            self.params,
+            self._admit,
+            lambda read_s: self.admitted.slot.progress(0.0, read_s * self._n_passes),
+        )
 
     def _admit(self, info: AudioInfo) -> None:
         """Expect as much audio as the header claims, once per channel that is transcribed by itself."""
         self._n_passes = 1 if self.params.speakers is None else max(1, info.channels)
         expect(self.admitted, info, self._n_passes)
-
-    def _progress(self, done_s: float, read_s: float = 0.0) -> None:
-        """Tell the slot how far the file is, in each of its passes; raises `Overloaded`."""
-        self.admitted.slot.progress(done_s * self._n_passes, read_s * self._n_passes)
 
 
 def expect(admitted: Admitted, info: AudioInfo, n_passes: int = 1) -> None:

@@ -9,7 +9,16 @@ from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send, head
 from whisper_server.api.errors import out_of_memory, send_error
 from whisper_server.api.middleware.request_log import record_of
 from whisper_server.api.min_rate import LINGER_S
-from whisper_server.core.errors import InvalidRequest, OutOfMemory, Overloaded, PayloadTooLarge, UploadStalled
+from whisper_server.core.errors import (
+    OutOfMemory,
+    Overloaded,
+    PayloadTooLarge,
+    UploadStalled,
+    WhisperServerError,
+)
+
+# What is said of a body of which nothing was read.
+_SAID_UNREAD = (PayloadTooLarge, Overloaded, UploadStalled, OutOfMemory)
 
 
 class BodyLimitMiddleware:
@@ -21,12 +30,14 @@ class BodyLimitMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, *, limit_of: Callable[[str], int], too_large: Callable[[int], PayloadTooLarge]
+        self,
+        app: ASGIApp,
+        *,
+        limit_of: Callable[[Scope], tuple[int, Callable[[int], PayloadTooLarge]]],
     ) -> None:
-        """Take the limit in bytes by content type, and the error for a number of bytes."""
+        """Take what returns the limit in bytes of a request, and the error for a number of bytes."""
         self._app = app
         self._limit_of = limit_of
-        self._too_large = too_large
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse by the declared length, else by the bytes; after a refusal read on for a moment."""
@@ -34,11 +45,11 @@ class BodyLimitMiddleware:
             await self._app(scope, receive, send)
             return
         record = record_of(scope)
-        limit_bytes = self._limit_of(header(scope, b"content-type") or "")
+        limit_bytes, too_large = self._limit_of(scope)
 
         def check(n_bytes: int) -> None:
             if n_bytes > limit_bytes:
-                raise self._too_large(n_bytes)
+                raise too_large(n_bytes)
 
         async def receive_checked() -> Message:
             message = await receive()
@@ -50,13 +61,10 @@ class BodyLimitMiddleware:
             if declared is not None and declared.isdecimal():
                 check(int(declared))
             await _in_memory(self._app(scope, receive_checked, send))
-        except (InvalidRequest, PayloadTooLarge, Overloaded, UploadStalled, OutOfMemory) as error:
+        except WhisperServerError as error:
             has_body = record.body_bytes > 0
-            if (
-                record.is_body_complete
-                or record.status
-                or (isinstance(error, InvalidRequest) and not has_body)
-            ):
+            is_sending = has_body or isinstance(error, _SAID_UNREAD)
+            if record.is_body_complete or record.status or not is_sending:
                 raise
             log_fields(scope)["outcome"] = type(error).__name__
             await send_error(send, error, more_body=True)

@@ -230,6 +230,27 @@ class TranslationJson(TranslationFields):
     audio: str = Field(description="The file's bytes as base64, or as a data: URL.")
 
 
+class AlignmentFields(SubtitleFields):
+    """What a client may ask of an alignment; unknown fields are ignored."""
+
+    text: str = Field("", description="What is said: each line is a segment, of a single line each sentence.")
+    model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
+    language: str = Field("", description="Code or English name; absent or `auto`: detect it.")
+    response_format: str = Field("json", description="json, verbose_json, srt or vtt.")
+
+
+class AlignmentForm(AlignmentFields):
+    """POST /v1/audio/alignments as multipart/form-data."""
+
+    file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
+
+
+class AlignmentJson(AlignmentFields):
+    """POST /v1/audio/alignments as application/json."""
+
+    audio: str = Field(description="The file's bytes as base64, or as a data: URL.")
+
+
 class AudioOptions(BaseModel):
     """Where older clients, and OpenRouter's, put the audio."""
 

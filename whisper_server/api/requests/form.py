@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_PARTS = 200
 MAX_FIELD_BYTES = 1 << 16
+LONG_FIELDS = {"text": 1 << 20}  # what is said in hours, in UTF-8
 
 # Every value counts, whether the name is written `name`, `name[]` or `name[0]`.
 LISTS = (
@@ -152,7 +153,7 @@ class _Reader:
         if is_file and self.form.file is not None:
             raise InvalidRequest("The form has more than one file. Send one per request.", param=_FILE)
         self._data = bytearray() if is_file or b"filename" not in options else None
-        self._max_bytes = None if is_file else MAX_FIELD_BYTES
+        self._max_bytes = None if is_file else LONG_FIELDS.get(self._name, MAX_FIELD_BYTES)
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._data is None:

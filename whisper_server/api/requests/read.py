@@ -6,17 +6,22 @@ Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an up
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+from whisper_server.api.asgi import Scope, header
 from whisper_server.api.deps import Admitted
 from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.errors import invalid_value
+from whisper_server.api.requests.asr import is_raw
 from whisper_server.api.requests.bodies import (
+    AlignmentFields,
     InferenceFields,
     SubtitleFields,
     TranscriptionFields,
@@ -25,7 +30,13 @@ from whisper_server.api.requests.bodies import (
 from whisper_server.api.requests.form import from_form, read_form
 from whisper_server.api.requests.json_text import parse_json
 from whisper_server.core.chat_audio import data_of
-from whisper_server.core.errors import InvalidRequest, UnsupportedEncoding
+from whisper_server.core.config import Settings
+from whisper_server.core.errors import (
+    InvalidRequest,
+    PayloadTooLarge,
+    RecordingTooLarge,
+    UnsupportedEncoding,
+)
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import TranscribeParams, VadOptions
 from whisper_server.core.validators import (
@@ -38,12 +49,19 @@ from whisper_server.core.validators import (
     check_speakers,
     check_streamed,
     check_temperature,
+    check_text,
     decode_base64,
     find_audio,
     no_references,
 )
+from whisper_server.services.audio.pcm import BYTES_PER_SECOND
 from whisper_server.services.model_files.names import tells_languages
-from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, TRANSLATED_FORMATS, check_format
+from whisper_server.services.rendering.formats import (
+    ALIGNMENT_FORMATS,
+    SUBTITLE_FORMATS,
+    TRANSLATED_FORMATS,
+    check_format,
+)
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
 F = TypeVar("F", bound=BaseModel)
@@ -95,11 +113,18 @@ def validated(kind: type[F], fields: Mapping[str, Any]) -> F:
         raise invalid_value(error.errors(include_url=False)) from error
 
 
-def body_limit(content_type: str, max_audio_bytes: int) -> int:
-    """Return how many bytes the body may have; base64 writes three bytes as four."""
-    is_form = content_type.lower().startswith("multipart/form-data")
-    audio = max_audio_bytes if is_form else max_audio_bytes * 4 // 3
-    return audio + FORM_OVERHEAD_BYTES
+def body_limit(scope: Scope, settings: Settings) -> tuple[int, Callable[[int], PayloadTooLarge]]:
+    """Return how many bytes the body may have, and the error where it has more.
+
+    Base64 writes three bytes as four. Raw samples are heard as they come in, and limited by their seconds.
+    """
+    if is_raw(scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1")))):
+        limit_s = settings.max_audio_seconds
+        return limit_s * BYTES_PER_SECOND + FORM_OVERHEAD_BYTES, lambda _: RecordingTooLarge(limit_s)
+    audio_bytes = settings.max_audio_bytes
+    is_form = (header(scope, b"content-type") or "").lower().startswith("multipart/form-data")
+    limit_bytes = (audio_bytes if is_form else audio_bytes * 4 // 3) + FORM_OVERHEAD_BYTES
+    return limit_bytes, partial(PayloadTooLarge, audio_bytes)
 
 
 async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
@@ -193,6 +218,36 @@ async def read_inference(admitted: Admitted) -> TranscriptionRequest:
         priority=fields.priority,
     )
     return TranscriptionRequest(upload, model, params, response_format, SubtitleOptions(), stream=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentRequest:
+    """A checked request for an alignment."""
+
+    upload: Upload
+    model: str  # as the client names it
+    params: TranscribeParams
+    text: str
+    response_format: str
+    subtitles: SubtitleOptions
+
+
+async def read_alignment(admitted: Admitted) -> AlignmentRequest:
+    """Read the body of an alignment; raises as `read_transcription`."""
+    upload = await read_upload(admitted)
+    fields = validated(AlignmentFields, upload.fields)
+    response_format = check_format(fields.response_format, ALIGNMENT_FORMATS)
+    text = check_text(fields.text)
+    language = parse_language(fields.language)
+    subtitles = _subtitles(fields, response_format)
+    model, source = admitted.model(fields.model)
+    params = TranscribeParams(
+        model=source,
+        language=language,
+        audio_track=fields.audio_track,
+        priority=fields.priority,
+    )
+    return AlignmentRequest(upload, model, params, text, response_format, subtitles)
 
 
 async def read_upload(admitted: Admitted) -> Upload:

@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_exposure(settings)
         watches = open_watches(settings, parent_pid)
         sockets = listen(settings.host, settings.port)
+        wyoming = _wyoming_sockets(settings)
     except ConfigError as error:
         return _fail(str(error), BAD_SETTING)
     except OSError as error:
@@ -91,8 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for listening in sockets:
         # Not a log line: a caller that asked for port 0 reads it at any LOG_LEVEL.
         sys.stderr.write(f"listening on {url_of(listening)}\n")
+    for listening in wyoming:
+        sys.stderr.write(f"listening on {url_of(listening, 'tcp')}\n")
     flush_log()  # an app waits for it, and the imports that begin now leave other threads little time
-    return serve(settings, sockets, watches, connections)
+    return serve(settings, sockets, watches, connections, wyoming)
 
 
 def read_settings(argv: Sequence[str] | None) -> Settings:
@@ -121,12 +124,32 @@ def check_exposure(settings: Settings) -> None:
         ConfigError: it would listen beyond loopback without a key, and no setting says that this is wanted.
         OSError: the host's name cannot be resolved.
     """
-    if settings.api_key or settings.allow_unauthenticated or is_loopback(settings.host):
+    if settings.allow_unauthenticated:
+        return
+    if settings.wyoming_port and not is_loopback(settings.wyoming_host):
+        raise ConfigError(
+            f"WHISPER_WYOMING_HOST: {settings.wyoming_host!r} can be reached by other machines, and the"
+            " Wyoming protocol has no key. Set WHISPER_ALLOW_UNAUTHENTICATED=true to let everybody in."
+        )
+    if settings.api_key or is_loopback(settings.host):
         return
     raise ConfigError(
         f"WHISPER_SERVER_HOST: {settings.host!r} can be reached by other machines. Set WHISPER_API_KEY to a"
         " secret that clients must send, or WHISPER_ALLOW_UNAUTHENTICATED=true to let everybody in."
     )
+
+
+def _wyoming_sockets(settings: Settings) -> list[socket]:
+    """Return the sockets of the Wyoming port, none where it is off; raises `ConfigError`."""
+    if not settings.wyoming_port:
+        return []
+    try:
+        return listen(settings.wyoming_host, settings.wyoming_port)
+    except OSError as error:
+        where = f"{settings.wyoming_host}:{settings.wyoming_port}"
+        raise ConfigError(
+            f"WHISPER_WYOMING_PORT: cannot listen on {where}: {error.strerror or error}"
+        ) from error
 
 
 def connections_of(settings: Settings) -> tuple[int, int]:
@@ -137,8 +160,9 @@ def connections_of(settings: Settings) -> tuple[int, int]:
     """
     wanted = settings.connection_limit
     reserved = min(RESERVED_CONNECTIONS, wanted // 2)
-    allowed = allow_open_files(wanted + reserved + OTHER_FILES)
-    places = max(allowed - OTHER_FILES, allowed // 3)
+    other = OTHER_FILES + (wanted if settings.wyoming_port else 0)  # that port has as many
+    allowed = allow_open_files(wanted + reserved + other)
+    places = max(allowed - other, allowed // 3)
     if places >= wanted + reserved:
         return wanted, reserved
     reserved = min(reserved, places // 4)
@@ -153,7 +177,11 @@ def connections_of(settings: Settings) -> tuple[int, int]:
 
 
 def serve(
-    settings: Settings, sockets: list[socket], watches: Mapping[int, Watch], connections: tuple[int, int]
+    settings: Settings,
+    sockets: list[socket],
+    watches: Mapping[int, Watch],
+    connections: tuple[int, int],
+    wyoming: Sequence[socket] = (),
 ) -> int:
     """Serve on these sockets until a signal comes or a watched process ends; return the exit code."""
 
@@ -162,7 +190,7 @@ def serve(
     def build() -> FastAPI:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
 
-        app = create_app(settings, shutdown=shutdown)
+        app = create_app(settings, shutdown=shutdown, wyoming=wyoming)
         gc.collect()
         gc.freeze()  # hundreds of thousands of objects that stay: no later collection looks at them
         return app
@@ -172,7 +200,7 @@ def serve(
 
     limit, reserved = connections
     shutdown = Shutdown()
-    startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.services.drain())
+    startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.drain())
     config = uvicorn.Config(
         startup,
         loop="asyncio",

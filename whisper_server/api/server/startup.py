@@ -23,6 +23,7 @@ from whisper_server.api.asgi import ASGIApp, Message, Receive, Scope, Send
 from whisper_server.api.errors import send_error
 from whisper_server.api.health import PROBES, health_body
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
+from whisper_server.api.middleware.silent_errors import SilentErrorsMiddleware
 from whisper_server.api.middleware.websocket_refusals import WebSocketRefusalMiddleware
 from whisper_server.core.errors import ConfigError, ShuttingDown, Unavailable
 from whisper_server.core.shutdown import SHUTTING_DOWN, Shutdown
@@ -55,7 +56,8 @@ class StartupApp(Generic[A]):
         self._has_begun = False  # the application's lifespan
         self._settled = asyncio.Event()  # ready, failed or draining: nothing to wait for
         self._leave = asyncio.Event()
-        self._named_stand_in = WebSocketRefusalMiddleware(RequestLogMiddleware(self._stand_in))
+        named = RequestLogMiddleware(SilentErrorsMiddleware(self._stand_in))
+        self._named_stand_in = WebSocketRefusalMiddleware(named)
         self.has_failed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

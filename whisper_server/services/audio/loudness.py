@@ -40,8 +40,8 @@ class Meter:
         return AudioLevels(self._n_samples / SAMPLE_RATE, _dbfs(self._peak), _dbfs(rms))
 
 
-def normalised(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """Scale blocks so that the highest peak is at -1 dBFS, looking 120 s ahead; may change them in place.
+def normalised(blocks: Iterable[Samples], look_ahead: int = LOOK_AHEAD_BLOCKS) -> Iterator[Samples]:
+    """Scale blocks so that the highest peak is at -1 dBFS, looking some ahead; may change them in place.
 
     The gain is TARGET_PEAK / (highest peak so far, look-ahead included), at most 30 dB: it never rises,
     nothing clips, and digital silence stays what it is. Where it falls, it does so along one whole
@@ -55,7 +55,7 @@ def normalised(blocks: Iterable[Samples]) -> Iterator[Samples]:
         if block is not None:
             held.append(block)
             peak = max(peak, peak_of(block))
-            if len(held) <= LOOK_AHEAD_BLOCKS:
+            if len(held) <= look_ahead:
                 continue
         if not held:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from whisper_server.core.types import SAMPLE_RATE, AudioInfo
 from whisper_server.services.audio.loudness import normalised
@@ -25,7 +25,7 @@ class MemoryStream:
             "pcm", "", "pcm_f32le", SAMPLE_RATE, 1, samples.nbytes, len(samples) / SAMPLE_RATE
         )
 
-    def __enter__(self) -> MemoryStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -36,6 +36,9 @@ class MemoryStream:
     def close(self) -> None:
         """Let go of the samples; may be called twice."""
         self._samples = None
+
+    async def ready(self) -> None:
+        """Return at once: all samples are there."""
 
     def settle(self) -> Iterator[None]:
         """Yield nothing: there is one track."""

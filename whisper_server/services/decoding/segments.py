@@ -139,6 +139,11 @@ def _scores(times: Sequence[TokenTime], tokenizer: Tokenizer) -> tuple[TokenScor
     )
 
 
+def mean_logprob(probabilities: Sequence[float]) -> float:
+    """Return the mean logarithm of probabilities, at least one."""
+    return sum(math.log(max(each, MIN_PROBABILITY)) for each in probabilities) / len(probabilities)
+
+
 @dataclass(frozen=True, slots=True)
 class _Spoken:
     """One word of a phrase and its tokens' times."""

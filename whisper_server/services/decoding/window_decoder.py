@@ -99,6 +99,8 @@ class WindowDecoder:
         """
         encoded = self._engine.encode(np.stack([job.window.mel for job in jobs]))
         languages = self._languages(encoded, jobs)
+        if not options.temperatures:
+            return self._taken(encoded, jobs, languages)
         starts = [
             self._tokenizer.start_sequence(language.code, job.task)
             for language, job in zip(languages, jobs, strict=True)
@@ -116,6 +118,28 @@ class WindowDecoder:
             for row, without in zip(doubtful, bare, strict=True):
                 decoded[row] = self._believed(decoded[row], without, jobs[row])
         timed = [row for row, job in enumerate(jobs) if job.word_timestamps and is_wanted(row)]
+        return self._with_token_times(encoded, starts, jobs, decoded, timed)
+
+    def _taken(
+        self, encoded: Encoded, jobs: Sequence[WindowJob], languages: Sequence[_Language]
+    ) -> list[Decoded]:
+        """Return what the jobs bring as said, with the language that was heard, and times where wanted."""
+        starts = [self._tokenizer.start_sequence(each.code, "transcribe") for each in languages]
+        decoded = [
+            Decoded(
+                tokens=job.tokens,
+                language=language.code,
+                language_probability=language.probability,
+                language_scores=language.scores,
+                temperature=0.0,
+                avg_logprob=0.0,
+                compression_ratio=self._ratio(job.tokens),
+                no_speech_prob=0.0,
+                is_silence=False,
+            )
+            for job, language in zip(jobs, languages, strict=True)
+        ]
+        timed = [row for row, job in enumerate(jobs) if job.word_timestamps]
         return self._with_token_times(encoded, starts, jobs, decoded, timed)
 
     def _languages(self, encoded: Encoded, jobs: Sequence[WindowJob]) -> list[_Language]:

@@ -191,6 +191,13 @@ class Tokenizer:
                 run = []
         return groups
 
+    def words_of(self, text: str) -> list[TextTokens]:
+        """Return the words of a request's text with the tokens that spell them; white space alone is none.
+
+        Raises as `encode`, whose first call takes long.
+        """
+        return [word for word in self.split_words(self._plain(text)) if word.text.strip()]
+
     def split_words(self, tokens: Sequence[int]) -> list[TextTokens]:
         """Split text tokens into words, as `words.py` does; all of them are in one, in order."""
         return words.joined(self.whole_characters(tokens))

@@ -108,15 +108,16 @@ def _goes_on(before: str, piece: str) -> bool:
         return True
     if piece[0].isspace():
         return False
-    return before.isspace() or not (_is_unspaced(piece[0]) or _ends_unspaced(before))
+    return before.isspace() or not (is_unspaced(piece[0]) or _ends_unspaced(before))
 
 
 def _ends_unspaced(text: str) -> bool:
     """Tell whether the last letter or digit, or a sign after it, is of a script without spaces."""
     spoken = next((char for char in reversed(text) if char.isalnum()), "")
-    return _is_unspaced(text[-1]) or (bool(spoken) and _is_unspaced(spoken))
+    return is_unspaced(text[-1]) or (bool(spoken) and is_unspaced(spoken))
 
 
-def _is_unspaced(char: str) -> bool:
+def is_unspaced(char: str) -> bool:
+    """Tell whether a character is of a script that writes no spaces between words."""
     block = bisect.bisect_right(_FIRSTS, ord(char)) - 1
     return block >= 0 and ord(char) <= _UNSPACED[block][1]

@@ -144,6 +144,37 @@ def _diarized_json(transcript: Transcript) -> tuple[str, str]:
     return _dumps(body), JSON_TYPE
 
 
+def render_alignment(
+    transcript: Transcript, response_format: str, subtitles: SubtitleOptions = _SUBTITLES
+) -> tuple[str, str]:
+    """Return the body and its media type of a text with its times; raises as `render`."""
+    if check_format(response_format, ALIGNMENT_FORMATS) != "json":
+        return render(transcript, response_format, subtitles)
+    body = {
+        "text": transcript.text,
+        "segments": [
+            {
+                "id": number,
+                "start": round(segment.start_s, 2),
+                "end": round(segment.end_s, 2),
+                "text": segment.text.strip(),
+                "words": [
+                    {
+                        "word": word.text,
+                        "start": round(word.start_s, 2),
+                        "end": round(word.end_s, 2),
+                        "probability": round(word.probability, 4),
+                    }
+                    for word in segment.words
+                ],
+            }
+            for number, segment in enumerate(transcript.segments)
+        ],
+        "usage": _usage(transcript),
+    }
+    return _dumps(body), JSON_TYPE
+
+
 def _text(transcript: Transcript) -> tuple[str, str]:
     return transcript.text + "\n", TEXT_TYPE
 
@@ -204,4 +235,5 @@ FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
     "diarized_json": _diarized_json,
 }
 TIMED_FORMATS = ("verbose_json", "diarized_json")  # whose streams tell when each segment is spoken
+ALIGNMENT_FORMATS = ("json", "verbose_json", "srt", "vtt")  # those of a text with its times
 TRANSLATED_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")  # those of translations

@@ -158,8 +158,8 @@ def steps(blocks: Iterable[Samples], options: VadOptions | None = None) -> Itera
         yield held.heard(start, end)
 
 
-def fixed(blocks: Iterable[Samples]) -> Iterator[Span]:
-    """Yield the whole file without looking for speech, cut at the quietest points; blocks."""
+def fixed(blocks: Iterable[Samples]) -> Iterator[Span | None]:
+    """Yield the whole file, cut at its quietest points without looking for speech; None after each block."""
     held = _Held()
     start = 0
     for block in blocks:
@@ -170,6 +170,7 @@ def fixed(blocks: Iterable[Samples]) -> Iterator[Span]:
             yield held.span(start, cut)
             held.drop_before(cut)
             start = cut
+        yield None
     if held.end > start:
         yield held.span(start, held.end)
 

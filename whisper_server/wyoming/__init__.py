@@ -1,0 +1,1 @@
+"""Speech to text for Home Assistant: the Wyoming protocol, on a port of its own."""
