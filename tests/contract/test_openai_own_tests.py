@@ -41,7 +41,7 @@ REAL_VALUES = {
 # What fails with the values as they are: what the error has, and why that is right.
 EXPLAINED = {
     "'param': 'file'": "'Example data' is no audio",
-    "'param': 'known_speaker_references'": "speakers are told apart by channel; and 'string' is no sample of a voice",
+    "'param': 'known_speaker_references'": "speakers are told apart by channel, not by samples of voices",
     "'code': 'model_not_found'": "fine-tuned and chat models of the hosted API are not here",
 }
 
@@ -77,7 +77,8 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_with_real_values_all_pass(copied: Path, nano: Server, speech: Sample) -> None:
-    real_audio = f"REAL_AUDIO = open({str(SAMPLES / speech.name)!r}, 'rb').read()\n"
+    path = str(SAMPLES / speech.name)
+    real_audio = f'REAL_AUDIO = __import__("pathlib").Path({path!r}).read_bytes()\n'
     for name in RESOURCES:
         text = (copied / name).read_text(encoding="utf-8")
         for written, real in REAL_VALUES.items():

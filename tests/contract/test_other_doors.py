@@ -1,4 +1,4 @@
-"""Clients that speak OpenAI's API in their own way, unmodified, and clients that are made from our document."""
+"""Clients that speak OpenAI's API in their own way, unmodified, and clients made from our document."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def test_groq(nano: Server, speech: Sample) -> None:
     with client_package("groq").Groq(base_url=nano.url, api_key="any") as client:
-        plain = client.audio.transcriptions.create(model="whisper-large-v3", file=("a.flac", speech.data))
+        plain = client.audio.transcriptions.create(model="whisper-1", file=("a.flac", speech.data))
         assert plain.text
         verbose = client.audio.transcriptions.create(
             model=NANO_NAME, file=("a.flac", speech.data), response_format="verbose_json"
@@ -82,8 +83,14 @@ def test_segments_of_a_stream_are_typed(nano: Server, speech: Sample) -> None:
     assert 0 <= events[1].start < events[1].end
 
 
-def test_litellm_streams(nano: Server, speech: Sample) -> None:
-    litellm = client_package("litellm")
+@pytest.fixture
+def litellm(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package, which asks for prices at GitHub when it is imported, unless it is told not to."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    return client_package("litellm")
+
+
+def test_litellm_streams(nano: Server, speech: Sample, litellm: Any) -> None:
     stream = litellm.transcription(
         model="openai/whisper-1",
         file=("a.wav", wav_of(speech)),
@@ -94,8 +101,7 @@ def test_litellm_streams(nano: Server, speech: Sample) -> None:
     assert speech.text in "".join(getattr(event, "delta", "") or "" for event in stream)
 
 
-def test_litellm(nano: Server, speech: Sample) -> None:
-    litellm = client_package("litellm")
+def test_litellm(nano: Server, speech: Sample, litellm: Any) -> None:
     for model in ("openai/whisper-1", "openai/gpt-4o-transcribe"):
         reply = litellm.transcription(
             model=model, file=("a.wav", wav_of(speech)), api_base=f"{nano.url}/v1", api_key="any"
@@ -155,7 +161,7 @@ NODE = Path(__file__).parent / "node"
     reason="run npm ci in tests/contract/node to test these clients",
 )
 def test_a_typescript_client_made_from_the_document(nano: Server, speech: Sample, tmp_path: Path) -> None:
-    """The types come from the document, and the compiler holds the calls to them; openapi-fetch makes the calls."""
+    """The types come from the document, the compiler holds calls to them, openapi-fetch makes the calls."""
     folder = tmp_path / "made"
     folder.mkdir()
     (folder / "node_modules").symlink_to(NODE / "node_modules")
