@@ -175,7 +175,9 @@ def test_a_typescript_client_made_from_the_document(nano: Server, speech: Sample
         return done.stdout
 
     tools = folder / "node_modules" / ".bin"
-    run(str(tools / "openapi-typescript"), "openapi.json", "-o", "schema.d.ts")
+    run(
+        str(tools / "openapi-typescript"), "openapi.json", "-o", "schema.d.ts", "--default-non-nullable=false"
+    )
     options = [
         "--strict",
         "--skipLibCheck",

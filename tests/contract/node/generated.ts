@@ -26,8 +26,11 @@ const json = await client.POST("/v1/audio/transcriptions", { body: { audio: audi
 const models = await client.GET("/v1/models");
 if (form.error || json.error || models.error) throw new Error(JSON.stringify([form.error, json.error, models.error]));
 
+// Replies are texts with response_format text, srt and vtt.
+const textOf = (reply: string | { text: string }) => (typeof reply === "string" ? reply : reply.text);
+
 console.log(JSON.stringify({
-  form: form.data.text,
-  json: json.data.text,
+  form: textOf(form.data),
+  json: textOf(json.data),
   models: models.data.data.map((model) => model.id),
 }));
