@@ -1,7 +1,8 @@
-"""A real browser, with pages of every kind of origin that can be had: who may use the server, and who is told."""
+"""A real browser, with pages of every kind of origin that can be had: who may use the server, who is told."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 
 TIMEOUT_S = 120  # until a page has told what became of it: a bound, not a wait
 
-# What a page does: `ask` a server for a transcript of a file, or of what it records itself, and tell the test.
+# What a page does: `ask` a server for a transcript of a file, or of what it records, and tell the test.
 SCRIPT = """
 const tell = (value) => fetch("%(own)s/told", {method: "POST", mode: "no-cors", body: JSON.stringify(value)});
 const ask = async (audio) => {
@@ -33,9 +34,10 @@ const ask = async (audio) => {
   form.append("file", audio, "speech");
   form.append("model", "whisper-1");
   try {
-    const reply = await fetch("%(server)s/v1/audio/transcriptions", {method: "POST", body: form, headers: %(headers)s});
-    const seen = {status: reply.status, model: reply.headers.get("x-whisper-model"), id: reply.headers.get("x-request-id")};
-    await tell({origin: self.origin, ...seen, reply: await reply.json()});
+    const request = {method: "POST", body: form, headers: %(headers)s};
+    const reply = await fetch("%(server)s/v1/audio/transcriptions", request);
+    const seen = {model: reply.headers.get("x-whisper-model"), id: reply.headers.get("x-request-id")};
+    await tell({origin: self.origin, status: reply.status, ...seen, reply: await reply.json()});
   } catch (error) {
     await tell({origin: self.origin, error: String(error)});
   }
@@ -87,8 +89,7 @@ class Pages:
         return f"http://127.0.0.1:{self.port}"
 
     def script(self, server: Server, speech: Sample, work: str, headers: dict[str, str] | None = None) -> str:
-        import base64
-
+        """The script of a page that does `work` with a server."""
         values = {
             "own": self.url,
             "server": server.url,

@@ -131,6 +131,12 @@ def test_the_ai_sdk_transcribes(node: Node, speech: Sample) -> None:
     assert verbose["segments"][0]["startSecond"] < verbose["segments"][-1]["endSecond"]
 
 
+def test_groq_transcribes(node: Node, speech: Sample) -> None:
+    plain, sdk = node.values("groq_json", "ai_groq")
+    assert plain["text"] == sdk["text"] == speech.text
+    assert plain["x_groq"]["id"].startswith("req_")
+
+
 def test_the_ai_sdk_sees_errors(node: Node) -> None:
     error = node("ai_unknown_model")["ai_unknown_model"]["error"]
     assert error["status"] == 404

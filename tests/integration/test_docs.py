@@ -15,15 +15,18 @@ import pytest
 from wyoming.client import AsyncTcpClient
 from wyoming.info import Describe, Info
 
-from tests.conftest import ROOT, StartServer
+from tests.conftest import ROOT, Sample, StartServer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(marker: str) -> str:
-    """Return the shell lines of the code block after a comment."""
-    found = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)```", README, re.DOTALL)
-    assert found, f"README.md has no block {marker!r}"
+MOVING = (ROOT / "docs" / "moving-from-openai.md").read_text(encoding="utf-8")
+
+
+def block(marker: str, page: str = README, language: str = "sh") -> str:
+    """Return the lines of the code block after a comment."""
+    found = re.search(rf"<!-- {marker} -->\n```{language}\n(.*?)```", page, re.DOTALL)
+    assert found, f"there is no block {marker!r}"
     return found[1]
 
 
@@ -61,6 +64,30 @@ def test_the_curl_examples_transcribe(
         ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout.count(samples["fr-plain-009.flac"].text) == 2  # type: ignore[attr-defined]
+
+
+def test_the_examples_for_those_who_move(
+    start_server: StartServer, nano_cache: Path, samples: dict[str, Sample]
+) -> None:
+    server = start_server(
+        *("--model", str(ROOT / "models" / "nano-whisper")),
+        WHISPER_ENGINE="ctranslate2",
+        WHISPER_CACHE_DIR=str(nano_cache),
+    )
+    variables = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "any"}
+    for name in variables:
+        assert f"export {name}=" in MOVING
+    command = block("moving: one request", MOVING).replace("http://127.0.0.1:8089", server.url)
+    program = block("moving: the official client", MOVING, "python")
+    text = samples["en-plain-000.flac"].text
+    for argv, expected in (
+        (["bash", "-euo", "pipefail", "-c", command], f'"text":"{text}"'),
+        ([sys.executable, "-c", program], f"{text}\nnano-whisper\n"),
+    ):
+        done = subprocess.run(
+            argv, capture_output=True, text=True, cwd=ROOT, check=True, env={**os.environ, **variables}
+        )
+        assert expected in done.stdout
 
 
 PAGES = [

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.conftest import Sample
+from tests.support.asgi_client import events_of
 from tests.support.http_requests import form
 from tests.support.in_process import MakeSettings, OpenClient, client_of
 from whisper_server.core.settings.origins import DEFAULT_ORIGINS
@@ -284,16 +283,6 @@ async def test_extensions_by_pattern(open_client: OpenClient, speech: Sample) ->
 
 
 # --- streams with times -----------------------------------------------------------------------------
-
-
-def events_of(text: str) -> list[dict[str, Any]]:
-    found = []
-    for frame in text.split("\n\n")[:-1]:
-        name, data = frame.split("\n")
-        event = json.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
-        found.append(event)
-    return found
 
 
 @pytest.mark.parametrize("granularity", ["segment", "word"])

@@ -14,6 +14,7 @@ from tests.support.http_requests import HEARD, URL, b64, error_of, exchange, for
 from tests.support.in_process import OpenClient
 from whisper_server.api.middleware.auth import AuthMiddleware
 from whisper_server.api.middleware.host_check import HostCheckMiddleware
+from whisper_server.core.settings.origins import matcher
 
 
 async def status_for(client: httpx.AsyncClient, method: str = "GET", **headers: str) -> int:
@@ -83,7 +84,14 @@ async def test_hosts_that_the_operator_names(open_client: OpenClient) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://evil.example", "null", "http://localhost:3001", "http://localhost.evil.example", "file://", ""],
+    [
+        "https://evil.example",
+        "null",
+        "http://10.0.0.2:3000",
+        "http://localhost.evil.example",
+        "file://",
+        "",
+    ],
 )
 async def test_pages_of_strangers_may_not_post(client: httpx.AsyncClient, origin: str) -> None:
     response = await client.post(URL, headers={"origin": origin})
@@ -152,7 +160,7 @@ async def test_preflights(open_client: OpenClient) -> None:
         assert friend.status_code == 200
         assert friend.headers["access-control-allow-origin"] == "http://localhost:3000"
         stranger = await client.options(URL, headers={"origin": "https://evil.example", **asked})
-        assert stranger.status_code == 400
+        assert stranger.status_code == 403
         assert "access-control-allow-origin" not in stranger.headers
 
 
@@ -168,7 +176,7 @@ async def test_websockets_are_checked_too() -> None:
     async def nothing() -> Any:
         raise AssertionError
 
-    guarded = HostCheckMiddleware(app, own_host="127.0.0.1", allowed_hosts=(), allowed_origins=())
+    guarded = HostCheckMiddleware(app, own_host="127.0.0.1", allowed_hosts=(), allowed_origins=matcher(()))
     for headers, expected in [
         ([(b"host", b"localhost")], "websocket.accept"),
         ([(b"host", b"evil.example")], "websocket.close"),
@@ -189,6 +197,10 @@ async def test_the_key(open_client: OpenClient) -> None:
     async with open_client(api_key="schlüssel") as client:
         assert (await client.get("/health")).status_code == 200
         assert (await client.get("/ready")).status_code == 200
+        assert "press **Authorize**" in (await client.get("/openapi.json")).json()["info"]["description"]
+        assert (
+            (await client.get("/docs")).headers["content-security-policy"].startswith("default-src 'none'; ")
+        )
         for headers in (
             {},
             {"authorization": "Bearer"},
@@ -196,7 +208,7 @@ async def test_the_key(open_client: OpenClient) -> None:
             {"authorization": "Basic a2V5"},
             {"authorization": b"Bearer \xff\xfe"},
         ):
-            for path in ("/v1/models", "/openapi.json", "/nothing"):
+            for path in ("/v1/models", "/metrics", "/nothing", "/docsx", "/openapi.json/x"):
                 response = await client.get(path, headers=headers)
                 assert response.status_code == 401
                 assert response.headers["www-authenticate"] == "Bearer"

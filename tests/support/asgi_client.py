@@ -80,5 +80,13 @@ def events_of(body: bytes | str) -> list[dict[str, Any]]:
     text = body.decode() if isinstance(body, bytes) else body
     assert text.endswith("\n\n")
     frames = [frame for frame in text.split("\n\n") if frame and not frame.startswith(":")]
-    assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames), frames
-    return [json.loads(frame[6:]) for frame in frames if frame != "data: [DONE]"]
+    found = []
+    for frame in frames:
+        *names, data = frame.split("\n")
+        assert data.startswith("data: "), frame
+        if data != "data: [DONE]":
+            event: dict[str, Any] = json.loads(data.removeprefix("data: "))
+            # Chunks of a chat have no type, and no name either.
+            assert names == ([f"event: {event['type']}"] if "type" in event else []), frame
+            found.append(event)
+    return found

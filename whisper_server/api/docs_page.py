@@ -1,7 +1,7 @@
 """GET /docs: Swagger UI over our own document, without a byte from anywhere else.
 
-Its script and style come from the package fastapi-offline, of which no code is used. The policy lets the page run
-them and ask nothing but this server, whatever the document says.
+Its script and style come from the package fastapi-offline, of which no code is used. The policy lets the page
+run them and ask nothing but this server, whatever the document says.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ _COMPONENTS = "#/components/schemas/"
 _JSON = "application/json"
 
 _KEY = (
-    "\n\nThis server asks for a key: press **Authorize** and enter what `WHISPER_API_KEY` holds; every request "
-    "of this page then has it. Clients send it as `Authorization: Bearer <key>`."
+    "\n\nThis server asks for a key: press **Authorize** and enter what `WHISPER_API_KEY` holds; every "
+    "request of this page then has it. Clients send it as `Authorization: Bearer <key>`."
 )
 _NO_KEY = "\n\nThis server asks for no key; clients that insist on one may send any."
 
@@ -35,8 +35,8 @@ _NAMED_BY_CLIENT = {
     "name": "x-request-id",
     "in": "header",
     "required": False,
-    "description": "A name for the request: 1 to 64 letters, digits, dots, dashes or underscores. Others, and no "
-    "name, get one of the server's.",
+    "description": "A name for the request: 1 to 64 letters, digits, dots, dashes or underscores. Without, "
+    "and for other names, the server makes one.",
     "schema": {"type": "string"},
 }
 _RETRY = {

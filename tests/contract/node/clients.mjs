@@ -6,8 +6,10 @@
 
 import { createReadStream } from "node:fs";
 import { readFile } from "node:fs/promises";
+import { createGroq } from "@ai-sdk/groq";
 import { createOpenAI } from "@ai-sdk/openai";
 import { experimental_transcribe as transcribe, generateText, streamText } from "ai";
+import Groq from "groq-sdk";
 import OpenAI, { toFile } from "openai";
 
 const { baseURL, model, file, wav, calls } = JSON.parse(process.argv[2]);
@@ -21,6 +23,9 @@ const counted = (url, init) => {
 
 const client = new OpenAI({ baseURL, apiKey: "any", fetch: counted });
 const sdk = createOpenAI({ baseURL, apiKey: "any" });
+const root = baseURL.replace(/\/v1$/, "");
+const groq = new Groq({ baseURL: root, apiKey: "any" });
+const groqSdk = createGroq({ baseURL: `${root}/openai/v1`, apiKey: "any" });
 
 const create = (fields) => client.audio.transcriptions.create({ model, file: createReadStream(file), ...fields });
 const collect = async (stream) => {
@@ -73,6 +78,9 @@ const known = {
         providerOptions: { openai: { timestampGranularities: ["word", "segment"], language: "en" } },
       }),
     ),
+  groq_json: () => groq.audio.transcriptions.create({ model, file: createReadStream(file) }),
+  ai_groq: async () =>
+    transcript(await transcribe({ model: groqSdk.transcription(model), audio: await readFile(file) })),
   ai_unknown_model: async () =>
     transcribe({ model: sdk.transcription("whisper-9"), audio: await readFile(file) }),
   ai_chat: async () => (await generateText({ model: sdk.chat(model), messages: await audioPrompt() })).text,
