@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whisper_server.core.events import Events
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import return_memory
+from whisper_server.services.decoding.short_context import ContextDecoder
 from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine
 from whisper_server.services.engines.registry import load_engine
@@ -43,7 +44,7 @@ class WhisperModel:
         self._load = load
         info = self.engine.info
         self.scheduler = Scheduler(
-            WindowDecoder(self.engine).decode,
+            self._decoder(),
             max_batch=info.max_batch,
             workers=info.workers,
             reload=self._reload,
@@ -95,7 +96,10 @@ class WhisperModel:
     def _reload(self) -> DecodeBatch:
         # The old engine may hang in a call: it is let go, not closed, and ends with that call.
         self.engine = self._load()
-        return WindowDecoder(self.engine).decode
+        return self._decoder()
+
+    def _decoder(self) -> DecodeBatch:
+        return ContextDecoder(WindowDecoder(self.engine).decode, self.engine.info.silence_s).decode
 
 
 class ModelLoader:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from whisper_server.core.errors import ModelUnavailable
+from whisper_server.services.engines.audio_context import fingerprint
 from whisper_server.services.engines.checkpoint import (
     Checkpoint,
     broken,
@@ -41,7 +42,7 @@ from whisper_server.services.engines.ct2.weights import set_config, whisper_spec
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of what this module writes; raise it to have every model converted again
+VERSION = 3  # of what this module writes; raise it to have every model converted again
 COPIED = ("generation_config.json", "preprocessor_config.json")
 STALE_S = 3600.0  # age after which a temporary folder was left by a crash; the largest model takes minutes
 
@@ -109,11 +110,11 @@ def _convert(
     temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
     temporary.mkdir()
     try:
-        _write(folder, config, temporary, quantization, encoder)
+        checkpoint = Checkpoint(folder)
+        _write(folder, checkpoint, config, temporary, quantization, encoder)
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
-        (temporary / MARKER).write_text(
-            json.dumps({"files": sizes, "source": str(folder.resolve())}), encoding="utf-8"
-        )
+        made = {"files": sizes, "source": str(folder.resolve()), "fingerprint": fingerprint(checkpoint)}
+        (temporary / MARKER).write_text(json.dumps(made), encoding="utf-8")
         if target.exists() and not is_whole(target):
             shutil.rmtree(target)
         try:
@@ -126,11 +127,15 @@ def _convert(
     log.info("converted %s in %.1f s", folder.name, time.monotonic() - started)
 
 
-def _write(
-    folder: Path, config: dict[str, Any], output: Path, quantization: str, encoder: str | None
+def _write(  # noqa: PLR0917
+    folder: Path,
+    checkpoint: Checkpoint,
+    config: dict[str, Any],
+    output: Path,
+    quantization: str,
+    encoder: str | None,
 ) -> None:
     tokenizer = load_tokenizer(folder)
-    checkpoint = Checkpoint(folder)
     try:
         if encoder:
             _write_encoder(checkpoint, config, output, encoder)

@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING
 import ctranslate2
 
 from whisper_server.core.errors import ModelUnavailable
+from whisper_server.core.types import WINDOW_S
+from whisper_server.services.engines.audio_context import silence_after
 from whisper_server.services.engines.base import BEST_OF, EngineSpec
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.engine import ALIGNED_POSITIONS, CTranslate2Engine
-from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MODEL_FILE, shape_of, weight_bytes
+from whisper_server.services.engines.ct2.folder import (
+    ENCODER_FILE,
+    MODEL_FILE,
+    fingerprint_of,
+    shape_of,
+    weight_bytes,
+)
 from whisper_server.services.engines.ct2.working_memory import Load
 from whisper_server.services.engines.ct2.working_memory import working_bytes as _working_bytes
 from whisper_server.services.engines.model_shape import AUDIO_POSITIONS, ModelShape
@@ -82,7 +90,18 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
         workers=workers,
         memory_bytes=weight_bytes(converted),
         working_bytes=working_bytes(converted, spec),
+        silence_s=_silence_s(converted, device, spec),
     )
+
+
+def _silence_s(converted: Path, device: str, spec: EngineSpec) -> float:
+    """Return how much silence the encoder is to hear after the sound.
+
+    On a GPU whole windows: its batches would fall apart into those of one length each.
+    """
+    if device != "cpu" or spec.audio_context == "full":
+        return WINDOW_S
+    return silence_after(fingerprint_of(converted))
 
 
 def _onnx_encoder(converted: Path, kind: str, threads: int) -> OnnxEncoder | None:
