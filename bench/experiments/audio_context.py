@@ -1,11 +1,12 @@
-"""How much silence a checkpoint needs after the sound: errors and processor time, by seconds of it.
+"""How much silence a checkpoint needs after the sound, and how many beams: errors and processor time.
 
     python -m bench.experiments.audio_context RECORDINGS MODEL --silence 3 5 8 10 30
 
 RECORDINGS is a folder as bench.accuracy has it, MODEL a folder in Hugging Face format. Counted are the
 windows that sound does not fill: recordings of at most 24 s, one by one on one thread, through the guard and
 the temperature fallback of the server. A row is one length of silence; 30 s are whole windows. The text may
-differ in a word from row to row; a length is good where the errors do not grow.
+differ in a word from row to row; a length is good where the errors do not grow. Processor time holds the
+language's detection too.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Row:
     """What one length of silence gave."""
 
     silence_s: float
+    beam: int
     engine: Engine
     shows: bool = False
     edits: list[scores.Edits] = field(default_factory=list)
@@ -50,16 +52,16 @@ class Row:
 
     def hear(self, window: Window, language: str | None, *, words: bool) -> Decoded:
         """Decode one window, and count what it costs."""
-        job = WindowJob(window, language, word_timestamps=words)
+        job, options = WindowJob(window, language, word_timestamps=words), DecodeOptions(self.beam)
         self.short += frames_of(window, self.silence_s) < WINDOW_FRAMES
         began_s = time.process_time()
-        (decoded,) = ContextDecoder(self._decode, self.silence_s).decode([job], DecodeOptions())
+        (decoded,) = ContextDecoder(self._decode, self.silence_s).decode([job], options)
         self.processor_s += time.process_time() - began_s
         if self.shows:
             text = self.engine.tokenizer.text(decoded.tokens)
             print(
-                f"{self.silence_s:g} s after {window.duration_s:.1f} s: {len(decoded.tokens)} tokens, "
-                f"{decoded.avg_logprob:.2f}, {decoded.compression_ratio:.2f}, "
+                f"beam {self.beam}, {self.silence_s:g} s after {window.duration_s:.1f} s: "
+                f"{len(decoded.tokens)} tokens, {decoded.avg_logprob:.2f}, {decoded.compression_ratio:.2f}, "
                 f"{decoded.temperature:g}, again {self.again}: {text}",
                 flush=True,
             )
@@ -79,6 +81,7 @@ class Row:
         times = f"{median(moved):.2f}, {quantiles(moved, n=10)[-1]:.2f}" if len(moved) > 1 else "-"
         cells = (
             f"{self.silence_s:g}",
+            self.beam,
             f"{all_edits.percent:.2f} %",
             f"{all_edits.substituted}, {all_edits.deleted}, {all_edits.inserted}",
             self.wrong_languages,
@@ -137,13 +140,16 @@ def main() -> None:
     parser.add_argument("recordings", type=Path)
     parser.add_argument("model", type=Path)
     parser.add_argument("--silence", type=float, nargs="+", default=[30.0, 3.0, 5.0, 8.0, 10.0])
+    parser.add_argument("--beams", type=int, nargs="+", default=[5])
     parser.add_argument("--words", action="store_true", help="compare word times with those of whole windows")
     parser.add_argument("--shows", action="store_true", help="print every text")
     parser.add_argument("--limit", type=int, help="so many recordings, spread over the folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         engine = load_engine(given.model, EngineSpec(threads=1), Path(cache))
-        rows = [Row(silence_s, engine, given.shows) for silence_s in given.silence]
+        rows = [
+            Row(silence_s, beam, engine, given.shows) for silence_s in given.silence for beam in given.beams
+        ]
         for each in recordings.chosen(recordings.read(given.recordings), (), given.limit):
             is_known = each.languages == ("en",) or engine.tokenizer.is_multilingual or not each.is_speech
             if not each.is_scored or not is_known or (each.seconds or 0) > LONGEST_S:
@@ -157,9 +163,9 @@ def main() -> None:
     whole = next((row for row in rows if row.silence_s * 100 >= WINDOW_FRAMES), None)
     print(
         f"{len(rows[0].edits)} recordings, {scores.total(rows[0].edits).units} units\n\n"
-        "| silence, s | wrong | subst., del., ins. | language wrong | text without speech | decoded again"
-        " | processor s | words start elsewhere, s: median, 90 % |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| silence, s | beam | wrong | subst., del., ins. | language wrong | text without speech "
+        "| decoded again | processor s | words start elsewhere, s: median, 90 % |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     for row in rows:
         print(row.line(whole if row is not whole else None), flush=True)

@@ -29,8 +29,7 @@ from bench.serving.servers import OURS, Setup, Started, checkpoint, running
 from bench.serving.visit import load
 from whisper_server.core.types import DecodeOptions, WindowJob
 from whisper_server.services.audio_processor import AudioProcessor
-from whisper_server.services.decoding.window_decoder import WindowDecoder
-from whisper_server.services.loaded_models.loader import WhisperModel
+from whisper_server.services.loaded_models.loader import WhisperModel, decoder_of
 from whisper_server.services.speech import vad, windows
 from whisper_server.services.speech.log_mel import log_mel
 
@@ -64,7 +63,7 @@ def stages(model: WhisperModel, beam: int) -> Timed:
     """Return the processor time of each stage, in seconds per clip."""
     clips, times = audio.mix(), Timed()
     jobs = [prepare(clip, model.engine.info.n_mels, times) for clip in clips]
-    engine, decoder = model.engine, WindowDecoder(model.engine)
+    engine, decode = model.engine, decoder_of(model.engine)
     most = engine.info.max_batch
     batches = [jobs[start : start + most] for start in range(0, len(jobs), most)]
 
@@ -80,7 +79,7 @@ def stages(model: WhisperModel, beam: int) -> Timed:
     timed(
         times,
         "encoder and decoder",
-        lambda: all_batches(lambda batch: decoder.decode(batch, DecodeOptions(beam_size=beam))),
+        lambda: all_batches(lambda batch: decode(batch, DecodeOptions(beam_size=beam))),
     )
     times["decoder, language, fallback"] = times.pop("encoder and decoder") - times["encoder"]
     return {stage: seconds / len(clips) for stage, seconds in times.items()}

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def decoder_of(engine: Engine) -> DecodeBatch:
+    """Return what decodes windows with an engine: Whisper's rules, over no more context than it needs."""
+    return ContextDecoder(WindowDecoder(engine).decode, engine.info.silence_s).decode
+
+
 class WhisperModel:
     """One loaded model and everything that works for it alone."""
 
@@ -44,7 +49,7 @@ class WhisperModel:
         self._load = load
         info = self.engine.info
         self.scheduler = Scheduler(
-            self._decoder(),
+            decoder_of(self.engine),
             max_batch=info.max_batch,
             workers=info.workers,
             reload=self._reload,
@@ -96,10 +101,7 @@ class WhisperModel:
     def _reload(self) -> DecodeBatch:
         # The old engine may hang in a call: it is let go, not closed, and ends with that call.
         self.engine = self._load()
-        return self._decoder()
-
-    def _decoder(self) -> DecodeBatch:
-        return ContextDecoder(WindowDecoder(self.engine).decode, self.engine.info.silence_s).decode
+        return decoder_of(self.engine)
 
 
 class ModelLoader:

@@ -99,7 +99,7 @@ class CTranslate2Engine:
         workers: int,
         memory_bytes: int,
         working_bytes: int,
-        silence_s: float,
+        silence_s: float = WINDOW_S,
     ) -> None:
         """Take the parts; without `encoder` the model's own is used."""
         self._model = model
