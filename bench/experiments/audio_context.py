@@ -56,13 +56,14 @@ class Row:
         self.short += frames_of(window, self.silence_s) < WINDOW_FRAMES
         began_s = time.process_time()
         (decoded,) = ContextDecoder(self._decode, self.silence_s).decode([job], options)
-        self.processor_s += time.process_time() - began_s
+        took_s = time.process_time() - began_s
+        self.processor_s += took_s
         if self.shows:
             text = self.engine.tokenizer.text(decoded.tokens)
             print(
                 f"beam {self.beam}, {self.silence_s:g} s after {window.duration_s:.1f} s: "
                 f"{len(decoded.tokens)} tokens, {decoded.avg_logprob:.2f}, {decoded.compression_ratio:.2f}, "
-                f"{decoded.temperature:g}, again {self.again}: {text}",
+                f"{decoded.temperature:g}, {took_s:.2f} s, again {self.again}: {text}",
                 flush=True,
             )
         return decoded
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="+", default=[5])
     parser.add_argument("--words", action="store_true", help="compare word times with those of whole windows")
     parser.add_argument("--shows", action="store_true", help="print every text")
+    parser.add_argument("--files", nargs="+", default=[], help="only those whose names have one of these")
     parser.add_argument("--limit", type=int, help="so many recordings, spread over the folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
@@ -150,7 +152,7 @@ def main() -> None:
         rows = [
             Row(silence_s, beam, engine, given.shows) for silence_s in given.silence for beam in given.beams
         ]
-        for each in recordings.chosen(recordings.read(given.recordings), (), given.limit):
+        for each in recordings.chosen(recordings.read(given.recordings), given.files, given.limit):
             is_known = each.languages == ("en",) or engine.tokenizer.is_multilingual or not each.is_speech
             if not each.is_scored or not is_known or (each.seconds or 0) > LONGEST_S:
                 continue
