@@ -21,7 +21,7 @@ OUTPUT = "proj_out.weight"  # the embedding again, which some files have and oth
 # Seconds of silence after the sound, by fingerprint (bench/experiments/audio_context.md).
 _SILENCE_S = {
     "7bcf269baa066afd": 5.0,  # openai/whisper-base
-    "85404b0e8f4b8a6e": 10.0,  # openai/whisper-tiny.en
+    "85404b0e8f4b8a6e": 8.0,  # openai/whisper-tiny.en
     "654a2bca3b7fdc38": 5.0,  # the bundled nano model
 }
 
