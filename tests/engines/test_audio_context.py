@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.conftest import NANO, Sample
+from tests.conftest import NANO, NANO_MODEL, Sample
 from tests.support.nano_clips import RATE, ROBUST, pcm
 from tests.support.real_models import real_model
+from whisper_server.core.config import Settings
 from whisper_server.core.types import (
     WINDOW_FRAMES,
     WINDOW_S,
@@ -31,6 +32,7 @@ from whisper_server.services.engines.checkpoint import SINGLE_FILE, Checkpoint
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.folder import MARKER, fingerprint_of
 from whisper_server.services.engines.registry import load_engine
+from whisper_server.services.loaded_models.loader import ModelLoader
 from whisper_server.services.speech.log_mel import log_mel
 
 CLIPS = [clip for clip in ROBUST if clip.kind == "plain"][:8]
@@ -96,11 +98,22 @@ def test_a_conversion_remembers_the_weights(nano_cache: Path, tmp_path: Path) ->
     assert silence_after(fingerprint_of(elsewhere)) == WINDOW_S
 
 
-def test_whole_windows_if_wanted(nano_cache: Path) -> None:
-    engine = load_engine(NANO, EngineSpec(threads=1, audio_context="full"), nano_cache)
-    assert engine.info.silence_s == WINDOW_S
-    assert any(note.startswith("short audio context: off") for note in engine.info.notes)
-    engine.close()
+@pytest.mark.parametrize("context", ["auto", "full"])
+def test_a_loaded_model_hears_what_the_setting_says(
+    context: str, nano_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(_env_file=None, cache_dir=nano_cache, audio_context=context, threads=1)
+    model = ModelLoader(settings)(NANO_MODEL)
+    engine, heard = model.engine, list[int]()
+    encode = engine.encode
+    monkeypatch.setattr(engine, "encode", lambda mels: heard.append(mels.shape[2]) or encode(mels))
+    with model.scheduler.open_stream() as stream:
+        decoded = stream.submit(job(CLIPS[0]), DecodeOptions()).result()
+    notes = [note for note in engine.info.notes if note.startswith("short audio context")]
+    model.close()
+    assert engine.tokenizer.text(decoded.tokens).strip() == CLIPS[0].text
+    assert (heard == [WINDOW_FRAMES]) == (context == "full")
+    assert [note.split(":")[1][:4] for note in notes] == [" off" if context == "full" else " on,"]
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "ctranslate2"])
