@@ -85,18 +85,12 @@ def stages(model: WhisperModel, beam: int) -> Timed:
     return {stage: seconds / len(clips) for stage, seconds in times.items()}
 
 
-def processor_s(server: Started) -> float:
-    """Return the processor time that the server has taken, its children included."""
-    spent = [each.cpu_times() for each in (server.process, *server.process.children(recursive=True))]
-    return sum(each.user + each.system for each in spent)
-
-
 def served(server: Started, name: str, n_requests: int) -> Timed:
     """Return the processor time per clip of the server and of its clients, in seconds."""
-    before = processor_s(server)
+    before = server.processor_s()
     outcome = load(server, name, "--clients", str(CLIENTS), "--requests", str(n_requests))
     return {
-        "server, all of it": (processor_s(server) - before) / n_requests,
+        "server, all of it": (server.processor_s() - before) / n_requests,
         "load generator": outcome["processor_s"] / n_requests,
     }
 
