@@ -19,16 +19,15 @@ if TYPE_CHECKING:
 OUTPUT = "proj_out.weight"  # the embedding again, which some files have and others leave out
 
 # Seconds of silence after the sound, by fingerprint (bench/experiments/audio_context.md).
-_SILENCE_S = {
+SILENCE_S = {
     "7bcf269baa066afd": 5.0,  # openai/whisper-base
     "85404b0e8f4b8a6e": 8.0,  # openai/whisper-tiny.en
-    "654a2bca3b7fdc38": 5.0,  # the bundled nano model
 }
 
 
 def silence_after(fingerprint: str) -> float:
     """Return how many seconds of silence a checkpoint is to hear after the sound; WINDOW_S: all there are."""
-    return _SILENCE_S.get(fingerprint, WINDOW_S)
+    return SILENCE_S.get(fingerprint, WINDOW_S)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
