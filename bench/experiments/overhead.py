@@ -25,9 +25,8 @@ from bench.serving.visit import load
 from whisper_server.core.config import load_settings
 from whisper_server.core.types import DecodeOptions, Window, WindowJob
 from whisper_server.services.audio_processor import AudioProcessor
-from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine
-from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
+from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel, decoder_of
 from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.speech import vad, windows
 
@@ -56,7 +55,7 @@ def bare_model(setup: Setup) -> tuple[WhisperModel, int]:
 
 def engine_per_s(engine: Engine, ready: list[Window], n_requests: int, beam: int) -> float:
     """Return windows per second of the engine alone: full batches, as many at once as it takes."""
-    decoder = WindowDecoder(engine)
+    decode = decoder_of(engine)
     jobs = [
         WindowJob(window, language=None) for window in itertools.islice(itertools.cycle(ready), n_requests)
     ]
@@ -64,7 +63,7 @@ def engine_per_s(engine: Engine, ready: list[Window], n_requests: int, beam: int
     batches = [jobs[start : start + most] for start in range(0, len(jobs), most)]
     begin = time.perf_counter()
     with ThreadPoolExecutor(engine.info.workers) as pool:
-        list(pool.map(lambda batch: decoder.decode(batch, DecodeOptions(beam_size=beam)), batches))
+        list(pool.map(lambda batch: decode(batch, DecodeOptions(beam_size=beam)), batches))
     return n_requests / (time.perf_counter() - begin)
 
 

@@ -29,8 +29,7 @@ from bench.serving.servers import OURS, Setup, Started, checkpoint, running
 from bench.serving.visit import load
 from whisper_server.core.types import DecodeOptions, WindowJob
 from whisper_server.services.audio_processor import AudioProcessor
-from whisper_server.services.decoding.window_decoder import WindowDecoder
-from whisper_server.services.loaded_models.loader import WhisperModel
+from whisper_server.services.loaded_models.loader import WhisperModel, decoder_of
 from whisper_server.services.speech import vad, windows
 from whisper_server.services.speech.log_mel import log_mel
 
@@ -64,7 +63,7 @@ def stages(model: WhisperModel, beam: int) -> Timed:
     """Return the processor time of each stage, in seconds per clip."""
     clips, times = audio.mix(), Timed()
     jobs = [prepare(clip, model.engine.info.n_mels, times) for clip in clips]
-    engine, decoder = model.engine, WindowDecoder(model.engine)
+    engine, decode = model.engine, decoder_of(model.engine)
     most = engine.info.max_batch
     batches = [jobs[start : start + most] for start in range(0, len(jobs), most)]
 
@@ -80,24 +79,18 @@ def stages(model: WhisperModel, beam: int) -> Timed:
     timed(
         times,
         "encoder and decoder",
-        lambda: all_batches(lambda batch: decoder.decode(batch, DecodeOptions(beam_size=beam))),
+        lambda: all_batches(lambda batch: decode(batch, DecodeOptions(beam_size=beam))),
     )
     times["decoder, language, fallback"] = times.pop("encoder and decoder") - times["encoder"]
     return {stage: seconds / len(clips) for stage, seconds in times.items()}
 
 
-def processor_s(server: Started) -> float:
-    """Return the processor time that the server has taken, its children included."""
-    spent = [each.cpu_times() for each in (server.process, *server.process.children(recursive=True))]
-    return sum(each.user + each.system for each in spent)
-
-
 def served(server: Started, name: str, n_requests: int) -> Timed:
     """Return the processor time per clip of the server and of its clients, in seconds."""
-    before = processor_s(server)
+    before = server.processor_s()
     outcome = load(server, name, "--clients", str(CLIENTS), "--requests", str(n_requests))
     return {
-        "server, all of it": (processor_s(server) - before) / n_requests,
+        "server, all of it": (server.processor_s() - before) / n_requests,
         "load generator": outcome["processor_s"] / n_requests,
     }
 

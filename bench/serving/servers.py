@@ -55,6 +55,11 @@ class Started:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def processor_s(self) -> float:
+        """Return the processor time that the process and its children have taken."""
+        spent = [each.cpu_times() for each in (self.process, *self.process.children(recursive=True))]
+        return sum(each.user + each.system for each in spent)
+
     def memory_mb(self) -> float:
         """Return what the process and its children have in memory; what they share counts once (PSS)."""
         alive = [self.process, *self.process.children(recursive=True)]

@@ -24,6 +24,7 @@ from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.encoder_graph import GRAPHS, write_encoder
 from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MARKER
 from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder
+from whisper_server.services.engines.model_shape import STEP_FRAMES
 from whisper_server.services.engines.registry import load_engine, prepare_engine
 from whisper_server.services.onnx.writer import ALIGNMENT
 from whisper_server.services.speech.log_mel import log_mel
@@ -91,6 +92,21 @@ def test_float32_is_ctranslate2s(mels: Mels, tmp_path: Path, nano_cache: Path) -
     assert got.shape == (2, 1500, 128)
     assert got.dtype == np.float32
     assert error(got, reference(mels[:2], nano_cache, "float32")) < 1e-4
+
+
+@pytest.mark.parametrize("n_frames", [STEP_FRAMES, 5 * STEP_FRAMES, 9 * STEP_FRAMES])
+def test_part_of_a_window(n_frames: int, mels: Mels, tmp_path: Path, nano_cache: Path) -> None:
+    part = mels[:2, :, :n_frames]
+    got = encoder_of(tmp_path, "float32").encode(part)
+    assert got.shape == (2, n_frames // 2, 128)
+    assert error(got, reference(part, nano_cache, "float32")) < 1e-4
+
+
+def test_a_length_does_not_depend_on_those_before_it(mels: Mels, tmp_path: Path) -> None:
+    encoder = encoder_of(tmp_path, "int8")
+    first = encoder.encode(mels[:1, :, :STEP_FRAMES])
+    encoder.encode(mels[:1])
+    np.testing.assert_array_equal(encoder.encode(mels[:1, :, :STEP_FRAMES]), first)
 
 
 def test_int8_is_nearer_to_float32_than_ctranslate2s(mels: Mels, tmp_path: Path, nano_cache: Path) -> None:

@@ -14,6 +14,7 @@ COMMANDS = [
     "bench.grow",
     "bench.accuracy.__main__",
     "bench.serving.__main__",
+    "bench.serving.real",
     *(f"bench.experiments.{name}" for name in EXPERIMENTS),
 ]
 

@@ -107,6 +107,12 @@ class ModelSettings(BaseModel):
     beam_size: int = Field(
         5, alias="WHISPER_BEAM_SIZE", ge=1, le=16, description="Beams of the search; 1 is greedy and faster."
     )
+    audio_context: Literal["auto", "full"] = Field(
+        "auto",
+        alias="WHISPER_AUDIO_CONTEXT",
+        description="What the encoder hears of a window that sound does not fill. `auto`: on a CPU and with "
+        "models that were measured, the sound and some silence, which is faster; `full`: always 30 s.",
+    )
     batch_timeout_s: float = Field(
         600.0,
         alias="WHISPER_BATCH_TIMEOUT_S",

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest
-from whisper_server.core.types import MIN_VOICE_S, Decoded, DecodeOptions, TokenTime, WindowJob
+from whisper_server.core.types import (
+    MIN_VOICE_S,
+    WINDOW_FRAMES,
+    Decoded,
+    DecodeOptions,
+    TokenTime,
+    WindowJob,
+)
 from whisper_server.services.decoding import loops, seeds
 from whisper_server.services.decoding.belief import is_sure, spoken_s
 from whisper_server.services.decoding.language import Heard, among
@@ -86,8 +93,9 @@ class WindowDecoder:
         jobs: Sequence[WindowJob],
         options: DecodeOptions,
         is_wanted: IsWanted = everything,
+        n_frames: int = WINDOW_FRAMES,
     ) -> list[Decoded]:
-        """Decode jobs that share `options`; result i belongs to job i.
+        """Decode jobs that share `options`, from the first `n_frames` of each; result i belongs to job i.
 
         `is_wanted` is called between the steps: a row that is no longer wanted is not tried again, and its
         tokens are not timed.
@@ -97,7 +105,7 @@ class WindowDecoder:
             EngineFailure: one of the windows cannot be decoded.
             InvalidRequest: the model does not know a language or cannot translate.
         """
-        encoded = self._engine.encode(np.stack([job.window.mel for job in jobs]))
+        encoded = self._engine.encode(np.stack([job.window.mel[:, :n_frames] for job in jobs]))
         languages = self._languages(encoded, jobs)
         if not options.temperatures:
             return self._taken(encoded, jobs, languages)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from whisper_server.core.types import WINDOW_S
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +36,7 @@ class EngineInfo:
     memory_bytes: int  # weights in memory, near enough to budget with
     working_bytes: int = 0  # what calls take beside them at the busiest moment, near enough to budget with
     encoder: str = ""  # what runs the encoder: "ctranslate2", "onnxruntime int8"
+    silence_s: float = WINDOW_S  # that the encoder is to hear after the sound; WINDOW_S: whole windows
     notes: tuple[str, ...] = ()  # optimisations: "name: on" or "name: off, the reason", one each
 
 
@@ -95,7 +98,10 @@ class Engine(Protocol):
         ...
 
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
-        """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
+        """Run the encoder over mels [batch, n_mels, frames].
+
+        `frames` is WINDOW_FRAMES, or less where `info.silence_s` allows it: a multiple of STEP_FRAMES.
+        """
         ...
 
     def detect_language(self, encoded: Encoded) -> list[dict[str, float]]:
@@ -141,3 +147,4 @@ class EngineSpec:
     threads: int = 0  # CPU threads of one device call; 0: all cores
     compiles: bool = False  # whether the engine may compile its loop, which makes loading slow
     beam_size: int = 5  # of the requests to come: what is compiled is compiled for it
+    audio_context: Literal["auto", "full"] = "auto"  # full: the encoder always hears whole windows

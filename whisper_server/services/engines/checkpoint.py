@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,11 @@ class Checkpoint:
         for path in weight_files(folder):
             self._tensors.update(_tensors_in(path))
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all tensors, sorted."""
+        return sorted(self._tensors)
+
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
@@ -83,6 +89,13 @@ class Checkpoint:
         Raises:
             ModelUnavailable: the checkpoint has no such tensor, or one of a shape that no array has.
         """
+        return self._read(name, lambda stored: stored.file.get_tensor(stored.name))
+
+    def first_row(self, name: str) -> Tensor:
+        """Return the first row of a tensor, and read no more; else as `tensor`."""
+        return self._read(name, lambda stored: stored.file.get_slice(stored.name)[:1])
+
+    def _read(self, name: str, read: Callable[[_Stored], Tensor]) -> Tensor:
         import ml_dtypes  # noqa: F401, PLC0415  (makes NumPy know bfloat16; only when a model is converted)
         import numpy as np  # noqa: PLC0415
         from safetensors import SafetensorError  # noqa: PLC0415
@@ -91,7 +104,7 @@ class Checkpoint:
         if stored is None:
             raise broken(self._folder, f"the weights lack {name}")
         try:
-            tensor: Tensor = stored.file.get_tensor(stored.name)
+            tensor = read(stored)
         except (SafetensorError, ValueError) as error:  # ValueError: NumPy has no array of such a shape
             raise _unreadable(stored.path, error) from error
         return tensor if tensor.dtype == np.float16 else tensor.astype(np.float32, copy=False)

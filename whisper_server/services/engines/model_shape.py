@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from whisper_server.core.types import WINDOW_FRAMES
 
 FRAMES_PER_POSITION = 2  # the stride of the encoder's second convolution
+STEP_FRAMES = 300  # 3 s: the encoder gets a window, or so many frames, or twice, three times as many
 AUDIO_POSITIONS = WINDOW_FRAMES // FRAMES_PER_POSITION  # 1,500: of the encoder's output, for one window
 TEXT_POSITIONS = 448  # of the decoder: prompt and text
 PROMPT_POSITIONS = TEXT_POSITIONS // 2  # 224; openai/whisper gives the other half to the text

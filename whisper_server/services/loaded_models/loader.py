@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whisper_server.core.events import Events
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import return_memory
+from whisper_server.services.decoding.short_context import ContextDecoder
 from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine
 from whisper_server.services.engines.registry import load_engine
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from whisper_server.core.types import ModelSource
 
 log = logging.getLogger(__name__)
+
+
+def decoder_of(engine: Engine) -> DecodeBatch:
+    """Return what decodes windows with an engine: Whisper's rules, over no more context than it needs."""
+    return ContextDecoder(WindowDecoder(engine).decode, engine.info.silence_s).decode
 
 
 class WhisperModel:
@@ -43,7 +49,7 @@ class WhisperModel:
         self._load = load
         info = self.engine.info
         self.scheduler = Scheduler(
-            WindowDecoder(self.engine).decode,
+            decoder_of(self.engine),
             max_batch=info.max_batch,
             workers=info.workers,
             reload=self._reload,
@@ -95,7 +101,7 @@ class WhisperModel:
     def _reload(self) -> DecodeBatch:
         # The old engine may hang in a call: it is let go, not closed, and ends with that call.
         self.engine = self._load()
-        return WindowDecoder(self.engine).decode
+        return decoder_of(self.engine)
 
 
 class ModelLoader:

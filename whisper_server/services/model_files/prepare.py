@@ -29,6 +29,7 @@ def spec_of(settings: Settings) -> tuple[EngineSpec, str]:
         settings.threads,
         compiles=settings.compile,
         beam_size=settings.beam_size,
+        audio_context=settings.audio_context,
     )
     return spec, choice.reason
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.core.system.durable import sync_folder
+from whisper_server.services.engines.audio_context import fingerprint
 from whisper_server.services.engines.checkpoint import (
     Checkpoint,
     broken,
@@ -122,9 +123,10 @@ def _convert(
     started = time.monotonic()
     log.info("converting %s to CTranslate2 %s", folder.name, quantization)
     with unfinished_folder(target.parent) as temporary:
-        _write(folder, read_config(folder), temporary, quantization, encoder)
+        checkpoint = Checkpoint(folder)
+        _write(folder, checkpoint, read_config(folder), temporary, quantization, encoder)
         try_out(temporary)
-        seal(temporary, folder)
+        seal(temporary, folder, {"fingerprint": fingerprint(checkpoint)})
         if target.exists() and not is_whole(target):
             shutil.rmtree(target)
         try:
@@ -139,11 +141,15 @@ def _convert(
     log.info("converted %s in %.1f s", folder.name, time.monotonic() - started)
 
 
-def _write(
-    folder: Path, config: dict[str, Any], output: Path, quantization: str, encoder: str | None
+def _write(  # noqa: PLR0917
+    folder: Path,
+    checkpoint: Checkpoint,
+    config: dict[str, Any],
+    output: Path,
+    quantization: str,
+    encoder: str | None,
 ) -> None:
     tokenizer = load_tokenizer(folder)
-    checkpoint = Checkpoint(folder)
     checkpoint.check(config)
     try:
         if encoder:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whisper_server.core.types import WINDOW_FRAMES
 from whisper_server.services.onnx.writer import CONTRIBUTED, OnnxWriter
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 # Positions meet in the attention only. The other operators of a layer take them in so many pieces, one after
 # the other: what one operator leaves for the next is still in the processor's cache, and memory holds one
 # piece of it.
-# It divides 1,500, the number of positions.
+# It divides the number of positions, 1,500 or those of any number of STEP_FRAMES.
 PIECES = 3
 EPSILON = 1e-5  # of every layer normalisation, as in torch
 LOWEST_GELU = 0.17  # GELU goes no further below zero than 0.16998
@@ -59,7 +58,10 @@ class Layer:
 def write_encoder(
     path: Path, tensor: ReadTensor, *, layers: int, heads: int, graph: type[EncoderGraph]
 ) -> None:
-    """Write the graph mel [1, n_mels, 3000] -> hidden [1, 1500, d_model], float32, and its weights."""
+    """Write the graph mel [1, n_mels, frames] -> hidden [1, frames / 2, d_model], float32, and its weights.
+
+    `frames`: at most 3,000, of which 2 `PIECES` is a divisor.
+    """
     with OnnxWriter(path) as onnx:
         graph(onnx, tensor).write(layers, heads)
 
@@ -76,16 +78,17 @@ class EncoderGraph:
         onnx = self.onnx
         x = self._gelu(self._convolution("mel", "conv1", stride=1))
         x = self._gelu(self._convolution(x, "conv2", stride=2))
+        x = onnx.node("Transpose", x, perm=(0, 2, 1))
         positions = self._read("embed_positions.weight")
-        x = onnx.node("Add", onnx.node("Transpose", x, perm=(0, 2, 1)), onnx.weight(positions[None]))
         d_model = positions.shape[1]
+        x = onnx.node("Add", x, self._first(onnx.weight(positions[None]), of=x))
         x = self._shaped(x, PIECES, -1, d_model)
         for index in range(layers):
             x = self._layer(x, self._read_layer(f"layers.{index}"), heads)
         x = self._shaped(x, 1, -1, d_model)
         onnx.rename(self._norm(x, self._affine("layer_norm")), "hidden")
         n_mels = self._tensor("conv1.weight").shape[1]
-        onnx.save({"mel": (1, n_mels, WINDOW_FRAMES)}, {"hidden": (1, *positions.shape)})
+        onnx.save({"mel": (1, n_mels, None)}, {"hidden": (1, None, d_model)})
 
     def prepare(self, layer: Layer) -> None:
         """Change the weights of a layer, but not what it computes, before they are written."""
@@ -96,7 +99,7 @@ class EncoderGraph:
         return self.onnx.node("Add", product, self.onnx.weight(layer.bias))
 
     def _layer(self, x: str, layer: Layer, heads: int) -> str:
-        """Take x [PIECES, 1500 / PIECES, d_model] through a layer."""
+        """Take x [PIECES, positions / PIECES, d_model] through a layer."""
         self.prepare(layer)
 
         def before(x: str) -> list[str]:
@@ -113,6 +116,12 @@ class EncoderGraph:
         mixed = self.onnx.node("MultiHeadAttention", q, k, v, domain=CONTRIBUTED, num_heads=heads)
         (x,) = self.onnx.scan(after, x, self._shaped(mixed, PIECES, -1, d_model))
         return x
+
+    def _first(self, rows: str, *, of: str) -> str:
+        """Return as many of the rows [1, n, d_model] as `of` has."""
+        zero, axis = (self.onnx.constant(np.array([number], dtype=np.int64)) for number in (0, 1))
+        length = self.onnx.node("Shape", of, start=1, end=2)
+        return self.onnx.node("Slice", rows, zero, length, axis)
 
     def _shaped(self, x: str, *shape: int) -> str:
         return self.onnx.node("Reshape", x, self.onnx.constant(np.array(shape, dtype=np.int64)))

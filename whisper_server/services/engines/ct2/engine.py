@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
-from whisper_server.core.types import SECONDS_PER_TIMESTAMP
+from whisper_server.core.types import SECONDS_PER_TIMESTAMP, WINDOW_S
 from whisper_server.services.engines.base import (
     Alignment,
     Encoded,
@@ -36,7 +36,7 @@ ALIGNED_POSITIONS = 256
 
 
 class _EncodedBatch:
-    """Encoder output [batch, 1500, d_model] on the device."""
+    """Encoder output [batch, positions, d_model] on the device."""
 
     def __init__(self, view: Any) -> None:
         self.view = view
@@ -65,7 +65,7 @@ class _EncodedBatch:
 
 
 class _HostBatch:
-    """Encoder output float32 [batch, 1500, d_model] in NumPy's memory, which CTranslate2 reads in place."""
+    """float32 [batch, positions, d_model] in NumPy's memory, which CTranslate2 reads in place."""
 
     def __init__(self, array: NDArray[np.float32]) -> None:
         self.array = array
@@ -99,6 +99,7 @@ class CTranslate2Engine:
         workers: int,
         memory_bytes: int,
         working_bytes: int,
+        silence_s: float = WINDOW_S,
     ) -> None:
         """Take the parts; without `encoder` the model's own is used."""
         self._model = model
@@ -116,15 +117,19 @@ class CTranslate2Engine:
             memory_bytes=memory_bytes,
             working_bytes=working_bytes,
             encoder=encoder.name if encoder else "ctranslate2",
+            silence_s=silence_s,
             notes=(
                 f"onnxruntime encoder: on, {encoder.name.split()[-1]}"
                 if encoder
                 else "onnxruntime encoder: off, none for this device, number format or folder",
+                f"short audio context: on, {silence_s:g} s after the sound"
+                if silence_s < WINDOW_S
+                else "short audio context: off, not measured for this model, not on a CPU, or not wanted",
             ),
         )
 
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
-        """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
+        """Run the encoder over mels [batch, n_mels, frames]."""
         if self._encoder is not None:
             with self._calls.call() as is_alone:
                 return _HostBatch(self._encoder.encode(mels, is_alone=is_alone))

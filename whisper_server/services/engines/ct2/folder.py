@@ -77,6 +77,14 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+def fingerprint_of(folder: Path) -> str:
+    """Return the fingerprint of the checkpoint that a folder was converted from, "" where nothing says so."""
+    try:
+        return str(json.loads((folder / MARKER).read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def is_ctranslate2(folder: Path) -> bool:
     """Tell whether model.bin is a CTranslate2 Whisper model (binary format of ctranslate2.specs)."""
     if not folder.is_dir():

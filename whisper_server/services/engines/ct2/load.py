@@ -17,11 +17,18 @@ import numpy as np
 
 from whisper_server.core.errors import ModelUnavailable
 from whisper_server.core.paths import without_paths
-from whisper_server.core.types import WINDOW_FRAMES
+from whisper_server.core.types import WINDOW_FRAMES, WINDOW_S
+from whisper_server.services.engines.audio_context import silence_after
 from whisper_server.services.engines.base import EngineSpec, Sampling
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.engine import ALIGNED_POSITIONS, CTranslate2Engine
-from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MODEL_FILE, shape_of, weight_bytes
+from whisper_server.services.engines.ct2.folder import (
+    ENCODER_FILE,
+    MODEL_FILE,
+    fingerprint_of,
+    shape_of,
+    weight_bytes,
+)
 from whisper_server.services.engines.ct2.prepared import prepared_folder
 from whisper_server.services.engines.ct2.working_memory import Load
 from whisper_server.services.engines.ct2.working_memory import working_bytes as _working_bytes
@@ -132,7 +139,18 @@ def _open(converted: Path, spec: EngineSpec, wanted: str | None) -> CTranslate2E
         workers=workers,
         memory_bytes=weight_bytes(converted),
         working_bytes=working_bytes(converted, spec),
+        silence_s=_silence_s(converted, device, spec),
     )
+
+
+def _silence_s(converted: Path, device: str, spec: EngineSpec) -> float:
+    """Return how much silence the encoder is to hear after the sound.
+
+    On a GPU whole windows: its batches would fall apart into those of one length each.
+    """
+    if device != "cpu" or spec.audio_context == "full":
+        return WINDOW_S
+    return silence_after(fingerprint_of(converted))
 
 
 def _onnx_encoder(converted: Path, kind: str, threads: int) -> OnnxEncoder | None:

@@ -54,7 +54,7 @@ class OnnxEncoder:
         self._shared: Any = None
 
     def encode(self, mels: NDArray[np.float32], *, is_alone: bool = True) -> NDArray[np.float32]:
-        """Return the encoder output [batch, 1500, d_model] of mels [batch, n_mels, 3000].
+        """Return the encoder output [batch, frames / 2, d_model] of mels [batch, n_mels, frames].
 
         `is_alone`: no other call runs on these cores now; the numbers are the same either way.
 

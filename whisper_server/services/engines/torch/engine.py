@@ -158,7 +158,10 @@ class TorchEngine:
         )
 
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
-        """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES]."""
+        """Run the encoder over mels [batch, n_mels, WINDOW_FRAMES].
+
+        Whole windows only: transformers' encoder takes no others, and a GPU gains more from batches.
+        """
         with self._device():
             return _EncodedBatch(self.network.encode(torch.from_numpy(np.ascontiguousarray(mels))))
 
