@@ -92,13 +92,18 @@ def create_app(
         docs_url=None,  # the framework's own loads its scripts from the web
         redoc_url=None,
     )
+    _install(app, settings)
+    return app
+
+
+def _install(app: FastAPI, settings: Settings) -> None:
+    """Give the application its routes, what it says of errors, and its document."""
     app.include_router(router)
     if settings.web:
         app.include_router(web_page.router)
     app.include_router(docs_page.router)
     install_handlers(app)
     install_document(app, needs_key=bool(settings.api_key))
-    return app
 
 
 @contextlib.asynccontextmanager

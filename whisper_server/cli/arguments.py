@@ -38,18 +38,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         "files", nargs="+", metavar="FILE", help="audio or video files, folders, or - for stdin"
     )
     parser.add_argument("--model", metavar="NAME", help="model name or model folder (default: WHISPER_MODEL)")
-    parser.add_argument("--language", default="auto", help="code or English name (default: detect it)")
-    parser.add_argument(
-        "--languages",
-        default="",
-        metavar="LIST",
-        help="where it is detected: those to choose from, comma-separated (default: all)",
-    )
-    parser.add_argument(
-        "--language-switching",
-        action=argparse.BooleanOptionalAction,
-        help="whether a file may be of several languages (default: WHISPER_LANGUAGE_SWITCHING)",
-    )
+    _add_languages(parser)
     parser.add_argument(
         "--audio-track",
         type=int,
@@ -82,9 +71,28 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         metavar="N",
         help="other draws where the model is not sure (default: 0)",
     )
+    _add_cues(parser)
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
+
+
+def _add_cues(parser: argparse.ArgumentParser) -> None:
     cues = parser.add_argument_group("subtitles (--format srt or vtt)")
     cues.add_argument("--max-line-chars", type=int, default=42, metavar="N", help="per line (default: 42)")
     cues.add_argument("--max-lines", type=int, default=2, metavar="N", help="per cue (default: 2)")
     cues.add_argument("--max-cue-seconds", type=float, default=7.0, metavar="N", help="per cue (default: 7)")
-    parser.add_argument("--version", action="version", version=__version__)
-    return parser
+
+
+def _add_languages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--language", default="auto", help="code or English name (default: detect it)")
+    parser.add_argument(
+        "--languages",
+        default="",
+        metavar="LIST",
+        help="where it is detected: those to choose from, comma-separated (default: all)",
+    )
+    parser.add_argument(
+        "--language-switching",
+        action=argparse.BooleanOptionalAction,
+        help="whether a file may be of several languages (default: WHISPER_LANGUAGE_SWITCHING)",
+    )

@@ -76,14 +76,7 @@ async def open_services(
     decoders = DecoderProcesses(n_decoders, pool.waiting)
     open_decoder = decoders.open if n_decoders else LibavDecoder
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
-    models: ModelManager[WhisperModel] = ModelManager(
-        ModelLoader(settings, metrics, shutdown),
-        max_models=settings.max_models,
-        max_bytes=settings.max_model_memory_mb * 2**20,
-        expect_bytes=lambda source: expected_bytes(source, settings),
-        idle_unload_s=settings.idle_unload_s,
-        shutdown=shutdown,
-    )
+    models = _models(settings, metrics, shutdown)
     transcriber = Transcriber(
         audio,
         models,
@@ -95,8 +88,7 @@ async def open_services(
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission = Admission(limits)
     live = LiveSessions()
-    _watch(metrics, admission, models)
-    metrics.gauge("whisper_realtime_sessions", lambda: live.count)
+    _watch(metrics, admission, models, live)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
         yield Services(
@@ -120,7 +112,20 @@ async def open_services(
         shutdown.close()
 
 
-def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperModel]) -> None:
+def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelManager[WhisperModel]:
+    return ModelManager(
+        ModelLoader(settings, metrics, shutdown),
+        max_models=settings.max_models,
+        max_bytes=settings.max_model_memory_mb * 2**20,
+        expect_bytes=lambda source: expected_bytes(source, settings),
+        idle_unload_s=settings.idle_unload_s,
+        shutdown=shutdown,
+    )
+
+
+def _watch(
+    metrics: Events, admission: Admission, models: ModelManager[WhisperModel], live: LiveSessions
+) -> None:
     """Show what is admitted and in memory, as it is at the moment of each look."""
     metrics.gauge("whisper_queue_requests", lambda: admission.state().requests)
     metrics.gauge("whisper_queue_audio_seconds", lambda: admission.state().audio_s)
@@ -131,6 +136,7 @@ def _watch(metrics: Events, admission: Admission, models: ModelManager[WhisperMo
     metrics.gauge("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
     metrics.gauge("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
     metrics.gauge("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
+    metrics.gauge("whisper_realtime_sessions", lambda: live.count)
 
 
 def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[WhisperModel]) -> None:

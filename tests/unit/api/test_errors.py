@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
@@ -18,7 +18,13 @@ from whisper_server.api.framework_errors import install_handlers
 from whisper_server.api.middleware.errors import ErrorMiddleware
 from whisper_server.api.replies.sse import EventStream
 from whisper_server.core import errors
-from whisper_server.core.errors import EngineFailure, ModelUnavailable, PayloadTooLarge, WhisperServerError
+from whisper_server.core.errors import (
+    EngineFailure,
+    ModelUnavailable,
+    PayloadTooLarge,
+    RecordingTooLarge,
+    WhisperServerError,
+)
 
 SCOPE = {"type": "http", "method": "GET", "path": "/", "headers": []}
 
@@ -50,7 +56,11 @@ def all_errors(kind: type[WhisperServerError] = WhisperServerError) -> list[type
 
 @pytest.mark.parametrize("kind", all_errors())
 def test_every_error_has_openais_shape(kind: type[WhisperServerError]) -> None:
-    error = PayloadTooLarge(10, 20) if kind is PayloadTooLarge else kind("what to do")
+    about: dict[type, Callable[[], WhisperServerError]] = {
+        PayloadTooLarge: lambda: PayloadTooLarge(10, 20),
+        RecordingTooLarge: lambda: RecordingTooLarge(10),
+    }
+    error = about.get(kind, lambda: kind("what to do"))()
     reply = error_reply(error)
     body = json.loads(reply.body)["error"]
     assert body == {"message": error.message, "type": kind.type, "param": kind.param, "code": kind.code}

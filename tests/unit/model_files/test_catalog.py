@@ -106,7 +106,7 @@ def test_default_is_a_name_before_it_is_a_folder(tmp_path: Path) -> None:
     assert catalog().resolve("whisper-1").repo == "openai/whisper-tiny"
 
 
-@pytest.mark.parametrize("model", ["nothing", "./nothing", "openai/whisper-large", "x" * 10_000, "a\0b", ""])
+@pytest.mark.parametrize("model", ["nothing", "./nothing", "openai/whisper-large", "x" * 10_000, ""])
 def test_default_that_names_nothing_ends_the_start(model: str) -> None:
     with pytest.raises(ConfigError, match="WHISPER_MODEL: ") as caught:
         catalog(model=model)

@@ -14,15 +14,9 @@ from whisper_server.core.errors import InvalidRequest, ModelNotFound, Overloaded
 from whisper_server.core.types import SAMPLE_RATE, VOICE_SAMPLES, ModelSource, TranscribeParams
 from whisper_server.services.realtime.agreement import Phrase
 from whisper_server.services.realtime.configuration import SessionConfig
-from whisper_server.services.realtime.session import (
-    KEPT_S,
-    MAX_TURN_S,
-    TRANSITIONS,
-    Cause,
-    Session,
-    State,
-    Turn,
-)
+from whisper_server.services.realtime.session import KEPT_S, MAX_TURN_S, Session
+from whisper_server.services.realtime.transitions import TRANSITIONS, Cause, State
+from whisper_server.services.realtime.work import Turn
 
 FRAME_MS = 32
 VOICE, SILENCE = 0.9, 0.01

@@ -324,9 +324,16 @@ class Crowd(RuleBasedStateMachine):
     @rule(data=st.data(), done_s=st.floats(0, 400), ahead_s=st.floats(0, 120), took_s=st.floats(0, 10))
     def decode(self, data: st.DataObject, done_s: float, ahead_s: float, took_s: float) -> None:
         slot = data.draw(st.sampled_from(self.slots))
-        self.grown |= max(done_s, done_s + ahead_s) > slot.expected_s
+        goes_on = done_s + ahead_s > slot.expected_s
         self.clock.now_s += took_s
-        slot.progress(done_s, done_s + ahead_s)
+        try:
+            slot.progress(done_s, done_s + ahead_s)
+        except Overloaded:
+            assert goes_on
+            assert len(self.slots) > 1
+            self.depart_with(slot)
+        else:
+            self.grown |= goes_on
 
     @precondition(lambda self: self.slots)
     @rule(data=st.data())

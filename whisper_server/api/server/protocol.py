@@ -35,14 +35,15 @@ from uvicorn.server import ServerState
 from whisper_server.api.asgi import Receive, Scope, Send, is_lingering, new_request_id
 from whisper_server.api.errors import error_reply
 from whisper_server.api.health import PROBES
-from whisper_server.api.min_rate import LINGER_S, Allowance, TransferTimeout
+from whisper_server.api.min_rate import LINGER_S, TransferTimeout
+from whisper_server.api.server.framing import framing_error
+from whisper_server.api.server.reply_watch import ReplyWatch
 from whisper_server.api.server.turns import SLICE_BYTES, Turns
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import (
     InvalidRequest,
     Overloaded,
     UploadStalled,
-    VersionNotSupported,
     WhisperServerError,
 )
 
@@ -95,24 +96,6 @@ def protocol_of(settings: Settings, connections: int, reserved: int) -> type[Tim
     return Limited
 
 
-def _framing_error(scope: Scope) -> WhisperServerError | None:
-    """Return what is wrong with a request that the parser takes: RFC 9112, sections 2.3, 6.1 and 6.3.
-
-    Two lengths of one body are how requests are smuggled past proxies, so none of them is believed.
-    """
-    if scope["http_version"][:2] != "1.":
-        return VersionNotSupported(f"This server speaks HTTP/1.1, not HTTP/{scope['http_version']}.")
-    names = {name for name, _ in scope["headers"]}
-    if b"transfer-encoding" in names:
-        if b"content-length" in names:
-            return InvalidRequest(
-                "The request has a Content-Length and a Transfer-Encoding. Send one of them."
-            )
-        if scope["http_version"] == "1.0":
-            return InvalidRequest("HTTP/1.0 has no Transfer-Encoding. Send a Content-Length, or HTTP/1.1.")
-    return None
-
-
 class TimeoutProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1, with a timeout for everything that a client may leave undone.
 
@@ -136,7 +119,7 @@ class TimeoutProtocol(H11Protocol):
         self._idle_since_s = 0.0
         self._is_over = False  # refused, or handed on: what comes now is not for us
         self._headers_deadline: asyncio.TimerHandle | None = None
-        self._reply_watch: asyncio.TimerHandle | None = None
+        self._reply_watch: ReplyWatch | None = None
         self._application = self.app
         self.app = self._answer
         self._unparsed = bytearray()
@@ -251,7 +234,7 @@ class TimeoutProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Begin the watch: the client has more to take than the socket holds."""
         super().pause_writing()
-        self._watch_reply(Allowance(self.limits.reply_timeout))
+        self._reply_watch = ReplyWatch(self.loop, self.transport, self.limits.reply_timeout)
 
     def resume_writing(self) -> None:
         """End the watch: it has taken all."""
@@ -300,7 +283,7 @@ class TimeoutProtocol(H11Protocol):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Be the application, where nothing speaks against the request."""
-        error = _framing_error(scope) or self._crowd_error(scope)
+        error = framing_error(scope) or self._crowd_error(scope)
         if error is None:
             await self._application(scope, receive, send)
         else:
@@ -397,22 +380,7 @@ class TimeoutProtocol(H11Protocol):
         self.flow.resume_reading()
         self.transport.resume_reading()  # it may have waited for its turn
 
-    def _watch_reply(self, allowance: Allowance) -> None:
-        left_bytes = self.transport.get_write_buffer_size()
-        began_s = self.loop.time()
-        self._reply_watch = self.loop.call_later(
-            allowance.left_s, self._look_at_reply, allowance, left_bytes, began_s
-        )
-
-    def _look_at_reply(self, allowance: Allowance, left_before_bytes: int, began_s: float) -> None:
-        taken_bytes = left_before_bytes - self.transport.get_write_buffer_size()
-        allowance.spend(self.loop.time() - began_s, taken_bytes)
-        if allowance.is_spent:
-            self.transport.abort()
-        else:
-            self._watch_reply(allowance)
-
     def _end_watch(self) -> None:
         if self._reply_watch is not None:
-            self._reply_watch.cancel()
+            self._reply_watch.end()
             self._reply_watch = None

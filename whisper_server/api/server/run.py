@@ -201,20 +201,7 @@ def serve(
     limit, reserved = connections
     shutdown = Shutdown()
     startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.drain())
-    config = uvicorn.Config(
-        startup,
-        loop="asyncio",
-        http=protocol_of(settings, limit, reserved),
-        ws="websockets-sansio",
-        ws_max_size=MAX_EVENT_BYTES,
-        ws_per_message_deflate=False,  # sound does not get smaller, and an inflated bomb does
-        lifespan="on",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=max(1, min(_ACCEPTED_AT_ONCE, reserved // 4)),
-    )
+    config = _config(startup, protocol_of(settings, limit, reserved), max(1, reserved // 4))
     server = _Server(config, startup.drain, settings.shutdown_grace_s)
 
     def end() -> None:
@@ -233,6 +220,25 @@ def serve(
 
     asyncio.run(live())
     return CANNOT_START if startup.has_failed else 0
+
+
+def _config(
+    startup: StartupApp[FastAPI], http: type[asyncio.Protocol], accepted_at_once: int
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        startup,
+        loop="asyncio",
+        http=http,
+        ws="websockets-sansio",
+        ws_max_size=MAX_EVENT_BYTES,
+        ws_per_message_deflate=False,  # sound does not get smaller, and an inflated bomb does
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=min(_ACCEPTED_AT_ONCE, accepted_at_once),
+    )
 
 
 class _Server(uvicorn.Server):

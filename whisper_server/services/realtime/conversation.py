@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest, WhisperServerError
 from whisper_server.services.realtime.agreement import Phrase
-from whisper_server.services.realtime.session import Partial, Session, Turn
+from whisper_server.services.realtime.session import Session
 from whisper_server.services.realtime.sound_input import SoundInput
 from whisper_server.services.rendering.formats import logprob_objects
 from whisper_server.services.transcription import LeasedModel
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.realtime.server_events import Event
+    from whisper_server.services.realtime.work import Partial, Turn
     from whisper_server.services.transcriber import Transcriber
     from whisper_server.services.transcription import Transcription
     from whisper_server.services.work_pool import WorkPool

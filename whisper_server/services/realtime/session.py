@@ -21,8 +21,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import InvalidRequest, WhisperServerError
@@ -32,7 +30,9 @@ from whisper_server.services.realtime.agreement import Agreement, Phrase
 from whisper_server.services.realtime.configuration import SemanticVad, ServerVad, SessionConfig
 from whisper_server.services.realtime.pace import Pace
 from whisper_server.services.realtime.sound_buffer import SoundBuffer
+from whisper_server.services.realtime.transitions import TRANSITIONS, Cause, State
 from whisper_server.services.realtime.turn_detection import Change, TurnDetector, frames_of
+from whisper_server.services.realtime.work import Partial, Turn
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
@@ -50,76 +50,6 @@ SENTENCE_SILENCE_MS = 300  # after a whole one
 SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01", "\u0964", "\u061f")
 SEMANTIC_PREFIX_MS = 300
 SEMANTIC_THRESHOLD = 0.5
-
-
-class State(Enum):
-    """Of the buffer."""
-
-    WAITING = auto()
-    SPEAKING = auto()
-    COLLECTING = auto()
-
-
-class Cause(Enum):
-    """What happens to a buffer."""
-
-    SPEECH_STARTED = auto()
-    SPEECH_STOPPED = auto()
-    COMMIT = auto()  # by the client
-    CLEAR = auto()  # by the client
-    FULL = auto()  # it holds as much as a turn may
-    IDLE = auto()  # nobody has spoken for `idle_timeout_ms`
-    DETECT = auto()  # detection is turned on, or set differently
-    COLLECT = auto()  # detection is turned off
-
-
-_S, _C = State, Cause
-# What is done are methods of `Session`, in this order.
-TRANSITIONS: Mapping[tuple[State, Cause], tuple[State, tuple[str, ...]]] = {
-    (_S.WAITING, _C.SPEECH_STARTED): (_S.SPEAKING, ("_announce_start",)),
-    (_S.WAITING, _C.COMMIT): (_S.WAITING, ("_commit",)),
-    (_S.WAITING, _C.CLEAR): (_S.WAITING, ("_clear",)),
-    (_S.WAITING, _C.IDLE): (_S.WAITING, ("_announce_timeout", "_commit")),
-    (_S.WAITING, _C.DETECT): (_S.WAITING, ("_detect",)),
-    (_S.WAITING, _C.COLLECT): (_S.COLLECTING, ()),
-    (_S.SPEAKING, _C.SPEECH_STOPPED): (_S.WAITING, ("_announce_stop", "_commit")),
-    (_S.SPEAKING, _C.COMMIT): (_S.WAITING, ("_announce_stop", "_commit", "_detect")),
-    (_S.SPEAKING, _C.FULL): (_S.WAITING, ("_announce_stop", "_commit", "_detect")),
-    (_S.SPEAKING, _C.CLEAR): (_S.WAITING, ("_clear", "_detect")),
-    (_S.SPEAKING, _C.DETECT): (_S.SPEAKING, ("_redetect",)),
-    (_S.SPEAKING, _C.COLLECT): (_S.COLLECTING, ()),
-    (_S.COLLECTING, _C.COMMIT): (_S.COLLECTING, ("_commit",)),
-    (_S.COLLECTING, _C.FULL): (_S.COLLECTING, ("_commit",)),
-    (_S.COLLECTING, _C.CLEAR): (_S.COLLECTING, ("_clear",)),
-    (_S.COLLECTING, _C.DETECT): (_S.WAITING, ("_detect",)),
-    (_S.COLLECTING, _C.COLLECT): (_S.COLLECTING, ()),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A complete turn, to be decoded."""
-
-    item_id: str
-    samples: Samples = field(repr=False)
-    params: TranscribeParams
-    agreement: Agreement = field(repr=False)
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of sound."""
-        return len(self.samples) / SAMPLE_RATE
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """The open turn as far as it goes, without what is settled, to be decoded for its words so far."""
-
-    item_id: str
-    samples: Samples = field(repr=False)
-    params: TranscribeParams
-    start_s: float  # in seconds of the turn
-    end: int  # position in the session
 
 
 class Session:
