@@ -67,8 +67,7 @@ async def open_services(
     Without `metrics` nothing is counted; without `shutdown` they have a state of their own.
     """
     tune_allocator()  # before any of the threads below
-    metrics = metrics or Events()
-    shutdown = shutdown or Shutdown()
+    metrics, shutdown = metrics or Events(), shutdown or Shutdown()
     catalog = Catalog(settings)
     remove_unfinished(settings.cache_dir)
     n_decoders = settings.decoder_processes
@@ -85,8 +84,9 @@ async def open_services(
         use_vad=settings.vad,
         switches_language=settings.language_switching,
     )
-    limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
-    admission = Admission(limits)
+    admission = Admission(
+        Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
+    )
     live = LiveSessions()
     _watch(metrics, admission, models, live)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
