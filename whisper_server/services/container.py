@@ -84,10 +84,8 @@ async def open_services(
         use_vad=settings.vad,
         switches_language=settings.language_switching,
     )
-    admission = Admission(
-        Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
-    )
-    live = LiveSessions()
+    limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
+    admission, live = Admission(limits), LiveSessions()
     _watch(metrics, admission, models, live)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
