@@ -45,6 +45,10 @@ class Sample:
         return (SAMPLES / self.name).read_bytes()
 
 
+# Heard right only where products of 8 bits are summed up exactly (x86 with VNNI, Arm): see `onnx_encoder`.
+NEEDS_EXACT_SUMS = frozenset({"es-plain-033.flac"})
+
+
 def all_samples() -> list[Sample]:
     entries = json.loads((SAMPLES / "clips.json").read_text(encoding="utf-8"))
     return [
@@ -55,7 +59,7 @@ def all_samples() -> list[Sample]:
             entry["text"],
             entry.get("prompt", ""),
             entry["duration_s"],
-            entry.get("robust", False),
+            entry.get("robust", False) and entry["file"] not in NEEDS_EXACT_SUMS,
         )
         for entry in entries
     ]

@@ -23,7 +23,7 @@ from whisper_server.services.engines.ct2 import encoder_graph, onnx_encoder
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.encoder_graph import GRAPHS, write_encoder
 from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MARKER
-from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder
+from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder, sums_are_exact
 from whisper_server.services.engines.model_shape import STEP_FRAMES
 from whisper_server.services.engines.registry import load_engine, prepare_engine
 from whisper_server.services.onnx.writer import ALIGNMENT
@@ -182,6 +182,7 @@ def test_128_bands(tmp_path: Path, mels: Mels) -> None:
     np.testing.assert_allclose(encoder_of(tmp_path / "128", "float32", wider).encode(wide), narrow, atol=2e-4)
 
 
+@pytest.mark.skipif(not sums_are_exact(), reason="this processor's sums of 8 bits are not exact")
 def test_unsigned_weights_give_the_same(mels: Mels, tmp_path: Path) -> None:
     signed = encoder_of(tmp_path / "signed", "int8").encode(mels[:1])
     unsigned = encoder_of(tmp_path / "unsigned", "uint8").encode(mels[:1])
@@ -281,7 +282,7 @@ def prompt_of(engine: Engine, row: int) -> list[int]:
 
 
 def test_engine_says_what_encodes(engine: Engine) -> None:
-    assert engine.info.encoder == "onnxruntime int8"
+    assert engine.info.encoder == f"onnxruntime {'int8' if sums_are_exact() else 'uint8'}"
     assert engine.info.workers == 2
 
 

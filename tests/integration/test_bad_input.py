@@ -192,7 +192,7 @@ async def test_paths_and_methods(client: httpx.AsyncClient) -> None:
     assert "/v1/nothing" in error_of(await client.get("/v1/nothing"), 404)
     response = await client.get(URL)
     error_of(response, 405)
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "POST, OPTIONS"
     error_of(await client.get("/v1/models/"), 404, param="model", code="model_not_found")
 
 

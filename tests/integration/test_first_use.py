@@ -49,5 +49,5 @@ async def test_no_hub_is_a_503_that_names_the_model(
         assert reply.status_code == 503
         assert error["code"] == "model_unavailable"
         assert "whisper-tiny" in error["message"]
-        assert int(reply.headers["retry-after"]) > 0
+        assert ("retry-after" in reply.headers) is not offline  # without a network no retry helps
         assert (await client.get("/health")).json()["models"] == []

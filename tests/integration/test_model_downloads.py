@@ -29,7 +29,7 @@ def events_of(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.headers["content-type"].startswith("text/event-stream")
     lines = response.text.split("\n\n")
     assert lines.pop() == ""
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
+    return [json.loads(frame.partition("data: ")[2]) for frame in lines]
 
 
 async def test_pulled_once_and_then_needs_no_hub(

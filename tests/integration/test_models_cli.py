@@ -130,7 +130,7 @@ def test_a_folder_of_ones_own_is_converted_and_never_deleted(run: Run, cache: Pa
 @pytest.mark.parametrize(
     ("arguments", "variables", "code", "words"),
     [
-        (("pull", "whisper-9"), {}, 2, "does not exist; this server knows whisper-tiny"),
+        (("pull", "whisper-9"), {}, 2, "This server knows whisper-tiny"),
         (("pull", "someone/else"), {}, 2, "does not exist"),  # it is not configured
         (("remove", "../.."), {}, 2, "does not exist"),
         (("list",), {"WHISPER_MODELS": "x"}, 2, "WHISPER_MODELS"),

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.audio_files import RATE, encode, samples_of
+from tests.support.audio_files import encode, samples_of
+from whisper_server.core.types import SAMPLE_RATE
 from tests.support.http_requests import URL, form
 from tests.support.in_process import client_of
 from tests.support.real_models import real_model, real_recording
@@ -55,11 +56,11 @@ async def client(real_cache: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def half(name: str) -> NDArray[np.float32]:
-    return samples_of(real_recording(name).read_bytes())[: HALF_S * RATE]
+    return samples_of(real_recording(name).read_bytes())[: HALF_S * SAMPLE_RATE]
 
 
 def joined(*names: str) -> bytes:
-    pause = np.zeros(PAUSE_S * RATE, np.float32)
+    pause = np.zeros(PAUSE_S * SAMPLE_RATE, np.float32)
     return encode(np.concatenate([part for name in names for part in (half(name), pause)]))
 
 

@@ -18,6 +18,7 @@ from whisper_server.core.config import Settings
 from whisper_server.core.types import Span, TranscribeParams, Transcript
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.container import Services, open_services
+from whisper_server.services.engines.ct2.onnx_encoder import sums_are_exact
 from whisper_server.services.speech import vad
 
 WORDS = TranscribeParams(NANO_MODEL, word_timestamps=True)
@@ -64,6 +65,7 @@ def times(transcript: Transcript) -> list[tuple[str, float, float]]:
     return [(word.text, word.start_s, word.end_s) for s in transcript.segments for word in s.words]
 
 
+@pytest.mark.skipif(not sums_are_exact(), reason="the bounds are those of exact sums of 8 bits")
 def test_near_the_truth_on_every_quantile(clips: list[Clip]) -> None:
     right = [(clip, clip.words) for clip in clips if clip.is_heard_right(clip.words)]
     assert len(right) >= 25
