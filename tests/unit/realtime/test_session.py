@@ -312,6 +312,35 @@ def test_a_slow_machine_decodes_less_often() -> None:
     assert n_partials[3.0] < n_partials[0.1] / 3
 
 
+def test_a_draft_that_fails_is_tried_again_with_more_sound_and_not_at_once() -> None:
+    driven = Driven(None)
+    driven.hear(VOICE, 40)
+    partial = driven.session.next_partial()
+    assert partial is not None
+    driven.session.heard_partial(partial, None, 0.01)
+    assert driven.session.next_partial() is None
+    driven.hear(VOICE, 40)
+    assert driven.session.next_partial() is not None
+
+
+@pytest.mark.parametrize("says", ["nothing", "something else each time", "one long phrase"])
+def test_the_drafts_of_a_long_turn_stay_short(says: str) -> None:
+    driven = Driven(None)
+    voice = np.full(50 * VOICE_SAMPLES, 0.5, np.float32)
+    longest = 0.0
+    for number in range(int(MAX_TURN_S * SAMPLE_RATE / len(voice)) - 1):
+        driven.session.hear(voice, [VOICE] * 50)
+        if partial := driven.session.next_partial():
+            sound_s = len(partial.samples) / SAMPLE_RATE
+            longest = max(longest, sound_s)
+            # Phrases of Whisper's are 30 s long at most.
+            end_s = partial.start_s + (sound_s if says == "one long phrase" else sound_s / 2)
+            phrases = [Phrase(f" {number} words", min(end_s, partial.start_s + 30.0))]
+            driven.session.heard_partial(partial, [] if says == "nothing" else phrases, 0.1)
+    assert driven.session.next_turn() is None  # all of it was one turn
+    assert longest <= 40
+
+
 @pytest.mark.parametrize(("text", "n_frames"), [(" That is all.", 10), (" and then", 125)])
 def test_semantic_detection_waits_for_the_end_of_a_sentence(text: str, n_frames: int) -> None:
     driven = Driven({"type": "semantic_vad"})
