@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,13 +64,15 @@ def page(chromium: Any) -> Iterator[Any]:
     tab = context.new_page()
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
-    # A 401 is what makes the page ask for the key.
-    tab.on(
-        "console", lambda line: line.type == "error" and "401" not in line.text and errors.append(line.text)
-    )
+    tab.on("console", lambda line: is_fault(line) and errors.append(line.text))
     yield tab
     context.close()
     assert errors == []
+
+
+def is_fault(line: Any) -> bool:
+    """Whether a line of the console is an error; the browser calls answers of 400 to 499 errors, too."""
+    return line.type == "error" and not re.search(r"status of 4\d\d", line.text)
 
 
 def choose(page: Any, *names: str) -> None:
