@@ -1,4 +1,4 @@
-"""Realtime sessions of JavaScript clients, unmodified, over TLS where they want it; node/realtime.mjs calls."""
+"""Realtime sessions of JavaScript clients, over TLS where they want it; node/realtime.mjs calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS in front of a server, with a throw-away certificate: clients that refuse ws:// and http:// get through."""
+"""TLS in front of a server, with a throw-away certificate, for clients that refuse ws://."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def tls_front(server_url: str, folder: Path) -> Iterator[TlsFront]:
         loop.close()
 
 
-def _passing_on_to(server_url: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _passing_on_to(server_url: str):  # type: ignore[no-untyped-def]
     target = urlsplit(server_url)
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
