@@ -78,8 +78,8 @@ def page(chromium: Any) -> Iterator[Any]:
 
 
 def is_fault(line: Any) -> bool:
-    """Whether a line of the console is an error; the browser calls answers of 400 to 499 errors, too."""
-    return line.type == "error" and not re.search(r"status of 4\d\d", line.text)
+    """Whether a line of the console is an error; the browser also calls refusals errors."""
+    return line.type == "error" and not re.search(r"status of (4\d\d|503)", line.text)
 
 
 def choose(page: Any, *names: str) -> None:
