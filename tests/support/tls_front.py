@@ -7,7 +7,7 @@ import contextlib
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,9 @@ def tls_front(server_url: str, folder: Path) -> Iterator[TlsFront]:
         loop.close()
 
 
-def _passing_on_to(server_url: str):  # type: ignore[no-untyped-def]
+def _passing_on_to(
+    server_url: str,
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     target = urlsplit(server_url)
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
