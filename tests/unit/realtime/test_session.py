@@ -227,6 +227,18 @@ def test_a_turn_without_end_is_cut_and_not_lost(detection: dict[str, Any] | None
     assert n_samples + len(turn.samples) == n_frames * 100 * VOICE_SAMPLES
 
 
+def test_a_turn_counts_until_it_has_its_text() -> None:
+    driven = Driven(None)
+    driven.hear(VOICE, 100)
+    driven.send({"type": "input_audio_buffer.commit"})
+    n_bytes = driven.session.n_bytes
+    turn = driven.session.next_turn()
+    assert turn is not None
+    assert driven.session.n_bytes == n_bytes >= turn.samples.nbytes
+    driven.session.completed(turn, "So.", None, None)
+    assert driven.session.n_bytes == n_bytes - turn.samples.nbytes
+
+
 def test_a_wrong_update_changes_nothing() -> None:
     driven = Driven()
     before = driven.session.config

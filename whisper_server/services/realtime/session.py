@@ -83,6 +83,7 @@ class Session:
         self._idle_since = 0
         self._events: list[server_events.Event] = []
         self._turns: deque[Turn] = deque()
+        self._decoding_bytes = 0  # of the turn that is being decoded
         self._item_id = new_id("item")  # of the open turn
         self._last_item_id: str | None = None
         self._agreement = Agreement()
@@ -158,12 +159,14 @@ class Session:
         self, turn: Turn, transcript: str, languages: list[str] | None, logprobs: list[dict[str, Any]] | None
     ) -> None:
         """Take the text of a turn."""
+        self._decoding_bytes = 0
         if rest := turn.agreement.finish(transcript):
             self._send(server_events.delta(turn.item_id, rest))
         self._send(server_events.completed(turn.item_id, transcript, turn.duration_s, languages, logprobs))
 
     def failed(self, turn: Turn, problem: WhisperServerError) -> None:
         """Note that a turn has no text."""
+        self._decoding_bytes = 0
         self._send(server_events.failed(turn.item_id, problem))
 
     def drain(self) -> None:
@@ -179,8 +182,12 @@ class Session:
         return events
 
     def next_turn(self) -> Turn | None:
-        """Return the next turn to be decoded, once each."""
-        return self._turns.popleft() if self._turns else None
+        """Return the next turn to be decoded, once each; one at a time."""
+        if not self._turns:
+            return None
+        turn = self._turns.popleft()
+        self._decoding_bytes = turn.samples.nbytes
+        return turn
 
     def next_partial(self) -> Partial | None:
         """Return the open turn where it is time to decode it again; one at a time."""
@@ -206,7 +213,7 @@ class Session:
     @property
     def n_bytes(self) -> int:
         """Bytes of sound that are held."""
-        return self._sound.n_bytes + sum(turn.samples.nbytes for turn in self._turns)
+        return self._sound.n_bytes + self._decoding_bytes + sum(turn.samples.nbytes for turn in self._turns)
 
     # What the transitions do.
 
