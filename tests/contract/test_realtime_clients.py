@@ -101,20 +101,41 @@ async def test_openai_agents(nano: Server, speech: Sample) -> None:
 async def test_pipecat(nano: Server, speech: Sample, turn_detection: dict[str, Any] | None) -> None:
     services = client_package("pipecat.services.openai.stt")
     frames = client_package("pipecat.frames.frames")
-    tests = client_package("pipecat.tests.utils")
+    pipeline, workers = client_package("pipecat.pipeline.pipeline"), client_package("pipecat.pipeline.worker")
+    processors = client_package("pipecat.processors.frame_processor")
+    runners = client_package("pipecat.workers.runner")
     service = services.OpenAIRealtimeSTTService(
         api_key=KEY,
         base_url=nano.url.replace("http", "ws", 1) + "/v1/realtime",
         turn_detection=turn_detection,
         settings=services.OpenAIRealtimeSTTService.Settings(model=NANO_NAME),
     )
-    data = spoken(speech)
-    pieces = [data[first : first + 4_800] for first in range(0, len(data), 4_800)]
-    sound = [frames.InputAudioRawFrame(piece, RATE_HZ, 1) for piece in pieces]
-    heard, _ = await tests.run_test(
-        service,
-        frames_to_send=[*sound, tests.SleepFrame(5.0)],
-        pipeline_params=None,
+    said: list[str] = []
+
+    class Listener(processors.FrameProcessor):  # type: ignore[misc]
+        """Behind the service; ends the pipeline when as many words have come as the clip has."""
+
+        async def process_frame(self, frame: Any, direction: Any) -> None:
+            await super().process_frame(frame, direction)
+            if isinstance(frame, frames.TranscriptionFrame):
+                said.append(frame.text)
+                if all_words(said, speech):
+                    await worker.queue_frame(frames.EndFrame())
+            await self.push_frame(frame, direction)
+
+    worker = workers.PipelineWorker(
+        pipeline.Pipeline([service, Listener()]), cancel_on_idle_timeout=False, enable_rtvi=False
     )
-    said = [frame.text for frame in heard if isinstance(frame, frames.TranscriptionFrame)]
+
+    @worker.event_handler("on_pipeline_started")
+    async def speak(_worker: Any, _frame: Any) -> None:
+        data = spoken(speech)
+        for first in range(0, len(data), 4_800):
+            piece = data[first : first + 4_800]
+            await worker.queue_frame(frames.InputAudioRawFrame(piece, RATE_HZ, 1))
+
+    runner = runners.WorkerRunner()
+    await runner.add_workers(worker)
+    async with asyncio.timeout(TIMEOUT_S):
+        await runner.run()
     assert all_words(said, speech)

@@ -15,7 +15,8 @@ import pytest
 from wyoming.client import AsyncTcpClient
 from wyoming.info import Describe, Info
 
-from tests.conftest import ROOT, Sample, StartServer
+from tests.conftest import ROOT, SAMPLES, Sample, StartServer
+from tests.support.audio_files import Clip, encode
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -88,6 +89,25 @@ def test_the_examples_for_those_who_move(
             argv, capture_output=True, text=True, cwd=ROOT, check=True, env={**os.environ, **variables}
         )
         assert expected in done.stdout
+
+
+def test_the_example_of_a_realtime_session(
+    start_server: StartServer, nano_cache: Path, speech: Sample, tmp_path: Path
+) -> None:
+    pytest.importorskip("openai")
+    server = start_server(
+        *("--model", str(ROOT / "models" / "nano-whisper")),
+        WHISPER_ENGINE="ctranslate2",
+        WHISPER_CACHE_DIR=str(nano_cache),
+    )
+    page = (ROOT / "docs" / "realtime.md").read_text(encoding="utf-8")
+    program = block("one turn", page, "python").replace("http://127.0.0.1:8089", server.url)
+    (tmp_path / "speech.wav").write_bytes(encode(Clip(SAMPLES / speech.name, speech.text, ()).samples()))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    # The words as they come, then the final text.
+    assert done.stdout == f"{speech.text}\n{speech.text}\n"
 
 
 PAGES = [

@@ -75,7 +75,9 @@ const known = {
       await transcribe({
         model: sdk.transcription(model),
         audio: await readFile(file),
-        providerOptions: { openai: { timestampGranularities: ["word", "segment"], language: "en" } },
+        providerOptions: {
+          openai: { responseFormat: "verbose_json", timestampGranularities: ["word", "segment"], language: "en" },
+        },
       }),
     ),
   groq_json: () => groq.audio.transcriptions.create({ model, file: createReadStream(file) }),

@@ -82,3 +82,22 @@ def test_decodes_that_only_grow_show_exactly_their_words(words: list[str]) -> No
         shown += _add(agreement, "".join(f" {word}" for word in words[:n_words]))
     assert shown == " ".join(words[:-1])
     assert shown + agreement.finish(" ".join(words)) == " ".join(words)
+
+
+def test_what_ended_long_ago_needs_no_agreement() -> None:
+    agreement = Agreement()
+    assert _add(agreement, " One two.", 9.0) == ""
+    phrases = [Phrase(" Won too.", 9.0), Phrase(" Three", 31.0)]
+    assert agreement.add(phrases, sure_s=28.0) == "Won too."
+    agreement.settle(phrases, sure_s=28.0)
+    assert agreement.settled_s == 9.0
+    assert agreement.add([Phrase(" Three", 31.0)]) == " Three"
+
+
+@pytest.mark.parametrize("phrases", [[], [Phrase(" One two.", 9.0)]])
+def test_silence_that_ended_long_ago_is_not_decoded_again(phrases: list[Phrase]) -> None:
+    agreement = Agreement()
+    agreement.add(phrases, sure_s=28.0)
+    agreement.settle(phrases, sure_s=28.0)
+    assert agreement.settled_s == 28.0
+    assert agreement.shown == "".join(phrase.text.lstrip() for phrase in phrases)

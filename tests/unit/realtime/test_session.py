@@ -227,6 +227,18 @@ def test_a_turn_without_end_is_cut_and_not_lost(detection: dict[str, Any] | None
     assert n_samples + len(turn.samples) == n_frames * 100 * VOICE_SAMPLES
 
 
+def test_a_turn_counts_until_it_has_its_text() -> None:
+    driven = Driven(None)
+    driven.hear(VOICE, 100)
+    driven.send({"type": "input_audio_buffer.commit"})
+    n_bytes = driven.session.n_bytes
+    turn = driven.session.next_turn()
+    assert turn is not None
+    assert driven.session.n_bytes == n_bytes >= turn.samples.nbytes
+    driven.session.completed(turn, "So.", None, None)
+    assert driven.session.n_bytes == n_bytes - turn.samples.nbytes
+
+
 def test_a_wrong_update_changes_nothing() -> None:
     driven = Driven()
     before = driven.session.config
@@ -310,6 +322,35 @@ def test_a_slow_machine_decodes_less_often() -> None:
                 n_partials[took_s] += 1
                 driven.session.heard_partial(partial, [], took_s)
     assert n_partials[3.0] < n_partials[0.1] / 3
+
+
+def test_a_draft_that_fails_is_tried_again_with_more_sound_and_not_at_once() -> None:
+    driven = Driven(None)
+    driven.hear(VOICE, 40)
+    partial = driven.session.next_partial()
+    assert partial is not None
+    driven.session.heard_partial(partial, None, 0.01)
+    assert driven.session.next_partial() is None
+    driven.hear(VOICE, 40)
+    assert driven.session.next_partial() is not None
+
+
+@pytest.mark.parametrize("says", ["nothing", "something else each time", "one long phrase"])
+def test_the_drafts_of_a_long_turn_stay_short(says: str) -> None:
+    driven = Driven(None)
+    voice = np.full(50 * VOICE_SAMPLES, 0.5, np.float32)
+    longest = 0.0
+    for number in range(int(MAX_TURN_S * SAMPLE_RATE / len(voice)) - 1):
+        driven.session.hear(voice, [VOICE] * 50)
+        if partial := driven.session.next_partial():
+            sound_s = len(partial.samples) / SAMPLE_RATE
+            longest = max(longest, sound_s)
+            # Phrases of Whisper's are 30 s long at most.
+            end_s = partial.start_s + (sound_s if says == "one long phrase" else sound_s / 2)
+            phrases = [Phrase(f" {number} words", min(end_s, partial.start_s + 30.0))]
+            driven.session.heard_partial(partial, [] if says == "nothing" else phrases, 0.1)
+    assert driven.session.next_turn() is None  # all of it was one turn
+    assert longest <= 40
 
 
 @pytest.mark.parametrize(("text", "n_frames"), [(" That is all.", 10), (" and then", 125)])

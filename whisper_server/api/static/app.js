@@ -100,10 +100,9 @@ async function run() {
     try {
       const chosen = options();
       await withKey(() => prepared(chosen.model));
-      tell("");
       await withKey(() => item.run(chosen));
     } catch (error) {
-      tell(error.message, true);
+      item.fail(error);
     }
   }
   isRunning = false;
@@ -129,15 +128,30 @@ for (const kind of ["dragleave", "drop"]) {
 }
 document.addEventListener("drop", ({ dataTransfer }) => add([...dataTransfer.files]));
 
+// Leaves out calls while one is running: a second click may come before the microphone is allowed.
+function once(work) {
+  let isBusy = false;
+  return async () => {
+    if (isBusy) return;
+    isBusy = true;
+    try {
+      await work();
+    } finally {
+      isBusy = false;
+    }
+  };
+}
+
 // The recorder
 
 let recorder = null;
 
-find("#record").addEventListener("click", async () => {
+find("#record").addEventListener("click", once(async () => {
   if (recorder) {
     recorder.stop();
     return;
   }
+  tell("");
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     recorder = new MediaRecorder(stream);
@@ -158,13 +172,13 @@ find("#record").addEventListener("click", async () => {
   };
   recorder.start();
   press(find("#record"), true, "Stop recording");
-});
+}));
 
 // Live captions
 
 let live = null;
 
-find("#live").addEventListener("click", async () => {
+find("#live").addEventListener("click", once(async () => {
   if (live) {
     live.stop();
     live = null;
@@ -172,6 +186,7 @@ find("#live").addEventListener("click", async () => {
     return;
   }
   const chosen = options();
+  tell("");
   find("#captions").hidden = false;
   find("#captions-text").replaceChildren();
   press(find("#live"), true, "Stop live captions");
@@ -181,7 +196,7 @@ find("#live").addEventListener("click", async () => {
   } catch (error) {
     endLive(error.message);
   }
-});
+}));
 
 function endLive(message) {
   tell(message, true);
@@ -193,7 +208,7 @@ function endLive(message) {
 function caption(item, text, isFinal) {
   const place = find("#captions-text");
   const existing = [...place.children].find(({ dataset }) => dataset.item === item);
-  const line = existing ?? place.appendChild(Object.assign(document.createElement("p")));
+  const line = existing ?? place.appendChild(document.createElement("p"));
   line.dataset.item = item;
   line.textContent = text;
   line.classList.toggle("open", !isFinal);

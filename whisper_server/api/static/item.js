@@ -43,8 +43,18 @@ export class Item {
       this.#tell(this.#segments.length ? "Done." : "Nobody speaks in it.");
     } catch (error) {
       if (error.status === 401) throw error;
-      this.#tell(error.name === "AbortError" ? "Cancelled." : error.message, error.name !== "AbortError");
+      this.fail(error);
     }
+    this.#end();
+  }
+
+  // Says what went wrong; what has come in until then stays.
+  fail(error) {
+    this.#tell(error.name === "AbortError" ? "Cancelled." : error.message, error.name !== "AbortError");
+    this.#end();
+  }
+
+  #end() {
     this.#find("progress").hidden = true;
     this.#find(".cancel").hidden = true;
     this.#find(".save").disabled = !this.#segments.length;

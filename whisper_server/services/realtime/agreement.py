@@ -3,11 +3,13 @@
 LocalAgreement-2 (Liu et al. 2020, as whisper_streaming applies it to Whisper): the end of a decode is
 unreliable, because the sound that it stands on goes on. Words are shown when two successive decodes begin
 with them. So the recording is decoded again and again; phrases whose words have all been shown are left out
-of the next decode (`settled_s`), which bounds its cost. Pure; must not know where the decodes come from.
+of the next decode (`settled_s`). Where decodes do not agree for long, what ended some time ago is taken as it
+is (`sure_s`), which bounds what is decoded again. Pure; must not know where the decodes come from.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,25 +40,35 @@ class Agreement:
         self._previous: list[str] = []  # pieces of the decode before that follow those
         self._n_shown = 0  # of the last decode's pieces
 
-    def add(self, phrases: Sequence[Phrase]) -> str:
-        """Take a decode of the turn from `settled_s` on; return what may be shown now, "" for nothing."""
+    def add(self, phrases: Sequence[Phrase], sure_s: float = 0.0) -> str:
+        """Take a decode of the turn from `settled_s` on; return what may be shown now, "" for nothing.
+
+        Phrases that end by `sure_s`, in seconds of the turn, need no second decode.
+        """
         pieces = _pieces("".join(phrase.text for phrase in phrases))
         at = _continued(self._spoken, pieces)
         rest = pieces[at:]
-        n_agreed = _common(self._previous, rest)
+        n_sure = len(_pieces("".join(phrase.text for phrase in _ended(phrases, sure_s))))
+        n_agreed = max(_common(self._previous, rest), n_sure - at)
         fresh, self._previous = rest[:n_agreed], rest[n_agreed:]
         self._spoken += fresh
         self._n_shown = at + n_agreed
         return self._show("".join(fresh))
 
-    def settle(self, phrases: Sequence[Phrase]) -> None:
-        """Leave phrases of the last decode that have been shown, all but the last, out of the next one."""
+    def settle(self, phrases: Sequence[Phrase], sure_s: float = 0.0) -> None:
+        """Leave phrases of the last decode that have been shown, all but the last, out of the next one.
+
+        The last, too, where it ends by `sure_s`, and then everything up to there.
+        """
         n_settled = 0
-        for phrase in phrases[:-1]:
+        ended = _ended(phrases, sure_s)
+        for phrase in max(ended, phrases[:-1], key=len):
             n_phrase = len(_pieces(phrase.text))
             if n_settled + n_phrase > self._n_shown:
                 break
             self.settled_s, n_settled = phrase.end_s, n_settled + n_phrase
+        if len(ended) == len(phrases):
+            self.settled_s = max(self.settled_s, sure_s)
         self._n_shown -= n_settled
         self._spoken = self._spoken[len(self._spoken) - self._n_shown :] if self._n_shown else []
 
@@ -69,6 +81,11 @@ class Agreement:
             text = text.lstrip()
         self.shown += text
         return text
+
+
+def _ended(phrases: Sequence[Phrase], sure_s: float) -> Sequence[Phrase]:
+    """Return the phrases at the beginning that end by this time."""
+    return list(itertools.takewhile(lambda phrase: phrase.end_s <= sure_s, phrases))
 
 
 def _pieces(text: str) -> list[str]:

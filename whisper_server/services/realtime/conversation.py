@@ -65,7 +65,7 @@ class Conversation:
         self._is_over = False  # the client has nothing more to say
         self._sending = asyncio.Lock()  # events leave in the order in which the session made them
         self._draft: asyncio.Task[None] | None = None
-        self._heard_s = self._decoded_s = 0.0  # of committed turns
+        self._decoded_s = 0.0  # of committed turns
 
     async def run(self, incoming: AsyncIterator[Mapping[str, Any] | InvalidRequest]) -> None:
         """Serve until `incoming` ends and every turn has been answered; what it raises ends all at once.
@@ -75,20 +75,23 @@ class Conversation:
         Raises:
             Overloaded: there is no room for the client's sound.
         """
-        work = asyncio.create_task(self._work())
+        await self._flush()
+        tasks = [asyncio.create_task(self._listen(incoming)), asyncio.create_task(self._work())]
         try:
-            await self._flush()
-            async for event in incoming:
-                await self._take(event)
-                if work.done():
-                    break
-            self._session.drain()
-            self._is_over = True
-            await self._flush()
-            await work
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, incoming: AsyncIterator[Mapping[str, Any] | InvalidRequest]) -> None:
+        async for event in incoming:
+            await self._take(event)
+        self._session.drain()
+        self._is_over = True
+        await self._flush()
 
     async def _take(self, event: Mapping[str, Any] | InvalidRequest) -> None:
         if isinstance(event, InvalidRequest):
@@ -113,6 +116,9 @@ class Conversation:
     async def _flush(self) -> None:
         """Send what the session has to say, and let work begin."""
         self._has_work.set()
+        await self._send()
+
+    async def _send(self) -> None:
         async with self._sending:
             for event in self._session.take_events():
                 await self._means.send(event)
@@ -123,6 +129,7 @@ class Conversation:
             while True:
                 await self._has_work.wait()
                 self._has_work.clear()
+                await self._send()
                 while (turn := self._session.next_turn()) is not None:
                     await self._cancel_draft()
                     await self._decode(turn)
@@ -139,16 +146,16 @@ class Conversation:
     async def _decode(self, turn: Turn) -> None:
         """Give a turn its text, or say why it has none."""
         started = time.monotonic()
-        self._heard_s += turn.duration_s
-        self._means.slot.progress(self._decoded_s, self._heard_s)
         try:
+            # A long session beside much other work may be refused this turn, and go on.
+            self._means.slot.progress(self._decoded_s, self._decoded_s + turn.duration_s)
             opened = self._means.transcriber.open_samples(turn.samples, turn.params)
             transcript = await self._lease.transcript(opened)
         except WhisperServerError as problem:
-            self._session.failed(turn, problem)
+            await self._fail(turn, problem)
         except Exception:
             log.exception("a turn could not be decoded")
-            self._session.failed(turn, EngineFailure("The server failed on this turn; its log says why."))
+            await self._fail(turn, EngineFailure("The server failed on this turn; its log says why."))
         else:
             self._means.events.audio_transcribed(turn.duration_s, time.monotonic() - started)
             logprobs = logprob_objects(transcript.segments) if turn.params.logprobs else None
@@ -157,6 +164,11 @@ class Conversation:
         self._decoded_s += turn.duration_s
         self._means.slot.progress(self._decoded_s)
         await self._flush()
+
+    async def _fail(self, turn: Turn, problem: WhisperServerError) -> None:
+        """Say why a turn has no text; the next one gets a model that has not failed."""
+        self._session.failed(turn, problem)
+        await self._lease.give_back()
 
     async def _decode_draft(self, partial: Partial) -> None:
         """Tell the session what has been said so far; what fails here fails again at the turn's end."""
@@ -171,7 +183,7 @@ class Conversation:
         finally:
             self._draft = None
             self._session.heard_partial(partial, phrases, time.monotonic() - started)
-        await self._flush()
+            self._has_work.set()
 
     async def _cancel_draft(self) -> None:
         draft = self._draft

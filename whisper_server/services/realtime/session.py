@@ -42,6 +42,9 @@ MIN_COMMIT_S = 0.1  # of the hosted API
 # Without a turn the latest sound is kept: a client may commit what the detection did not take for speech.
 KEPT_S = 30.0
 SETTLE_S = 15.0  # a partial decode of more leaves out what has been shown
+# A longer one takes what ended before its last seconds as it is, agreed on or not: a window of Whisper's, and
+# more than the longest word. So an open turn never costs more than two windows, whatever is in it.
+LONG_S, UNSURE_S = 30.0, 3.0
 MIN_VOICE = 0.1  # a probability under which certainly nobody speaks
 
 SEMANTIC_SILENCE_MS = {"high": 2_000, "medium": 4_000, "auto": 4_000, "low": 8_000}  # after half a sentence
@@ -80,6 +83,7 @@ class Session:
         self._idle_since = 0
         self._events: list[server_events.Event] = []
         self._turns: deque[Turn] = deque()
+        self._decoding_bytes = 0  # of the turn that is being decoded
         self._item_id = new_id("item")  # of the open turn
         self._last_item_id: str | None = None
         self._agreement = Agreement()
@@ -135,14 +139,19 @@ class Session:
     def heard_partial(self, partial: Partial, phrases: Sequence[Phrase] | None, took_s: float) -> None:
         """Take a decode of the open turn: phrases, ends in seconds of the turn; None where it failed."""
         self._partial = None
-        if phrases is None or partial.item_id != self._item_id:
+        if partial.item_id != self._item_id:
             return  # the turn may have been committed meanwhile
         self._pace.took(took_s)
-        self._partial_end = partial.end
-        if text := self._agreement.add(phrases):
+        self._partial_end = partial.end  # also where it failed: the next attempt waits for more sound
+        if phrases is None:
+            self._ends_sentence = False
+            return
+        sound_s = len(partial.samples) / SAMPLE_RATE
+        sure_s = partial.start_s + sound_s - UNSURE_S if sound_s > LONG_S else 0.0
+        if text := self._agreement.add(phrases, sure_s):
             self._send(server_events.delta(self._item_id, text))
-        if len(partial.samples) > SETTLE_S * SAMPLE_RATE:
-            self._agreement.settle(phrases)
+        if sound_s > SETTLE_S:
+            self._agreement.settle(phrases, sure_s)
         self._ends_sentence = bool(phrases) and phrases[-1].text.rstrip().endswith(SENTENCE_ENDS)
         self._weigh_sentence()
 
@@ -150,12 +159,14 @@ class Session:
         self, turn: Turn, transcript: str, languages: list[str] | None, logprobs: list[dict[str, Any]] | None
     ) -> None:
         """Take the text of a turn."""
+        self._decoding_bytes = 0
         if rest := turn.agreement.finish(transcript):
             self._send(server_events.delta(turn.item_id, rest))
         self._send(server_events.completed(turn.item_id, transcript, turn.duration_s, languages, logprobs))
 
     def failed(self, turn: Turn, problem: WhisperServerError) -> None:
         """Note that a turn has no text."""
+        self._decoding_bytes = 0
         self._send(server_events.failed(turn.item_id, problem))
 
     def drain(self) -> None:
@@ -171,8 +182,12 @@ class Session:
         return events
 
     def next_turn(self) -> Turn | None:
-        """Return the next turn to be decoded, once each."""
-        return self._turns.popleft() if self._turns else None
+        """Return the next turn to be decoded, once each; one at a time."""
+        if not self._turns:
+            return None
+        turn = self._turns.popleft()
+        self._decoding_bytes = turn.samples.nbytes
+        return turn
 
     def next_partial(self) -> Partial | None:
         """Return the open turn where it is time to decode it again; one at a time."""
@@ -198,7 +213,7 @@ class Session:
     @property
     def n_bytes(self) -> int:
         """Bytes of sound that are held."""
-        return self._sound.n_bytes + sum(turn.samples.nbytes for turn in self._turns)
+        return self._sound.n_bytes + self._decoding_bytes + sum(turn.samples.nbytes for turn in self._turns)
 
     # What the transitions do.
 

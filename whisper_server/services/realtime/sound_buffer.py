@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from whisper_server.core.types import SAMPLE_RATE
+
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
+
+# Blocks of one size, whatever the size of what is appended: a client may append samples one by one.
+BLOCK_SAMPLES = SAMPLE_RATE
 
 
 class SoundBuffer:
@@ -17,35 +22,43 @@ class SoundBuffer:
     def __init__(self) -> None:
         self.first = 0
         self.end = 0
-        self._pieces: deque[Samples] = deque()
+        self._blocks: deque[Samples] = deque()
+        self._first_block = 0  # its number; block n has the positions from n * BLOCK_SAMPLES on
 
     @property
     def n_bytes(self) -> int:
         """Bytes that are held."""
-        return sum(piece.nbytes for piece in self._pieces)
+        return len(self._blocks) * BLOCK_SAMPLES * 4
 
     def append(self, samples: Samples) -> None:
         """Take the next samples, float32 [n], n >= 0."""
-        if len(samples):
-            self._pieces.append(samples)
-            self.end += len(samples)
+        while len(samples):
+            at = self.end % BLOCK_SAMPLES
+            if at == 0 or not self._blocks:
+                self._blocks.append(np.empty(BLOCK_SAMPLES, np.float32))
+                self._first_block = self.end // BLOCK_SAMPLES - len(self._blocks) + 1
+            taken = samples[: BLOCK_SAMPLES - at]
+            self._blocks[-1][at : at + len(taken)] = taken
+            self.end += len(taken)
+            samples = samples[len(taken) :]
 
     def drop_before(self, position: int) -> None:
         """Forget what is before a position."""
-        position = min(position, self.end)
-        while self._pieces and self.first + len(self._pieces[0]) <= position:
-            self.first += len(self._pieces.popleft())
-        if self._pieces and self.first < position:
-            # A copy: a view would keep the whole piece alive.
-            self._pieces[0] = self._pieces[0][position - self.first :].copy()
-            self.first = position
+        self.first = max(self.first, min(position, self.end))
+        while self._blocks and (self._first_block + 1) * BLOCK_SAMPLES <= self.first:
+            self._blocks.popleft()
+            self._first_block += 1
 
     def slice(self, start: int, end: int) -> Samples:
         """Return a copy of [start, end), as far as it is held."""
-        found, at = [], self.first
-        for piece in self._pieces:
-            part = piece[max(0, start - at) : max(0, end - at)]
-            if len(part):
-                found.append(part)
-            at += len(piece)
-        return np.concatenate(found) if found else np.zeros(0, np.float32)
+        start, end = max(start, self.first), min(end, self.end)
+        if start >= end:
+            return np.zeros(0, np.float32)
+        first = start // BLOCK_SAMPLES
+        n_before = first - self._first_block
+        n_blocks = (end - 1) // BLOCK_SAMPLES + 1 - first
+        blocks = [self._blocks[number] for number in range(n_before, n_before + n_blocks)]
+        start -= first * BLOCK_SAMPLES
+        blocks[-1] = blocks[-1][: end - (first + n_blocks - 1) * BLOCK_SAMPLES]
+        blocks[0] = blocks[0][start:]
+        return np.concatenate(blocks)
