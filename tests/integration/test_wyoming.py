@@ -113,7 +113,7 @@ async def test_describe(settings: MakeSettings) -> None:
         assert program.supports_transcript_streaming
         assert program.installed
         assert program.models[0].name == "whisper-base"
-        assert {"whisper-1", "whisper-large-v3-turbo"} <= {model.name for model in program.models}
+        assert {"whisper-tiny", "whisper-large-v3-turbo"} <= {model.name for model in program.models}
         assert all({"en", "de", "yue"} <= set(model.languages) for model in program.models if model.installed)
         await client.write_event(Ping(text="x").event())
         assert Pong.from_event(await client.read_event() or Event("")).text == "x"

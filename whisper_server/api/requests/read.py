@@ -69,7 +69,9 @@ F = TypeVar("F", bound=BaseModel)
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 # Those of a translation and of /debug/audio-info are among them.
-_FIELDS = frozenset(TranscriptionFields.model_fields) | frozenset(InferenceFields.model_fields)
+_FIELDS = frozenset().union(
+    *(kind.model_fields for kind in (TranscriptionFields, InferenceFields, AlignmentFields))
+)
 
 MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
 
