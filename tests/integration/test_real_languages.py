@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.audio_files import RATE, encode, samples_of
+from tests.support.audio_files import encode, samples_of
 from tests.support.http_requests import URL, form
 from tests.support.in_process import client_of
+from tests.support.nano_clips import RATE
 from tests.support.real_models import real_model, real_recording
 from whisper_server.core.config import Settings
 

@@ -27,7 +27,7 @@ from tests.support.audio_files import encode, samples_of
 from tests.support.held_requests import until
 from tests.support.in_process import MakeSettings
 from tests.support.long_audio import speak_for
-from tests.support.real_models import real_model
+from tests.support.real_models import real_model, real_recording
 from whisper_server.api.app import create_app
 from whisper_server.api.server.run import check_exposure
 from whisper_server.api.server.sockets import listen
@@ -271,11 +271,8 @@ async def test_a_real_server_drains(start_server: StartServer, speech: Sample) -
 @pytest.mark.parametrize(("language", "words"), [("de", "Wohnzimmer"), ("es", "sala")])
 async def test_the_commands_of_wyoming_faster_whisper(language: str, words: str, tmp_path: Path) -> None:
     folder = real_model("base")
-    name = f"rhasspy__wyoming-faster-whisper__living_room_light_{language}.wav"
-    recordings = Path(__file__).parents[4] / "shared" / "real-audio" / name
-    if not recordings.is_file():
-        pytest.skip("the recordings are not here")
+    recording = real_recording(f"rhasspy__wyoming-faster-whisper__living_room_light_{language}.wav")
     settings = Settings(_env_file=None, models=[f"base={folder}"], model="base", cache_dir=tmp_path)
     async with door(settings) as (_, port), client_of(port) as client:
-        await say(client, pcm(recordings.read_bytes()), Transcribe(language=language))
+        await say(client, pcm(recording.read_bytes()), Transcribe(language=language))
         assert words.casefold() in text_of(await answers(client)).casefold()
