@@ -47,9 +47,17 @@ class Match:
 
     def leave(self, n_heard: int) -> None:
         """Leave what was left out after so many heard words to the words after them."""
-        if all(last != self.taken[n_heard] for _, last in self.passages):
+        if self._is_whole(n_heard):
             self.taken[n_heard] -= self.left_out[n_heard]
             self.left_out[n_heard] = 0
+
+    def keep(self, n_heard: int) -> None:
+        """Take what was left out after so many heard words for a part of what is said before."""
+        if self._is_whole(n_heard):
+            self.left_out[n_heard] = 0
+
+    def _is_whole(self, n_heard: int) -> bool:
+        return all(last != self.taken[n_heard] for _, last in self.passages)
 
 
 def units_of(text: str) -> list[str]:
@@ -139,10 +147,8 @@ class _Table:
                 column -= 1
             if row == 0:
                 break
-            is_taken = column > 0 and (
-                self.heard[row, column] == self.best[row - 1, column - 1] + self.same[row - 1][column - 1]
-            )
-            if is_taken:
+            # Of a word that comes twice, the first one is taken: the model stutters at the end of a phrase.
+            if self.heard[row, column] != self.best[row - 1, column] - UNWRITTEN_COST:
                 column -= 1
                 if self.same[row - 1][column] > 0:
                     found.same.add(column)
