@@ -268,7 +268,7 @@ async def test_a_real_server_drains(start_server: StartServer, speech: Sample) -
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("language", "words"), [("de", "Wohnzimmer"), ("es", "sala")])
+@pytest.mark.parametrize(("language", "words"), [("de", "Wohnzimmer"), ("es", "salón")])
 async def test_the_commands_of_wyoming_faster_whisper(language: str, words: str, tmp_path: Path) -> None:
     folder = real_model("base")
     recording = real_recording(f"rhasspy__wyoming-faster-whisper__living_room_light_{language}.wav")
