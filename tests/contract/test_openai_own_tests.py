@@ -43,6 +43,7 @@ MODEL_NOT_FOUND = "does not exist"
 EXPLAINED = {
     "Invalid file format": "'Example data' is no audio",
     "known_speaker_references is not supported": "speakers are told apart by channel, not by voices",
+    "Word timestamps need response_format verbose_json": "the tests ask for them in json",
     MODEL_NOT_FOUND: "fine-tuned and chat models of the hosted API are not here",
 }
 
