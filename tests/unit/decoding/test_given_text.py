@@ -79,5 +79,5 @@ def test_a_misheard_word_is_the_one_that_begins_as_it_does() -> None:
     sound = window(20.0, (1.0, 4.0))
     here = heard(sound, (1.0, 4.0, "by the grave and the"))
     then = heard(window(), (0.0, 5.0, "when forty winters shall besiege thy brow"))
-    text = "by the grave and thee sonnet two when forty winters shall besiege thy brow"
+    text = "by the grave and thee sonnet ii when forty winters shall besiege thy brow"
     assert dealt(text, here, then) == [(1.0, 4.0, "by the grave and thee")]

@@ -47,7 +47,7 @@ class Heard:
         return cls(window, decoded.language, tuple(p for p, _ in said), tuple(u for _, u in said))
 
     def has_room_after(self, units: Iterable[str]) -> bool:
-        """Tell whether words may be said after the last phrase: so much voice is there, or was not looked for.
+        """Tell whether words may be said after the last phrase: voice for them is there, or was not sought.
 
         How much they need is measured on the window's own phrases: seconds of voice for each letter.
         """
