@@ -52,8 +52,12 @@ def test_every_operation_describes_its_errors() -> None:
         for method, operation in methods.items():
             for status in ("4XX", "5XX"):
                 response = operation["responses"][status]
-                schema = response["content"][JSON]["schema"]
-                assert schema["$ref"].endswith("/ErrorBody"), f"{method} {path} {status}"
+                if path == "/asr":  # its clients store bodies as subtitles
+                    assert "content" not in response
+                    assert "x-error" in response["headers"]
+                else:
+                    schema = response["content"][JSON]["schema"]
+                    assert schema["$ref"].endswith("/ErrorBody"), f"{method} {path} {status}"
                 assert {"x-request-id", "retry-after", "x-should-retry"} <= set(response["headers"])
 
 
@@ -133,8 +137,10 @@ def with_speech(body: Any, response_format: str) -> Any:
         **body,
         **{name: value for name, value in real.items() if isinstance(body.get(name), type(value))},
     }
-    if "file" in body:
-        return {**body, "file": SPEECH}
+    for name in ("file", "audio_file"):
+        if name in body:
+            heard = {"text": "heard frames of sound"} if "text" in body else {}  # what the fake engine says
+            return {**body, **heard, name: SPEECH}
     encoded = base64.b64encode(SPEECH).decode()
     if "messages" in body:
         part = {"type": "input_audio", "input_audio": {"data": encoded, "format": "wav"}}

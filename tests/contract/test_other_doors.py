@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -31,6 +32,16 @@ def test_groq(nano: Server, speech: Sample) -> None:
         assert verbose.text == speech.text
         assert verbose.x_groq["id"].startswith("req_")
         assert NANO_NAME in [model.id for model in client.models.list().data]
+
+
+def test_speech_recognition(nano: Server, speech: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its groq recognizer takes the address from the environment, as groq's client does."""
+    package = client_package("speech_recognition")
+    monkeypatch.setenv("GROQ_API_KEY", "any")
+    monkeypatch.setenv("GROQ_BASE_URL", nano.url)
+    with package.AudioFile(io.BytesIO(wav_of(speech))) as source:
+        recorded = package.Recognizer().record(source)
+    assert package.Recognizer().recognize_groq(recorded, model=NANO_NAME) == speech.text
 
 
 def test_azure(start_contract_server: StartServer, speech: Sample) -> None:

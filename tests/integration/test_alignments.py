@@ -65,11 +65,8 @@ async def test_a_long_recording_and_a_text_that_differs(
     fields = {"text": "\n\n".join(lines), "language": "en", "response_format": "json"}
     body = (await nano_client.post(URL, **form(data, **fields))).json()
     assert [segment["text"] for segment in body["segments"]] == lines
-    inside = [
-        start_s - 0.3 <= segment["start"] < segment["end"] <= end_s + 0.3
-        for segment, (start_s, end_s) in zip(body["segments"], places, strict=True)
-    ]
-    assert sum(inside) >= len(lines) - 2  # of words that the toy does not hear, its attention knows little
+    for segment, (start_s, end_s) in zip(body["segments"], places, strict=True):
+        assert start_s - 0.3 <= segment["start"] < segment["end"] <= end_s + 0.3
     words = [word for segment in body["segments"] for word in segment["words"]]
     assert all(a["end"] <= b["start"] for a, b in pairwise(words))
 

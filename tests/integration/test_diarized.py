@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import NANO_MODEL, SAMPLES, Sample
+from tests.support.asgi_client import events_of
 from tests.support.audio_files import clips, encode, samples_of, tone, wav_bytes
 from tests.support.http_requests import URL, b64, error_of, form
 from whisper_server.api.replies.audio import DiarizedReply
@@ -150,6 +151,25 @@ async def test_the_reply(client: httpx.AsyncClient) -> None:
         assert 0 <= segment["start"] < segment["end"] <= 18.0
     request = {"audio": b64(encode(call())), "known_speaker_names": ["Ada"], **DIARIZED}
     assert (await client.post(URL, json=request)).json() == body
+
+
+async def test_a_stream_has_the_segments_of_the_reply(client: httpx.AsyncClient) -> None:
+    asked = form(encode(call()), **DIARIZED, **{"known_speaker_names[]": ["Ada"]})
+    body = (await client.post(URL, **asked)).json()
+    asked["data"]["stream"] = "true"
+    streamed = await client.post(URL, **asked)
+    assert streamed.status_code == 200, streamed.text
+    events = events_of(streamed.text)
+    timed = [event for event in events if event["type"] == "transcript.text.segment"]
+    deltas = [event for event in events if event["type"] == "transcript.text.delta"]
+    told = ("start", "end", "text", "speaker", "language")
+    assert [[event[key] for key in told] for event in timed] == [
+        [segment[key] for key in told] for segment in body["segments"]
+    ]
+    assert [event["segment_id"] for event in deltas] == [event["id"] for event in timed]
+    assert events[-1]["type"] == "transcript.text.done"
+    assert events[-1]["text"] == "".join(event["delta"] for event in deltas)
+    assert events[-1]["text"] == " ".join(event["text"] for event in timed)  # speakers are in the segments
 
 
 async def test_keywords_and_prompt_reach_every_channel(client: httpx.AsyncClient) -> None:

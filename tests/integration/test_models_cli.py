@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import NANO, ROOT, forget_settings
 from tests.support.stand_in_hub import Hub
 from whisper_server.cli.models import main
+from whisper_server.services.model_files.names import HOSTED
 
 Run = Callable[..., tuple[int, str, str]]
 SCRIPT = str(ROOT / "whisper_api_server.py")
@@ -94,8 +95,16 @@ def test_list_for_people(run: Run) -> None:
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines()]
     assert lines[0][:4] == ["NAME", "STATE", "CONVERTED", "MB"]
-    assert ["whisper-tiny", "-", "-", "-", "openai/whisper-tiny", "whisper-1"] in lines
+    (tiny,) = (line for line in lines if line[0] == "whisper-tiny")
+    assert tiny[1:6] == ["-", "-", "-", "openai/whisper-tiny", "whisper-1,"]
     assert ["mine", "your", "folder", "-", "-", str(NANO)] in lines
+
+
+def test_hosted_names_are_listed_with_the_default(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_MODEL", "mine")
+    assert set(HOSTED) <= set(state_of(run, "mine")["aliases"])  # type: ignore[arg-type]
+    monkeypatch.setenv("WHISPER_ALIASES", "none")
+    assert state_of(run, "mine")["aliases"] == []
 
 
 def test_half_a_download_is_shown_gone_on_with_or_removed(stand_in: Hub, cache: Path, run: Run) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from whisper_server.api.middleware.auth import OPEN_PATHS
+from whisper_server.api.middleware.silent_errors import SILENT_PATHS
 
 _LOCAL = "#/$defs/"
 _COMPONENTS = "#/components/schemas/"
@@ -30,6 +31,9 @@ _REQUEST_ID = {
         "description": "Names the request in the server's log; the client's own where it sent one.",
         "schema": {"type": "string"},
     }
+}
+_MESSAGE = {
+    "x-error": {"description": "What went wrong; the reply has no body.", "schema": {"type": "string"}}
 }
 _NAMED_BY_CLIENT = {
     "name": "x-request-id",
@@ -62,6 +66,8 @@ def install_document(app: FastAPI, *, needs_key: bool) -> None:
             _name_bodies(document, operation)
             _put_json_first(operation)
             _add_headers(operation)
+            if path in SILENT_PATHS:
+                _empty_errors(operation)
             if needs_key and path not in OPEN_PATHS:
                 operation["security"] = [{"key": []}]
         document["info"]["description"] += _KEY if needs_key else _NO_KEY
@@ -123,6 +129,14 @@ def _put_json_first(operation: dict[str, Any]) -> None:
         content = holder.get("content", {})
         if _JSON in content:
             holder["content"] = {_JSON: content[_JSON], **content}
+
+
+def _empty_errors(operation: dict[str, Any]) -> None:
+    """Describe errors that have their message in a header, and no body."""
+    for status, response in operation["responses"].items():
+        if status != "200":
+            response.pop("content", None)
+            response["headers"] |= _MESSAGE
 
 
 def _add_headers(operation: dict[str, Any]) -> None:

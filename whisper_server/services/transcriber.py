@@ -135,9 +135,16 @@ class Transcriber:
         heard = Transcription(stream, params, QUICKLY, self._models, self._pool, self._use_vad)
         return TextAlignment(heard, text, self._pool)
 
-    def listen(self, stream: SampleStream, params: TranscribeParams) -> SegmentSource:
-        """Transcribe samples as they come in; nothing is read or loaded yet. Closes the stream at its end."""
-        return self._transcription(stream, params)
+    def listen(
+        self, stream: SampleStream, params: TranscribeParams, *, greedy_below_s: float = 0.0
+    ) -> SegmentSource:
+        """Transcribe samples as they come in; nothing is read or loaded yet. Closes the stream at its end.
+
+        Windows shorter than `greedy_below_s` are decoded with one hypothesis in place of a beam.
+        """
+        transcription = self._transcription(stream, params)
+        transcription.greedy_below_s = greedy_below_s
+        return transcription
 
     async def language_of(
         self, audio: SampleStream, source: ModelSource, stretch: Stretch | None = None

@@ -141,6 +141,7 @@ class Transcription(SegmentSource):
     _pool: WorkPool
     _use_vad: bool
     _switches_language: bool = True
+    greedy_below_s: float = field(default=0.0, init=False)  # shorter windows get one hypothesis, no beam
     _language: FileLanguage = field(init=False)
     _is_first: bool = field(default=True, init=False)  # no window with a voice was submitted yet
     _decoded_s: float = field(default=0.0, init=False)  # file time up to which windows are decoded
@@ -327,6 +328,8 @@ class Transcription(SegmentSource):
         options = self.options
         if not has_voice(job.window, self.params.vad.threshold):
             options = replace(options, temperatures=options.temperatures[:1])
+        if job.window.duration_s < self.greedy_below_s:
+            options = replace(options, beam_size=1)
         return wrap_future(stream.submit(job, options))
 
     def _job(self, window: Window, language: str | None) -> WindowJob:

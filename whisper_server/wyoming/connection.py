@@ -46,6 +46,9 @@ ROUTE = "wyoming"  # in the log and the metrics
 BLOCK_S = 1.0  # what voice detection gets at once
 LOOK_AHEAD_BLOCKS = 10  # of loudness: a voice at a microphone has shown its level after some seconds
 MIN_SECONDS = 0.1  # shorter sound is none
+COMMAND_S = (
+    5.0  # shorter windows are commands, whose speaker waits: a beam takes time and changes few of them
+)
 WIDTHS, CHANNELS, RATES = range(1, 5), range(1, 3), range(4_000, 192_001)  # of what can be converted
 
 
@@ -139,7 +142,7 @@ class Connection:
                 return
             limit_s = float(self._services.settings.max_audio_seconds)
             audio = PcmStream(_joined(lead, samples), limit_s, block_s=BLOCK_S, look_ahead=LOOK_AHEAD_BLOCKS)
-            source = self._services.transcriber.listen(audio, params)
+            source = self._services.transcriber.listen(audio, params, greedy_below_s=COMMAND_S)
             source.on_window = lambda done_s: slot.progress(done_s, source.duration_s)
             try:
                 await self._until_disconnect(said, self._reply(source, params))

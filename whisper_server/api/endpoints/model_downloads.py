@@ -28,7 +28,6 @@ _REPLIES: dict[int | str, dict[str, Any]] = {
         "content": {
             sse.MEDIA_TYPE: {
                 "schema": {
-                    "type": "string",
                     "description": "Lines `data: <JSON>`: `status` is downloading, converting or success;"
                     " with the first two, `completed` and `total` count bytes.",
                 }

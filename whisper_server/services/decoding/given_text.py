@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AHEAD_UNITS = 4_000  # of the text, that a window is compared with: half an hour of speech
 MAX_TOKENS = 440  # of text, in a window: the model has 448 places, a few of which are taken
+PAUSE_S = 0.5  # in which nobody speaks; an unheard word beyond it is placed far from where it is said
 UNHEARD = 0.0  # probability of a word that has no place in the sound
 
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019\u00bb)\]]*\s+|(?<=[\u3002\uff01\uff1f])")
@@ -45,17 +46,40 @@ class Heard:
         said = [(phrase, mine) for phrase, mine in zip(found, units, strict=True) if mine]
         return cls(window, decoded.language, tuple(p for p, _ in said), tuple(u for _, u in said))
 
-    @property
-    def has_voice_after(self) -> bool:
-        """Whether somebody may speak after the last phrase: voice was found there, or not looked for."""
+    def has_room_after(self, units: Iterable[str]) -> bool:
+        """Tell whether words may be said after the last phrase: voice for them is there, or was not sought.
+
+        How much they need is measured on the window's own phrases: seconds of voice for each letter.
+        """
         window, end_s = self.window, self.phrases[-1].end_s
-        voice_s = belief.voice_s(window, end_s, window.duration_s, belief.VOICE_THRESHOLD)
-        return not window.voice or voice_s >= MIN_VOICE_S
+        if not window.voice:
+            return True
+        heard_s = sum(self._voice_s(phrase.start_s, phrase.end_s) for phrase in self.phrases)
+        needed_s = heard_s * _letters(units) / _letters(self.all_units)
+        return self._voice_s(end_s, window.duration_s) >= max(MIN_VOICE_S, needed_s)
+
+    def has_pause_after(self, place: int) -> bool:
+        """Tell whether nobody speaks between a phrase and the next one, for some time."""
+        window, end_s, start_s = self.window, self.phrases[place].end_s, self.phrases[place + 1].start_s
+        pause_s = window.file_time(start_s) - window.file_time(end_s, is_end=True)
+        return bool(window.voice) and pause_s >= PAUSE_S and self._voice_s(end_s, start_s) < MIN_VOICE_S
+
+    def seconds_per_letter(self, place: int, units: Sequence[str]) -> float:
+        """Return how slowly a phrase is said, were these words in it too."""
+        phrase = self.phrases[place]
+        return self._voice_s(phrase.start_s, phrase.end_s) / _letters([*self.units[place], *units])
+
+    def _voice_s(self, start_s: float, end_s: float) -> float:
+        return belief.voice_s(self.window, start_s, end_s, belief.VOICE_THRESHOLD)
 
     @property
     def all_units(self) -> list[str]:
         """What was heard in the window."""
         return [unit for mine in self.units for unit in mine]
+
+
+def _letters(units: Iterable[str]) -> int:
+    return sum(map(len, units))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +89,24 @@ class Part:
     start_s: float
     end_s: float
     numbers: tuple[int, ...]  # of the words, ascending
+
+
+def _settle(here: Heard, found: text_match.Match, text: Sequence[str]) -> None:
+    """Give what nobody heard between two phrases with a pause between them to one of the two.
+
+    It is said in the one that has more time for it. Between phrases without a pause, attention tells.
+    """
+    n_heard = 0
+    for place, units in enumerate(here.units[:-1]):
+        n_heard += len(units)
+        last = found.taken[n_heard]
+        unheard = text[last - found.left_out[n_heard] : last]
+        if not unheard or not here.has_pause_after(place):
+            continue
+        if here.seconds_per_letter(place, unheard) < here.seconds_per_letter(place + 1, unheard):
+            found.leave(n_heard)
+        else:
+            found.keep(n_heard)
 
 
 @dataclass(slots=True)
@@ -118,8 +160,10 @@ class GivenText:
         if not units or not text:
             return []
         found = text_match.match([*units, *more], text, is_end=then is None)
-        if more and not here.has_voice_after:
+        over = found.taken[len(units)]
+        if more and not here.has_room_after(text[over - found.left_out[len(units)] : over]):
             found.leave(len(units))
+        _settle(here, found, text)
         taken = found.taken[: len(units) + 1]
         same = {number for number in found.same if number < taken[-1]}
         if len(same) < text_match.MIN_SAME * len(units):

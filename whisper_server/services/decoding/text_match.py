@@ -21,6 +21,7 @@ LETTER_GAIN = 2  # of a word that is the same, for each letter: the longer, the 
 MAX_GAIN = 10
 CHARACTER_GAIN = 5  # of a script without spaces
 OTHER_COST = 6  # a word heard as another one
+LIKE_COST = 5  # as one that begins with the same sign: "the" for "thee" and not for the word after it
 UNWRITTEN_COST = 3  # a heard word that the text does not have: a word of the speaker's own, or the model's
 UNHEARD_COST = 5  # a word of the text that was not heard
 PASSAGE_COST = (
@@ -47,9 +48,17 @@ class Match:
 
     def leave(self, n_heard: int) -> None:
         """Leave what was left out after so many heard words to the words after them."""
-        if all(last != self.taken[n_heard] for _, last in self.passages):
+        if self._is_whole(n_heard):
             self.taken[n_heard] -= self.left_out[n_heard]
             self.left_out[n_heard] = 0
+
+    def keep(self, n_heard: int) -> None:
+        """Take what was left out after so many heard words for a part of what is said before."""
+        if self._is_whole(n_heard):
+            self.left_out[n_heard] = 0
+
+    def _is_whole(self, n_heard: int) -> bool:
+        return all(last != self.taken[n_heard] for _, last in self.passages)
 
 
 def units_of(text: str) -> list[str]:
@@ -85,7 +94,9 @@ def match(heard: Sequence[str], text: Sequence[str], *, is_end: bool) -> Match:
     """
     numbers = {unit: number for number, unit in enumerate(dict.fromkeys(text))}
     text_numbers = np.array([numbers[unit] for unit in text], dtype=np.int32)
-    table = _Table.filled([(numbers.get(unit, -1), gain_of(unit)) for unit in heard], text_numbers)
+    initials = np.array([ord(unit[0]) for unit in text], dtype=np.int32)
+    rows = [(numbers.get(unit, -1), gain_of(unit), ord(unit[0])) for unit in heard]
+    table = _Table.filled(rows, text_numbers, initials)
     return table.path(_end_of(table.best[-1], is_end=is_end), len(heard))
 
 
@@ -107,7 +118,9 @@ class _Table:
     same: list[NDArray[np.int32]]  # [text]: the gain, or the cost, of taking each word for the heard one
 
     @classmethod
-    def filled(cls, heard: Sequence[tuple[int, int]], text: NDArray[np.int32]) -> _Table:
+    def filled(
+        cls, heard: Sequence[tuple[int, int, int]], text: NDArray[np.int32], initials: NDArray[np.int32]
+    ) -> _Table:
         shape = (len(heard) + 1, len(text) + 1)
         table = cls(np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32), [])
         ramp = UNHEARD_COST * np.arange(shape[1], dtype=np.int32)
@@ -115,8 +128,9 @@ class _Table:
         table.heard[0, 0] = 0
         for row in range(shape[0]):
             if row:
-                number, gain = heard[row - 1]
-                score = np.where(text == number, gain, -OTHER_COST).astype(np.int32)
+                number, gain, initial = heard[row - 1]
+                other = np.where(initials == initial, -LIKE_COST, -OTHER_COST)
+                score = np.where(text == number, gain, other).astype(np.int32)
                 table.same.append(score)
                 table.heard[row] = table.best[row - 1] - UNWRITTEN_COST
                 np.maximum(table.heard[row, 1:], table.best[row - 1, :-1] + score, out=table.heard[row, 1:])
@@ -139,10 +153,8 @@ class _Table:
                 column -= 1
             if row == 0:
                 break
-            is_taken = column > 0 and (
-                self.heard[row, column] == self.best[row - 1, column - 1] + self.same[row - 1][column - 1]
-            )
-            if is_taken:
+            # Of a word that comes twice, the first one is taken: the model stutters at the end of a phrase.
+            if self.heard[row, column] != self.best[row - 1, column] - UNWRITTEN_COST:
                 column -= 1
                 if self.same[row - 1][column] > 0:
                     found.same.add(column)

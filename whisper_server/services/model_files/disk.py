@@ -42,9 +42,9 @@ class Holding:
 
 
 def holdings(catalog: Catalog, cache_dir: Path) -> list[Holding]:
-    """Return every model of the catalog once, in its order; reads the disk."""
+    """Return every model of the catalog once, in its order, hosted names with the default; reads the disk."""
     names: dict[ModelSource, list[str]] = {}
-    for name, source in catalog.names():
+    for name, source in (*catalog.names(), *catalog.aliases()):
         names.setdefault(source, []).append(name)
     return [holding_of(source, cache_dir, of) for source, of in names.items()]
 
