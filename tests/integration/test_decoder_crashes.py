@@ -16,6 +16,7 @@ from tests.support.audio_files import encode, tone
 from tests.support.crashing_decoder import plant
 from tests.support.http_requests import URL, error_of, form
 from tests.support.in_process import OpenClient
+from whisper_server.services.audio.decoder_process import handle, watch
 
 POISON = encode(tone(1.0), container="caf")
 pytestmark = pytest.mark.skipif(
@@ -71,6 +72,24 @@ async def test_nothing_is_started_before_the_first_upload(open_client: OpenClien
     async with open_client(decoder_processes=2) as client:
         assert (await client.get("/ready")).status_code == 200
         assert decoders_of(os.getpid()) == []
+
+
+async def test_not_ready_while_no_decoder_answers(
+    open_client: OpenClient, speech: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = handle.child_command()
+    monkeypatch.setattr(watch, "START_LIMIT_S", 0.2)
+    never = [sys.executable, "-c", "import threading; threading.Event().wait()"]
+    monkeypatch.setattr(handle, "child_command", lambda: never)
+    async with open_client(decoder_processes=1) as client:
+        assert (await client.get("/ready")).status_code == 200
+        error_of(await client.post(URL, **form(speech.data)), 503)
+        assert "cannot be started" in error_of(await client.get("/ready"), 503)
+        assert (await client.get("/health")).status_code == 200
+        monkeypatch.setattr(watch, "START_LIMIT_S", 60.0)
+        monkeypatch.setattr(handle, "child_command", lambda: command)
+        assert (await client.get("/ready")).status_code == 200
+        assert (await client.post(URL, **form(speech.data))).status_code == 200
 
 
 def _begun(server: Server, speech: Sample) -> psutil.Process:

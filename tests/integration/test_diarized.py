@@ -21,6 +21,9 @@ from whisper_server.api.replies.audio import DiarizedReply
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidRequest
 from whisper_server.core.types import TranscribeParams, Transcript, VadOptions
+from whisper_server.services.audio import decoder
+from whisper_server.services.audio.bounded_file import BoundedFile
+from whisper_server.services.audio.mp4_guard import check_mp4_tables
 from whisper_server.services.container import Services, open_services
 
 RATE = 16_000
@@ -131,6 +134,25 @@ async def test_limits_hold(nano_settings: Settings) -> None:
             await services.transcriber.open(
                 encode(call()), TranscribeParams(NANO_MODEL, speakers=("a", "b", "c"))
             )
+
+
+async def test_tables_of_an_mp4_are_checked_once(
+    nano_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each channel and each look at the file."""
+    checked: list[BoundedFile] = []
+
+    def check(file: BoundedFile) -> None:
+        checked.append(file)
+        check_mp4_tables(file)
+
+    data = encode(call(), RATE, "ipod", "aac")
+    monkeypatch.setattr(decoder, "check_mp4_tables", check)
+    settings = nano_settings.model_copy(update={"decoder_processes": 0})
+    async with open_services(settings) as opened:
+        found = await opened.transcriber.transcribe(data, BY_CHANNEL)
+    assert {segment.speaker for segment in found.segments} == {"A", "B"}
+    assert len(checked) == 1
 
 
 # --- over HTTP, on the fake engine ------------------------------------------------------------------

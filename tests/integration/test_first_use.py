@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -36,6 +38,24 @@ async def test_first_use_downloads_and_later_ones_need_no_hub(
     async with client_of(settings(**fields)) as client:
         assert (await transcribe(client, speech, "theirs")).json()["text"] == speech.text
     assert len(stand_in.seen) == seen
+
+
+async def test_a_model_that_is_deleted_in_its_first_conversion_leaves_nothing(
+    stand_in: Hub, settings: MakeSettings, speech: Sample
+) -> None:
+    made = settings(engine="ctranslate2", models="theirs=someone/nano", threads=1, allow_delete=True)
+    converted = made.cache_dir / "converted"
+    async with client_of(made) as client:
+        reply = asyncio.create_task(transcribe(client, speech, "theirs"))
+        while not (converted.is_dir() and list(converted.iterdir())):
+            assert not reply.done()
+            await asyncio.sleep(0)
+        assert (await client.delete("/v1/models/theirs")).status_code == 200
+        # The request has the model where its conversion was over a moment before.
+        assert (await reply).status_code in {200, 503}
+    assert stand_in.downloaded()
+    assert list(converted.iterdir()) == []
+    assert not list(made.cache_dir.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("offline", [False, True])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from whisper_server.core.events import Events
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import tune_allocator
+from whisper_server.core.system.process import check_threads
 from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
@@ -71,6 +72,7 @@ async def open_services(
     catalog = Catalog(settings)
     remove_unfinished(settings.cache_dir)
     n_decoders = settings.decoder_processes
+    check_threads()  # what starts them is started now
     pool = WorkPool(settings.audio_threads, waiters=DecoderProcesses.most(n_decoders) if n_decoders else 0)
     decoders = DecoderProcesses(n_decoders, pool.waiting)
     open_decoder = decoders.open if n_decoders else LibavDecoder

@@ -19,7 +19,7 @@ from typing import Generic
 from whisper_server.core.errors import NoRoomForModel, ShuttingDown
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import return_memory
-from whisper_server.core.system.process import start_thread
+from whisper_server.core.system.process import check_threads, start_thread
 from whisper_server.core.types import ModelSource
 from whisper_server.services.loaded_models.entry import Entry, Lease, LoadedModel, M, ModelState, Turn
 from whisper_server.services.loaded_models.eviction import Room
@@ -139,7 +139,14 @@ class ModelManager(Generic[M]):
             raise
 
     def _reserve(self, source: ModelSource) -> Turn[M]:
-        return self._table.reserve(source, lambda entry: start_thread(self._run_load, entry))
+        def start_load(entry: Entry[M]) -> None:
+            try:
+                check_threads()
+            except RuntimeError as error:
+                raise as_ours(error, source.name, "load", log) from error
+            start_thread(self._run_load, entry, failed=lambda error: self._fail(entry, error))
+
+        return self._table.reserve(source, start_load)
 
     async def _granted(self, turn: Turn[M]) -> Entry[M]:
         """Wait for room, at most as long as a request does."""
@@ -154,6 +161,10 @@ class ModelManager(Generic[M]):
     async def _loaded(self, entry: Entry[M]) -> M:
         return await asyncio.wrap_future(entry.answer) if not entry.answer.done() else entry.answer.result()
 
+    def _fail(self, entry: Entry[M], error: BaseException) -> None:
+        self._table.fail(entry)
+        entry.resolve(as_ours(error, entry.source.name, "load", log))
+
     def _run_load(self, entry: Entry[M]) -> None:
         """Load one model; its waiters get an answer whatever happens."""
         try:
@@ -162,8 +173,7 @@ class ModelManager(Generic[M]):
             self._table.wait_for_memory()
             model = self._load(entry.source)
         except BaseException as error:  # noqa: BLE001  (an answer for every failure)
-            self._table.fail(entry)
-            entry.resolve(as_ours(error, entry.source.name, "load", log))
+            self._fail(entry, error)
             return
         refusal = self._table.keep(entry, model)
         if refusal is not None and not isinstance(refusal, ShuttingDown):

@@ -226,7 +226,9 @@ def test_close_ends_the_watch(loader: SizedLoader) -> None:
     manager = make(loader, idle_unload_s=3600.0)
     use_each(manager, "a")
     name = f"{THREAD_PREFIX}watch_idle"
-    (watch,) = [thread for thread in threading.enumerate() if thread.name == name]
+    while not (found := [thread for thread in threading.enumerate() if thread.name == name]):
+        threading.Event().wait(0)
+    (watch,) = found
     manager.close(LIMIT_S)
     watch.join(LIMIT_S)
     assert not watch.is_alive()

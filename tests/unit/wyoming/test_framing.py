@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wyoming.event import Event
 
+from tests.support.growth import check_linear
+from tests.support.peak_memory import bounded_growth
 from whisper_server.wyoming.framing import (
     MAX_DATA_BYTES,
     MAX_LINE_BYTES,
@@ -83,3 +87,46 @@ def test_any_bytes_are_an_event_the_end_or_refused(data: bytes) -> None:
         assert event is None or isinstance(event.type, str)
 
     asyncio.run(read())
+
+
+SHAPES: dict[str, Callable[[int], bytes]] = {
+    "events": lambda n: b'{"type": "a"}\n' * (n // 14),
+    "events with data": lambda n: b'{"type": "a", "data_length": 2}\n{}' * (n // 34),
+    "lines without end": lambda n: b"a" * n,
+    "values": lambda n: data_event(b'{"a": [' + b"0," * (n // 2) + b"0]}"),
+    "brackets": lambda n: data_event(b'{"a": ' + b"[" * n + b"}"),
+    "a text of escapes": lambda n: data_event(b'{"a": "' + b'\\"' * (n // 2) + b'"}'),
+    "a text that never ends": lambda n: data_event(b'{"a": "' + b"\\u0061" * (n // 6)),
+    "digits": lambda n: data_event(b'{"a": ' + b"9" * n + b"}"),
+    "names": lambda n: data_event(b"{" + b",".join(b'"%d":1' % i for i in range(n // 8)) + b"}"),
+    "white space": lambda n: data_event(b" " * n + b"{}"),
+}
+
+
+def data_event(data: bytes) -> bytes:
+    return b'{"type": "a", "data_length": %d}\n' % len(data) + data
+
+
+def read_all(data: bytes, chunk_bytes: int = 1024) -> Callable[[], object]:
+    async def read() -> None:
+        reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+        for first in range(0, len(data), chunk_bytes):
+            reader.feed_data(data[first : first + chunk_bytes])
+        reader.feed_eof()
+        with contextlib.suppress(BadEvent):
+            while await read_event(reader) is not None:
+                pass
+
+    return lambda: asyncio.run(read())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_events_are_read_in_time_that_grows_with_them(shape: str) -> None:
+    check_linear(lambda size: read_all(SHAPES[shape](size)), 1 << 14, MAX_DATA_BYTES // 2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_event_takes_a_bounded_multiple_of_its_size(shape: str) -> None:
+    work = read_all(SHAPES[shape](MAX_DATA_BYTES // 2))
+    with bounded_growth(30):
+        work()

@@ -23,6 +23,7 @@ _PREFIXES = (
     ("/chat/", "/v1/chat/"),
     ("/models/", "/v1/models/"),
 )
+_MAX_PREFIXES = 8  # that are taken of one path: a base URL and a proxy add a few, and each is a copy of it
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)(/.+)")
 _GROQ = "/openai/v1/"
 _FOUND = "address"  # in the scope's state
@@ -46,7 +47,10 @@ def own_address(path: str) -> Address:
     address = Address(path, deployment, is_groq=path.startswith(_GROQ) and not deployment)
     # A slash at the end, so that a prefix fits the whole path too.
     path = path if path.endswith("/") else path + "/"
-    while prefix := next((each for each in _PREFIXES if path.startswith(each[0])), None):
+    for _ in range(_MAX_PREFIXES):
+        prefix = next((each for each in _PREFIXES if path.startswith(each[0])), None)
+        if prefix is None:
+            break
         path = prefix[1] + path.removeprefix(prefix[0])
     return replace(address, path=path.rstrip("/") or "/")
 

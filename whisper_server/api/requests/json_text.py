@@ -52,18 +52,18 @@ class Json:
         return raw if b"\\" not in raw else _parsed_text(raw)
 
     def restored(self, text: str, param: str) -> str:
-        """Return a text with the long ones in it, which is what the names stand for.
+        """Return a text of the value, a long one as the text that its name stands for.
 
         Raises:
             InvalidRequest: it is longer than MAX_TEXT_BYTES; `param` is what the client calls it.
         """
-        for name, (start, end) in self._long.items():
-            if name in text:
-                if end - start > MAX_TEXT_BYTES:
-                    raise InvalidRequest(f"The field is longer than {MAX_TEXT_BYTES} bytes.", param=param)
-                raw = bytes(memoryview(self._body)[start:end])
-                text = text.replace(name, without_surrogates(_parsed_text(raw)))
-        return text
+        if text not in self._long:
+            return text
+        start, end = self._long[text]
+        if end - start > MAX_TEXT_BYTES:
+            raise InvalidRequest(f"The field is longer than {MAX_TEXT_BYTES} bytes.", param=param)
+        restored: str = without_surrogates(_parsed_text(bytes(memoryview(self._body)[start:end])))
+        return restored
 
     def fields(self, names: Iterable[str]) -> dict[str, Any]:
         """Return these members of an object, apart from the body. Raises as `restored`."""

@@ -7,9 +7,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
@@ -18,10 +21,59 @@ THREAD_PREFIX = "whisper-"
 INTERRUPTED = 130  # the exit code after Ctrl-C, as a shell has it
 
 
-def start_thread(target: Callable[..., None], *args: object) -> None:
-    """Run `target` on a daemon thread that `leave` knows by its name."""
+class ThreadStarter:
+    """Starts threads from a thread of its own, so that no caller waits: an event loop may be one.
+
+    `Thread.start` waits until the new thread has begun. Where no memory is left that one may end before it
+    says so, and CPython waits for ever.
+    """
+
+    def __init__(self, timeout_s: float = 5.0) -> None:
+        """Take how long a start may last before further ones are refused."""
+        self._timeout_s = timeout_s
+        self._wanted: SimpleQueue[tuple[threading.Thread, Callable[[Exception], None]]] = SimpleQueue()
+        self._since_s: float | None = None  # on the monotonic clock: when the start that lasts was begun
+        # Not one of those that `leave` has to wait for: it is never inside native code.
+        threading.Thread(target=self._run, name="thread-starter", daemon=True).start()
+
+    def start(self, thread: threading.Thread, failed: Callable[[Exception], None]) -> None:
+        """Start a thread soon; `failed` is told, on the starter's thread, why it cannot."""
+        self._wanted.put((thread, failed))
+
+    def check(self) -> None:
+        """Check that threads are started; raises `RuntimeError` where an earlier start does not end."""
+        since_s = self._since_s
+        if since_s is not None and time.monotonic() - since_s > self._timeout_s:
+            raise RuntimeError("no thread can be started")
+
+    def _run(self) -> None:
+        while True:
+            self._start(*self._wanted.get())
+
+    def _start(self, thread: threading.Thread, failed: Callable[[Exception], None]) -> None:
+        self._since_s = time.monotonic()
+        try:
+            thread.start()
+        except Exception as error:  # noqa: BLE001  (RuntimeError, MemoryError)
+            failed(error)
+        finally:
+            self._since_s = None
+
+
+_starter = cache(ThreadStarter)
+
+
+def check_threads() -> None:
+    """Check that threads are started, and prepare for it at first; raises as `ThreadStarter.check`."""
+    _starter().check()
+
+
+def start_thread(
+    target: Callable[..., None], *args: object, failed: Callable[[Exception], None] = lambda _: None
+) -> None:
+    """Run `target` on a daemon thread that `leave` knows by its name; `failed`: see `ThreadStarter.start`."""
     name = f"{THREAD_PREFIX}{target.__name__.strip('_')}"
-    threading.Thread(target=target, args=args, name=name, daemon=True).start()
+    _starter().start(threading.Thread(target=target, args=args, name=name, daemon=True), failed)
 
 
 def end_at_interrupt() -> None:

@@ -186,7 +186,8 @@ class GivenText:
             if found.left_out[n_heard] and not is_last:
                 continue
             said = (unit for unit in range(begin, found.taken[n_heard]) if unit not in unsaid)
-            numbers = sorted({self._word_of[self._at + unit] for unit in said} - set(range(done + 1)))
+            words = {self._word_of[self._at + unit] for unit in said}
+            numbers = sorted(number for number in words if number > done)
             end_s = here.window.duration_s if found.left_out[n_heard] else phrase.end_s
             if numbers:
                 parts.append(Part(start_s, end_s, tuple(numbers)))

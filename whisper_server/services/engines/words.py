@@ -41,9 +41,51 @@ class TextTokens:
     text: str  # white space kept
     tokens: tuple[int, ...]
 
-    def __add__(self, other: TextTokens) -> TextTokens:
-        """Join two that follow each other."""
-        return TextTokens(self.text + other.text, self.tokens + other.tokens)
+
+class _Run:
+    """Pieces that become one word. It is asked, and gets longer, in constant time: a text may be one word."""
+
+    __slots__ = ("_is_space", "_last", "_spoken", "_texts", "_tokens", "opens")
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._tokens: list[int] = []
+        self._last = self._spoken = ""  # its last character, and its last letter or digit
+        self._is_space = True
+        self.opens = True  # it is punctuation that opens what follows, even with a space between
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self._last)
+
+    def append(self, piece: TextTokens) -> None:
+        self._texts.append(piece.text)
+        self._tokens += piece.tokens
+        self._last = piece.text[-1:] or self._last
+        self._spoken = next((char for char in reversed(piece.text) if char.isalnum()), self._spoken)
+        self._is_space = self._is_space and piece.text.isspace()
+        self.opens = self.opens and _opens(piece.text)
+
+    def may_open(self, marks: str) -> bool:
+        """Tell whether punctuation after it begins a new word, rather than going on with this one."""
+        if marks[0].isspace():
+            return True
+        return _opens(marks) and unicodedata.category(marks[0]) != "Pd" and self._ends_unspaced()
+
+    def goes_on(self, piece: str) -> bool:
+        """Tell whether a piece goes on with it."""
+        if unicodedata.category(piece[0]).startswith("M") or _JOINER in (piece[0], self._last):
+            return True
+        if piece[0].isspace():
+            return False
+        return self._is_space or not (is_unspaced(piece[0]) or self._ends_unspaced())
+
+    def whole(self) -> TextTokens:
+        return TextTokens("".join(self._texts), tuple(self._tokens))
+
+    def _ends_unspaced(self) -> bool:
+        """Tell whether the last letter or digit, or a sign after it, is of a script without spaces."""
+        return is_unspaced(self._last) or (bool(self._spoken) and is_unspaced(self._spoken))
 
 
 def joined(pieces: Iterable[TextTokens]) -> list[TextTokens]:
@@ -52,37 +94,43 @@ def joined(pieces: Iterable[TextTokens]) -> list[TextTokens]:
     White space and punctuation are a word where there is no other to put them to, and so are tokens without
     text.
     """
-    words: list[TextTokens] = []
-    held: TextTokens | None = None  # punctuation that may belong to what follows
-    for piece in _with_text(pieces):
+    return [word.whole() for word in _words(_with_text(pieces))]
+
+
+def _words(pieces: Iterable[TextTokens]) -> Iterator[_Run]:
+    word: _Run | None = None
+    held: _Run | None = None  # punctuation that may belong to what follows
+    for piece in pieces:
         is_mark = _is_punctuation(piece.text)
-        if held and words and piece.text[:1].isspace() and not _opens(held.text):
-            words[-1] += held
+        if held and word and piece.text[:1].isspace() and not held.opens:
+            word.append(held.whole())
             held = None
-        if is_mark and (held or not words or _may_open(words[-1].text, piece.text)):
-            held = held + piece if held else piece
-        elif held:
-            words.append(held + piece)
-            held = None
-        elif words and (is_mark or _goes_on(words[-1].text, piece.text)):
-            words[-1] += piece
-        else:
-            words.append(piece)
-    if held:
-        words[-1:] = [words[-1] + held] if words else [held]
-    return words
+        if is_mark and (held or not word or word.may_open(piece.text)):
+            held = held or _Run()
+            held.append(piece)
+            continue
+        if held or not word or not (is_mark or word.goes_on(piece.text)):
+            if word:
+                yield word
+            word, held = held or _Run(), None
+        word.append(piece)
+    if held and word:
+        word.append(held.whole())
+    last = word or held
+    if last:
+        yield last
 
 
 def _with_text(pieces: Iterable[TextTokens]) -> Iterator[TextTokens]:
     """Join pieces that say nothing with those after them; at the end with the last one."""
-    found: TextTokens | None = None
+    found = _Run()
     for piece in pieces:
-        if found and found.text and piece.text:
-            yield found
-            found = None
-        found = found + piece if found else piece
-    if found:
-        yield found
+        if found.has_text and piece.text:
+            yield found.whole()
+            found = _Run()
+        found.append(piece)
+    if (last := found.whole()).tokens:
+        yield last
 
 
 def _is_punctuation(text: str) -> bool:
@@ -93,28 +141,6 @@ def _is_punctuation(text: str) -> bool:
 def _opens(marks: str) -> bool:
     """Tell whether punctuation opens what follows, even with a space between."""
     return all(unicodedata.category(mark) in _OPENING for mark in marks if not mark.isspace())
-
-
-def _may_open(before: str, marks: str) -> bool:
-    """Tell whether punctuation begins a new word, rather than going on with the one before it."""
-    if marks[0].isspace():
-        return True
-    return _opens(marks) and unicodedata.category(marks[0]) != "Pd" and _ends_unspaced(before)
-
-
-def _goes_on(before: str, piece: str) -> bool:
-    """Tell whether a piece goes on with the word before it."""
-    if unicodedata.category(piece[0]).startswith("M") or _JOINER in (piece[0], before[-1]):
-        return True
-    if piece[0].isspace():
-        return False
-    return before.isspace() or not (is_unspaced(piece[0]) or _ends_unspaced(before))
-
-
-def _ends_unspaced(text: str) -> bool:
-    """Tell whether the last letter or digit, or a sign after it, is of a script without spaces."""
-    spoken = next((char for char in reversed(text) if char.isalnum()), "")
-    return is_unspaced(text[-1]) or (bool(spoken) and is_unspaced(spoken))
 
 
 def is_unspaced(char: str) -> bool:

@@ -335,17 +335,23 @@ class ModelTable(Generic[M]):
         if self._idle_unload_s == 0:
             self.unload_idle(self._clock())
         elif not self._is_watching:
-            start_thread(self._watch_idle)
             self._is_watching = True
+            start_thread(self._watch_idle, failed=self._stop_watching)
 
     def _close_if_unused(self, entry: Entry[M]) -> None:
         """Start the end of a leaving entry that has neither users nor a load."""
         if entry.leaving and entry.is_unused and entry.model is not None:
             last = [entry.model]  # in a list, or the thread would hold the model until it ends
             entry.model = None
-            start_thread(self._run_close, entry, last)
+            start_thread(self._run_close, entry, last, failed=lambda _: self._run_close(entry, last))
 
     # --- threads ----------------------------------------------------------------------------------
+
+    def _stop_watching(self, error: Exception) -> None:
+        """Take note that no thread watches; the next model that becomes idle tries again."""
+        log.error("idle models stay for now: %s", error)
+        with self._changed:
+            self._is_watching = False
 
     def _watch_idle(self) -> None:
         with self._changed:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import ShuttingDown, WhisperServerError
 from whisper_server.core.shutdown import SHUTTING_DOWN, Shutdown
-from whisper_server.core.system.process import start_thread
+from whisper_server.core.system.process import check_threads, start_thread
 from whisper_server.services.model_files.failures import as_ours
 
 if TYPE_CHECKING:
@@ -123,15 +123,20 @@ class Downloads:
 
         Raises:
             ShuttingDown: nothing new begins.
+            ModelUnavailable: no thread can be started.
         """
         with self._lock:
             if self._shutdown.is_draining:
                 raise ShuttingDown(SHUTTING_DOWN)
             download = self._running.get(source)
             if download is None:
-                download = Download(source)
-                start_thread(self._run_download, download)
-                self._running[source] = download
+                try:
+                    check_threads()
+                except RuntimeError as error:
+                    raise as_ours(error, source.name, "prepare", log) from error
+                started = Download(source)
+                start_thread(self._run_download, started, failed=lambda error: self._end(started, error))
+                download = self._running[source] = started
             return download
 
     def drain(self) -> None:
@@ -146,11 +151,15 @@ class Downloads:
             download.resolve(ShuttingDown(SHUTTING_DOWN))
 
     def _run_download(self, download: Download) -> None:
-        error: WhisperServerError | None = None
+        error: BaseException | None = None
         try:
             self._prepare(download.source, download.arrived)
         except BaseException as raised:  # noqa: BLE001  (whatever happened, all that wait get an answer)
-            error = as_ours(raised, download.source.name, "prepare", log)
+            error = raised
+        self._end(download, error)
+
+    def _end(self, download: Download, error: BaseException | None) -> None:
+        answer = as_ours(error, download.source.name, "prepare", log) if error else None
         with self._lock:
             del self._running[download.source]
-        download.resolve(error)
+        download.resolve(answer)
