@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tests.support.audio_files import encode, samples_of
 from tests.support.http_requests import URL, form
 from tests.support.in_process import client_of
-from tests.support.nano_clips import RATE
 from tests.support.real_models import real_model, real_recording
 from whisper_server.core.config import Settings
 from whisper_server.core.types import SAMPLE_RATE
