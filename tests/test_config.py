@@ -16,6 +16,7 @@ from whisper_server.api.server.run import read_settings
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError
 from whisper_server.core.logging import LineFormatter, one_line
+from whisper_server.core.settings.origins import DEFAULT_ORIGINS
 from whisper_server.core.settings.types import default_cache_dir
 
 
@@ -28,7 +29,7 @@ def test_defaults() -> None:
     settings = load_settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8089)
     assert settings.max_audio_bytes == 25 * 1024 * 1024 == 26_214_400
-    assert settings.allowed_origins == ("http://localhost:3000",)
+    assert settings.allowed_origins == DEFAULT_ORIGINS
     assert settings.allowed_hosts == ()
     assert settings.log_level == "INFO"
 

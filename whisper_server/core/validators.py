@@ -17,7 +17,7 @@ from whisper_server.core.errors import InvalidRequest, PayloadTooLarge, UnknownL
 from whisper_server.core.languages import parse_language
 
 GRANULARITIES = ("word", "segment")
-MAX_TEXT_CHARS = 1 << 20  # of a text that is to be timed: more than is said in a day
+MAX_TEXT_CHARS = 1 << 18  # of a text that is to be timed: four hours have about so many
 MAX_KEYWORDS = 100  # more do not fit into the model's context
 MAX_KEYWORD_CHARS = 1_000
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1  # as the chat API has it: 64 bits
