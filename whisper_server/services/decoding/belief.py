@@ -19,6 +19,8 @@ VOICE_THRESHOLD = 0.5  # Silero's: the probability from which a frame has a voic
 SURE_NO_SPEECH_PROB = 0.3
 SURE_LOGPROB = -0.6
 SURE_COMPRESSION_RATIO = 2.2
+# Where the language was detected: over music a word of Sinhala was probable, its language less so.
+SURE_LANGUAGE_PROBABILITY = 0.8
 LOOP_TOKENS = 4  # one or two words
 
 # Of an unsure text, in UTF-8, for each second with a voice. Speech has 12 to 20, so a sixth of its voice will
@@ -32,11 +34,12 @@ def is_believed(text: str, heard_s: float, decoded: Decoded) -> bool:
 
 
 def is_sure(decoded: Decoded) -> bool:
-    """Tell whether the model is sure of its text, and that there is any."""
+    """Tell whether the model is sure of its text, of its language, and that there is any."""
     return (
         decoded.no_speech_prob < SURE_NO_SPEECH_PROB
         and decoded.avg_logprob > SURE_LOGPROB
         and decoded.compression_ratio < SURE_COMPRESSION_RATIO
+        and decoded.language_probability >= SURE_LANGUAGE_PROBABILITY
         and not _loops(decoded.tokens)
     )
 

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from whisper_server.core.types import MIN_VOICE_S
+from whisper_server.services.decoding.belief import SURE_LANGUAGE_PROBABILITY
 
 # bench/experiments/language.md has the figures.
-SURE_PROBABILITY = 0.8
+SURE_PROBABILITY = SURE_LANGUAGE_PROBABILITY
 SURE_VOICE_S = 2.0
 LOOK_AHEAD = 3  # windows that are heard together, at most, before the first of them is shown
 LEAST_VOICE_S = 0.1  # what a window without a voice counts for: something where there is nothing else
