@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import NANO
 from tests.support.in_process import MakeSettings, OpenClient, client_of
+from tests.support.real_models import real_model
 from tests.support.stand_in_hub import silent_port, stand_in
 from whisper_server.core.config import Settings
 
@@ -59,3 +60,22 @@ async def nano_client(nano_settings: Settings) -> AsyncIterator[httpx.AsyncClien
     """A client of an application with the nano model."""
     async with client_of(nano_settings) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for the whole run, so that real weights are converted once."""
+    return tmp_path_factory.mktemp("real-cache")
+
+
+@pytest.fixture
+def base_settings(real_cache: Path) -> Settings:
+    """Settings with OpenAI's base, for tests marked `real`."""
+    return Settings(
+        _env_file=None,
+        models=[f"base={real_model('base')}"],
+        model="base",
+        cache_dir=real_cache,
+        threads=2,
+        decoder_processes=0,
+    )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 
 import pytest
 
 from tests.support.http_requests import form
 from tests.support.in_process import client_of
-from tests.support.real_models import real_model, real_recording
+from tests.support.real_models import real_recording
 from whisper_server.core.config import Settings
 from whisper_server.core.types import SAMPLE_RATE
 
@@ -31,17 +30,9 @@ MEASURED = {
 }
 
 
-async def test_words_are_where_people_have_measured_them(tmp_path: Path) -> None:
+async def test_words_are_where_people_have_measured_them(base_settings: Settings) -> None:
     recording = real_recording("mozilla__DeepSpeech__LDC93S1.wav")
-    settings = Settings(
-        _env_file=None,
-        models=[f"base={real_model('base')}"],
-        model="base",
-        cache_dir=tmp_path,
-        threads=2,
-        decoder_processes=0,
-    )
-    async with client_of(settings) as client:
+    async with client_of(base_settings) as client:
         asked = form(recording.read_bytes(), text=" ".join(MEASURED), language="en")
         body = (await client.post("/v1/audio/alignments", **asked)).json()
     (segment,) = body["segments"]

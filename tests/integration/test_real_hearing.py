@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.audio_files import encode, noises
-from tests.support.real_models import real_model
 from whisper_server.core.config import Settings
 from whisper_server.core.types import TranscribeParams
 from whisper_server.services.container import Services, open_services
@@ -16,23 +14,9 @@ from whisper_server.services.container import Services, open_services
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder of the module, so that the model is converted once."""
-    return tmp_path_factory.mktemp("real-cache")
-
-
 @pytest.fixture
-async def services(real_cache: Path) -> AsyncIterator[Services]:
-    settings = Settings(
-        _env_file=None,
-        models=[f"base={real_model('base')}"],
-        model="base",
-        cache_dir=real_cache,
-        threads=2,
-        decoder_processes=0,
-    )
-    async with open_services(settings) as opened:
+async def services(base_settings: Settings) -> AsyncIterator[Services]:
+    async with open_services(base_settings) as opened:
         yield opened
 
 

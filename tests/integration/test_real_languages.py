@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from tests.support.audio_files import encode, samples_of
 from tests.support.http_requests import URL, form
 from tests.support.in_process import client_of
-from tests.support.real_models import real_model, real_recording
+from tests.support.real_models import real_recording
 from whisper_server.core.config import Settings
 from whisper_server.core.types import SAMPLE_RATE
 
@@ -35,23 +34,9 @@ OF_ONE_LANGUAGE = {
 }
 
 
-@pytest.fixture(scope="module")
-def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder of the module, so that the model is converted once."""
-    return tmp_path_factory.mktemp("real-cache")
-
-
 @pytest.fixture
-async def client(real_cache: Path) -> AsyncIterator[httpx.AsyncClient]:
-    settings = Settings(
-        _env_file=None,
-        models=[f"base={real_model('base')}"],
-        model="base",
-        cache_dir=real_cache,
-        threads=2,
-        decoder_processes=0,
-    )
-    async with client_of(settings) as opened:
+async def client(base_settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(base_settings) as opened:
         yield opened
 
 

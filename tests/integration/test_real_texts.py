@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -13,30 +12,15 @@ import pytest
 from tests.conftest import Sample
 from tests.support.audio_files import encode, samples_of
 from tests.support.in_process import client_of
-from tests.support.real_models import real_model
 from whisper_server.core.config import Settings
 
 pytestmark = pytest.mark.real
 URL = "/v1/audio/transcriptions"
 
 
-@pytest.fixture(scope="module")
-def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder of the module, so that the model is converted once."""
-    return tmp_path_factory.mktemp("real-cache")
-
-
 @pytest.fixture
-def base(real_cache: Path) -> Settings:
-    return Settings(
-        _env_file=None,
-        models=[f"base={real_model('base')}"],
-        model="base",
-        cache_dir=real_cache,
-        threads=2,
-        vad=False,  # which would leave noise out
-        decoder_processes=0,
-    )
+def base(base_settings: Settings) -> Settings:
+    return base_settings.model_copy(update={"vad": False})  # which would leave noise out
 
 
 @pytest.fixture

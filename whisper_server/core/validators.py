@@ -17,6 +17,7 @@ from whisper_server.core.errors import InvalidRequest, PayloadTooLarge, UnknownL
 from whisper_server.core.languages import parse_language
 
 GRANULARITIES = ("word", "segment")
+MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
 MAX_TEXT_CHARS = 1 << 18  # of a text that is to be timed: four hours have about so many
 MAX_KEYWORDS = 100  # more do not fit into the model's context
 MAX_KEYWORD_CHARS = 1_000

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from whisper_server.core.types import (
     AudioInfo,
@@ -41,8 +41,6 @@ from whisper_server.services.decoding.language import FileLanguage, Heard
 from whisper_server.services.speech import vad, windows
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from whisper_server.core.types import Samples, VadOptions
     from whisper_server.services.loaded_models.loader import WhisperModel
     from whisper_server.services.model_manager import ModelManager
@@ -59,7 +57,7 @@ class LeasedModel:
 
 
 class SampleStream(Protocol):
-    """One recording's samples, of a file or as they come in; heard once. A context manager."""
+    """One recording's samples, of a file or as they come in; heard once; close it when done."""
 
     @property
     def info(self) -> AudioInfo:
@@ -86,12 +84,6 @@ class SampleStream(Protocol):
     def close(self) -> None:
         """Give everything back; idempotent."""
         ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class SegmentSource(Protocol):
@@ -373,10 +365,10 @@ def windows_of(
 
     Pulls one block per step at most, and closes the audio.
     """
-    with audio as stream:
-        for _ in stream.settle():
+    with contextlib.closing(audio):
+        for _ in audio.settle():
             yield None
-        blocks = stream.blocks()
+        blocks = audio.blocks()
         found = vad.fixed(blocks) if options is None else vad.steps(blocks, options)
         yield from windows.pack(found, n_mels)
 

@@ -22,7 +22,7 @@ from whisper_server.api.disconnect import until_disconnect
 from whisper_server.api.endpoints.transcribe import Transcribing, named_as, observed
 from whisper_server.api.replies.asr import DetectedLanguage, StatusReply
 from whisper_server.api.requests.asr import FILE, AsrQuery, DetectQuery, is_raw
-from whisper_server.api.requests.read import MAX_PROMPT_CHARS, Upload, validated
+from whisper_server.api.requests.read import Upload, validated
 from whisper_server.api.requests.streamed_part import ArrivingBody, StreamedPart
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import language_name
@@ -94,7 +94,7 @@ async def asr(admitted: RecordingDep) -> Response:
     query = validated(AsrQuery, dict(admitted.request.query_params))
     admitted.log["format"] = query.output
     model = query.model or admitted.services.catalog.default
-    params = query.params(admitted.services.catalog.resolve(model), MAX_PROMPT_CHARS)
+    params = query.params(admitted.services.catalog.resolve(model))
     subtitles = query.subtitles()
     body = ArrivingBody(admitted.request)
     part = StreamedPart(admitted.request.headers.get("content-type", ""), FILE)

@@ -10,6 +10,7 @@ from pydantic import Field
 from whisper_server.api.requests.bodies import SubtitleFields, TrackFields
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import ModelSource, TranscribeParams, VadOptions
+from whisper_server.core.validators import MAX_PROMPT_CHARS
 from whisper_server.services.language_detection import Stretch
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
@@ -37,13 +38,13 @@ class AsrQuery(SubtitleFields):
     min_speakers: str = Field("", description="Ignored.")
     max_speakers: str = Field("", description="Ignored.")
 
-    def params(self, model: ModelSource, max_prompt_chars: int) -> TranscribeParams:
+    def params(self, model: ModelSource) -> TranscribeParams:
         """Return what is to be done; raises `UnknownLanguage`."""
         return TranscribeParams(
             model=model,
             task=self.task,
             language=parse_language(self.language),
-            prompt=self.initial_prompt[-max_prompt_chars:],
+            prompt=self.initial_prompt[-MAX_PROMPT_CHARS:],
             word_timestamps=self.word_timestamps or self.output in {"srt", "vtt"},
             audio_track=self.audio_track,
             vad=VadOptions(keeps_sound=not self.vad_filter),

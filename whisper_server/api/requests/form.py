@@ -10,18 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from whisper_server.api.requests.parts import PartReader
 from whisper_server.core.errors import InvalidRequest
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
-MAX_PARTS = 200
 MAX_FIELD_BYTES = 1 << 16
 LONG_FIELDS = {"text": 1 << 20}  # what is said in hours, in UTF-8
 
@@ -101,51 +98,17 @@ def _boundary(content_type: str) -> bytes:
     return boundary
 
 
-class _Reader:
+class _Reader(PartReader):
     """Collects parts; the parser calls it. File parts of other names are counted and forgotten."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.form = Form()
-        self.is_in_part = False
-        self._n_parts = 0
-        self._header_name = b""
-        self._header_value = b""
-        self._disposition = b""
         self._name = ""
         self._data: bytearray | None = None  # None: a file of another name
         self._max_bytes: int | None = None
 
-    def callbacks(self) -> MultipartCallbacks:
-        return {
-            "on_part_begin": self._begin_part,
-            "on_header_field": self._add_header_name,
-            "on_header_value": self._add_header_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._begin_data,
-            "on_part_data": self._add_data,
-            "on_part_end": self._end_part,
-        }
-
-    def _begin_part(self) -> None:
-        self._n_parts += 1
-        if self._n_parts > MAX_PARTS:
-            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts.")
-        self.is_in_part = True
-        self._disposition = b""
-
-    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def _end_header(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition = self._header_value
-        self._header_name = self._header_value = b""
-
-    def _begin_data(self) -> None:
-        _, options = parse_options_header(self._disposition)
+    def begin_data(self, options: Mapping[bytes, bytes]) -> None:
         if b"name" not in options:
             raise InvalidRequest("The form has a part without a name.")
         self._name = options[b"name"].decode("utf-8", "replace")
@@ -155,7 +118,7 @@ class _Reader:
         self._data = bytearray() if is_file or b"filename" not in options else None
         self._max_bytes = None if is_file else LONG_FIELDS.get(self._name, MAX_FIELD_BYTES)
 
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
+    def add_data(self, data: bytes, start: int, end: int) -> None:
         if self._data is None:
             return
         self._data += memoryview(data)[start:end]
@@ -165,8 +128,7 @@ class _Reader:
                 param=split_name(self._name)[0][:_SHOWN_CHARS],
             )
 
-    def _end_part(self) -> None:
-        self.is_in_part = False
+    def end_data(self) -> None:
         if self._data is None:
             return
         if self._name == _FILE:

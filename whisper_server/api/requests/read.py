@@ -40,6 +40,7 @@ from whisper_server.core.errors import (
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import TranscribeParams, VadOptions
 from whisper_server.core.validators import (
+    MAX_PROMPT_CHARS,
     OPENROUTER_FIELD,
     check_granularities,
     check_include,
@@ -72,8 +73,6 @@ FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 _FIELDS = frozenset().union(
     *(kind.model_fields for kind in (TranscriptionFields, InferenceFields, AlignmentFields))
 )
-
-MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ The size of the whole body is the middleware's business. Must not know what the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
@@ -17,12 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from whisper_server.api.asgi import Message
 from whisper_server.api.disconnect import ClientDisconnected
+from whisper_server.api.requests.parts import PartReader
 from whisper_server.core.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
-MAX_PARTS = 200
 
 
 class ArrivingBody:
@@ -88,52 +83,18 @@ class StreamedPart:
             raise InvalidRequest(f"The form has no file. Send the audio in {self._name!r}.", param=self._name)
 
 
-class _Reader:
+class _Reader(PartReader):
     """Collects the pieces of one part until they are taken; the parser calls it."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.pieces: list[bytes] = []
         self.filename = ""
         self.has_file = False
-        self.is_in_part = False
         self._wanted = name.encode()
         self._is_wanted = False
-        self._n_parts = 0
-        self._header_name = b""
-        self._header_value = b""
-        self._disposition = b""
 
-    def callbacks(self) -> MultipartCallbacks:
-        return {
-            "on_part_begin": self._begin_part,
-            "on_header_field": self._add_header_name,
-            "on_header_value": self._add_header_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._begin_data,
-            "on_part_data": self._add_data,
-            "on_part_end": self._end_part,
-        }
-
-    def _begin_part(self) -> None:
-        self._n_parts += 1
-        if self._n_parts > MAX_PARTS:
-            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts.")
-        self.is_in_part = True
-        self._disposition = b""
-
-    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def _end_header(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition = self._header_value
-        self._header_name = self._header_value = b""
-
-    def _begin_data(self) -> None:
-        _, options = parse_options_header(self._disposition)
+    def begin_data(self, options: Mapping[bytes, bytes]) -> None:
         self._is_wanted = options.get(b"name") == self._wanted
         if not self._is_wanted:
             return
@@ -144,9 +105,6 @@ class _Reader:
         self.has_file = True
         self.filename = options.get(b"filename", b"").decode("utf-8", "replace")
 
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
+    def add_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_wanted:
             self.pieces.append(data[start:end])
-
-    def _end_part(self) -> None:
-        self.is_in_part = False

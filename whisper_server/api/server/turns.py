@@ -1,4 +1,4 @@
-"""Turns at the event loop for bodies that come in chunks, so that nobody else waits for them.
+"""Turns at the event loop for bodies that come in chunks, so that other connections do not wait for them.
 
 Of a request in chunks, six bytes of the network may be one byte of the body, and the parser needs
 microseconds for each chunk: a thousand times what the same bytes cost in one piece. So such bodies of all

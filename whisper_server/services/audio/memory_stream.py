@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from whisper_server.core.types import SAMPLE_RATE, AudioInfo
 from whisper_server.services.audio.loudness import normalised
@@ -24,14 +23,6 @@ class MemoryStream:
         self.info = AudioInfo(
             "pcm", "", "pcm_f32le", SAMPLE_RATE, 1, samples.nbytes, len(samples) / SAMPLE_RATE
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the samples; may be called twice."""

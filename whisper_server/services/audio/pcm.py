@@ -8,7 +8,6 @@ wants a block, so a slow device slows the sender down and nothing piles up. Must
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,16 +16,15 @@ from whisper_server.core.errors import AudioTooLong, InvalidAudio
 from whisper_server.core.types import SAMPLE_RATE, AudioInfo, AudioLevels
 from whisper_server.services.audio.decoder import MIN_SECONDS, TOO_SHORT
 from whisper_server.services.audio.loudness import LOOK_AHEAD_BLOCKS, Meter, normalised
+from whisper_server.services.audio.pcm_converter import normal
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
 
 SAMPLE_BYTES = 2
 BYTES_PER_SECOND = SAMPLE_RATE * SAMPLE_BYTES  # 32,000
-FULL_SCALE = 32_768.0  # of signed 16 bits
-FILE_BLOCK_S = (
-    30.0  # with this and the look-ahead of files, the samples are those of the same sound in a WAV file
-)
+# With this and the look-ahead of files, the samples are those of the same sound in a WAV file.
+FILE_BLOCK_S = 30.0
 
 
 class PcmStream:
@@ -59,14 +57,6 @@ class PcmStream:
         self._has_begun = False  # the first block was pulled, and its look-ahead with it
         self._has_ended = False
         self._meter = Meter()
-
-    def __enter__(self) -> PcmStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Hear nothing more; may be called twice, and from any thread."""
@@ -117,8 +107,7 @@ class PcmStream:
         while len(self._buffer) >= SAMPLE_BYTES:
             self._has_begun = True
             n_bytes = min(self._block_bytes, len(self._buffer) // SAMPLE_BYTES * SAMPLE_BYTES)
-            samples = np.frombuffer(bytes(self._buffer[:n_bytes]), "<i2").astype(np.float32)
+            samples = normal(np.frombuffer(bytes(self._buffer[:n_bytes]), "<i2"))
             del self._buffer[:n_bytes]
-            samples /= FULL_SCALE
             self._meter.add(samples)
             yield samples

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from whisper_server.core.errors import InvalidRequest
-from whisper_server.services.audio.pcm_stream import MAX_RATE_HZ, MIN_RATE_HZ, Encoding, PcmFormat
+from whisper_server.services.audio.pcm_converter import MAX_RATE_HZ, MIN_RATE_HZ, Encoding, PcmFormat
 
 # Clients of these find the turns themselves and commit each one: a detection of ours would cut it twice.
 COMMITTING_MODELS = frozenset({"gpt-realtime-whisper", "gpt-live-transcribe"})

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import TranscribeParams
-from whisper_server.core.validators import check_keywords, check_languages
+from whisper_server.core.validators import MAX_PROMPT_CHARS, check_keywords, check_languages
 from whisper_server.services.model_files.names import tells_languages
 
 if TYPE_CHECKING:
     from whisper_server.services.model_files.catalog import Catalog
     from whisper_server.services.realtime.configuration import SessionConfig
-
-MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens
 
 
 def params_of(config: SessionConfig, catalog: Catalog) -> TranscribeParams:

@@ -8,7 +8,7 @@ import numpy as np
 
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.validators import decode_base64
-from whisper_server.services.audio.pcm_stream import PcmFormat, PcmStream
+from whisper_server.services.audio.pcm_converter import PcmConverter, PcmFormat
 from whisper_server.services.speech.silero import Silero
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class SoundInput:
 
     def __init__(self) -> None:
         self._format = PcmFormat()
-        self._stream = PcmStream(self._format)
+        self._stream = PcmConverter(self._format)
         self._silero: Silero | None = None
 
     def hear(self, audio: object, source: PcmFormat) -> tuple[Samples, list[float]]:
@@ -42,5 +42,5 @@ class SoundInput:
         if source == self._format:
             return self._stream.push(data)
         rest = self._stream.finish()
-        self._format, self._stream = source, PcmStream(source)
+        self._format, self._stream = source, PcmConverter(source)
         return np.concatenate([rest, self._stream.push(data)])

@@ -89,8 +89,7 @@ class OnnxEncoder:
         """Return a session of its own copy of the weights.
 
         onnxruntime would map the file, and another process that truncates it would end this one at the next
-        window (SIGBUS). Once the matrices are in the order that it multiplies them in, the copy is gone: base
-        takes 94 MB of memory both ways, 40 MB more while it loads, and 0.05 to 0.1 s longer.
+        window (SIGBUS). Once the matrices are in the order that it multiplies them in, the copy is gone.
 
         Before onnxruntime 1.24, the newest for Macs with Intel processors, it can only map.
         """

@@ -34,13 +34,8 @@ class PcmFormat:
     encoding: Encoding = "pcm16"
     rate_hz: int = 24_000
 
-    @property
-    def bytes_per_s(self) -> int:
-        """Bytes of one second."""
-        return self.rate_hz * (2 if self.encoding == "pcm16" else 1)
 
-
-class PcmStream:
+class PcmConverter:
     """Converts one stream; carries halves of samples and the resampler's delay from piece to piece."""
 
     def __init__(self, source: PcmFormat) -> None:
@@ -58,7 +53,7 @@ class PcmStream:
         else:
             samples = _g711(self._source.encoding)[np.frombuffer(data, np.uint8)]
         if self._source.rate_hz == SAMPLE_RATE:
-            return samples.astype(np.float32) / np.float32(_FULL_SCALE)
+            return normal(samples)
         return self._resampled(samples)
 
     def finish(self) -> Samples:
@@ -83,6 +78,11 @@ class PcmStream:
             self._graph = live_graph(frame)
         self._graph.push(frame)
         return _pulled(self._graph)
+
+
+def normal(samples: NDArray[np.int16]) -> Samples:
+    """Return 16-bit samples as float32 [n], -1..1; a copy."""
+    return samples.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
 def _pulled(graph: Graph) -> Samples:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from whisper_server.services.audio.pcm_stream import PcmFormat, PcmStream
+from whisper_server.services.audio.pcm_converter import PcmConverter, PcmFormat
 from whisper_server.services.audio_processor import AudioProcessor
 
 
@@ -19,7 +19,7 @@ def _tone(rate_hz: int, seconds: float = 1.5) -> bytes:
 
 
 def _streamed(data: bytes, form: PcmFormat, piece_bytes: int) -> np.ndarray:
-    stream = PcmStream(form)
+    stream = PcmConverter(form)
     pieces = [stream.push(data[at : at + piece_bytes]) for at in range(0, len(data), piece_bytes)]
     return np.concatenate([*pieces, stream.finish()])
 
@@ -51,7 +51,7 @@ def test_the_size_of_pieces_changes_nothing(piece_bytes: int) -> None:
 
 
 def test_a_piece_is_answered_at_once() -> None:
-    stream = PcmStream(PcmFormat("pcm16", 24_000))
+    stream = PcmConverter(PcmFormat("pcm16", 24_000))
     heard = sum(len(stream.push(_tone(24_000, 0.05))) for _ in range(10))
     assert heard >= 0.5 * 16_000 - 32
 
@@ -66,6 +66,6 @@ def test_g711_is_expanded_as_libav_does(encoding: str, codec: str) -> None:
     expected = np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
     # At 16 kHz nothing is resampled, so the samples are the table's.
-    heard = PcmStream(PcmFormat(encoding, 16_000)).push(every_byte)  # type: ignore[arg-type]
+    heard = PcmConverter(PcmFormat(encoding, 16_000)).push(every_byte)  # type: ignore[arg-type]
 
     np.testing.assert_array_equal((heard * 32_768).astype(np.int16), expected)
