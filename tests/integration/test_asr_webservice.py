@@ -214,6 +214,19 @@ async def test_language_of_a_file_and_of_a_stretch(nano_client: httpx.AsyncClien
         ] == code
 
 
+async def test_a_long_talk_outweighs_phrases_in_another_language(nano_client: httpx.AsyncClient) -> None:
+    """Windows are heard together by the seconds of their voice, as at the beginning of a transcript."""
+    english, french = (
+        s16le((SAMPLES / name).read_bytes()) for name in ("en-plain-005.flac", "fr-plain-009.flac")
+    )
+    pause, gap = b"\0" * 16_000, b"\0" * 96_000
+    talk = (french + pause) * (27 * 32_000 // len(french + pause))
+    data = (english + gap + talk + gap) * 2  # each phrase fills a window, because the talk does not fit in
+    found = (await nano_client.post("/detect-language", params={"encode": "false"}, **film(data))).json()
+    assert found["language_code"] == "fr"
+    assert found["confidence"] > 0.6  # by windows it would be half
+
+
 async def test_silence_has_no_language(nano_client: httpx.AsyncClient) -> None:
     reply = await nano_client.post("/detect-language", params={"encode": "false"}, **film(b"\0" * 320_000))
     assert reply.json() == {"detected_language": "english", "language_code": "en", "confidence": 0.0}
