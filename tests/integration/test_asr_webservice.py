@@ -307,8 +307,9 @@ def test_a_film_of_two_hours_passes_through(start_server: StartServer, raw_minut
     head, _, subtitle = reply.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     assert b" --> 01:5" in subtitle
-    # 141 were seen: windows that are ready, and two minutes of look-ahead.
-    assert max(peaks) - before_mb < 180
+    # 99 were seen, most of them in the first minutes: what the steps work with for a moment, which the
+    # allocator keeps once in each of its two arenas until the server is idle. 15 MB of it are held.
+    assert max(peaks) - before_mb < 130
 
 
 def test_detection_answers_when_the_film_has_been_sent(start_server: StartServer, raw_minute: bytes) -> None:
