@@ -46,15 +46,18 @@ class ChildrensPeak:
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
         self._thread.join()
+        self._look()  # at those that still live, whose peak is complete
 
     def _watch(self) -> None:
-        this = psutil.Process()
         while not self._is_over.wait(0.02):
-            for child in this.children():
-                # One that has just been forked has the memory of this process, and its name.
-                with suppress(OSError, ValueError, psutil.Error):
-                    if "decoder_process" in " ".join(child.cmdline()):
-                        self.mb[child.pid] = _mb("VmHWM", Path(f"/proc/{child.pid}/status"))
+            self._look()
+
+    def _look(self) -> None:
+        for child in psutil.Process().children():
+            # One that has just been forked has the memory of this process, and its name.
+            with suppress(OSError, ValueError, IndexError, psutil.Error):
+                if "decoder_process" in " ".join(child.cmdline()):
+                    self.mb[child.pid] = _mb("VmHWM", Path(f"/proc/{child.pid}/status"))
 
 
 def _mb(name: str, status: Path = STATUS) -> float:
