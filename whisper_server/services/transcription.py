@@ -219,7 +219,7 @@ class Transcription(SegmentSource):
         held: list[tuple[WindowJob, Decoded]] = []
         async for job, result in decoded:
             held.append((job, result))
-            if result.language_scores and not self._language.hear(_heard(job.window, result)):
+            if result.language_scores and not self._language.hear(heard_in(job.window, result)):
                 continue
             for each in held:
                 yield each[0].window, await self._in_its_language(lease, *each)
@@ -233,7 +233,7 @@ class Transcription(SegmentSource):
         scores = result.language_scores
         if not scores:
             return replace(result, language_probability=self._language.probability)
-        language = self._language.of(_heard(job.window, result))
+        language = self._language.of(heard_in(job.window, result))
         if language == result.language:
             return result
         again = await self._decode(lease.stream, replace(job, language=language, switches=False))
@@ -378,8 +378,10 @@ def parts(window: Window, stretch: leftover.Stretch) -> list[Window]:
     return [windows.part(window, start_s, end_s) for start_s, end_s in stretch.pieces]
 
 
-def _heard(window: Window, result: Decoded) -> Heard:
-    return Heard(result.language_scores, belief.spoken_s(window))
+def heard_in(window: Window, result: Decoded) -> Heard:
+    """Return what a window says about its language; a model that knows one language says that."""
+    scores = result.language_scores or {result.language: result.language_probability}
+    return Heard(scores, belief.spoken_s(window))
 
 
 def has_voice(window: Window, threshold: float) -> bool:
