@@ -18,7 +18,7 @@ from whisper_server.core.types import DecodeOptions, Priority, VadOptions, Windo
 from whisper_server.services.transcription import SampleStream, has_voice, windows_of
 
 if TYPE_CHECKING:
-    from whisper_server.services.loaded_models.loader import WhisperModel
+    from whisper_server.services.loaded_models.speech_model import SpeechModel
     from whisper_server.services.work_pool import WorkPool
 
 ENOUGH_WINDOWS = 4  # with a voice: up to two minutes of speech
@@ -44,7 +44,7 @@ class Detection:
 
 async def detect_language(
     audio: SampleStream,
-    model: WhisperModel,
+    model: SpeechModel,
     pool: WorkPool,
     stretch: Stretch,
     priority: Priority = "normal",

@@ -17,8 +17,9 @@ from packaging.version import Version
 
 from tests.conftest import ROOT
 
+CLUSTER = "requirements-cluster.txt"
 EXTRAS = ("requirements-torch.txt", "requirements-cuda-only.txt")
-FILES = ("requirements.txt", *EXTRAS)
+FILES = ("requirements.txt", *EXTRAS, CLUSTER)
 # Imported by the server, each from a distribution of another name.
 DISTRIBUTIONS = {
     "av": "av",
@@ -28,6 +29,7 @@ DISTRIBUTIONS = {
     "pydantic_settings": "pydantic-settings",
     "prometheus_client": "prometheus-client",
     "python_multipart": "python-multipart",
+    "yaml": "pyyaml",
     "ml_dtypes": "ml-dtypes",
 }
 
@@ -80,6 +82,7 @@ def test_the_package_reads_these_files() -> None:
     assert hook["files"] == ["requirements.txt"]
     assert hook["optional-dependencies"]["torch"] == ["requirements-torch.txt"]
     assert hook["optional-dependencies"]["cuda"] == list(EXTRAS)
+    assert hook["optional-dependencies"]["cluster"] == [CLUSTER]
     sdist = project["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]
     assert {*FILES, *hook["optional-dependencies"]["test"]} <= set(sdist)
     classifiers = project["project"]["classifiers"]
