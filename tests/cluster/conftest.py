@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -14,35 +13,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.conftest import NANO, ROOT
 
 pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt")
+yaml = pytest.importorskip("yaml")
 
-CONFIG: dict[str, Any] = {
-    "proxy_location": "HeadOnly",
-    "http_options": {"host": "127.0.0.1"},
-    "applications": [
-        {
-            "name": "whisper",
-            "route_prefix": "/",
-            "import_path": "whisper_server.cluster.deployments:build",
-            "args": {
-                "settings": {
-                    "WHISPER_MODEL": str(NANO),
-                    "WHISPER_PRELOAD": "nano-whisper",
-                    "WHISPER_THREADS": 1,
-                }
-            },
-            "deployments": [
-                {"name": "Front", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.1}},
-                {"name": "Models", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.1}},
-            ],
-        }
-    ],
-}
+QUEUE_REQUESTS = 40  # per front
+
+
+def config(port: int, replicas: int = 2) -> dict[str, Any]:
+    """Return the example of the docs with the nano model, and so many fronts and replicas."""
+    made: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "cluster.yaml").read_text(encoding="utf-8"))
+    made["http_options"]["port"] = port
+    (application,) = made["applications"]
+    application["args"]["settings"] = {
+        "WHISPER_MODEL": str(NANO),
+        "WHISPER_PRELOAD": "nano-whisper",
+        "WHISPER_THREADS": 1,
+        "WHISPER_QUEUE_REQUESTS": QUEUE_REQUESTS,
+    }
+    for each in application["deployments"]:
+        del each["autoscaling_config"]
+        each["num_replicas"] = replicas
+        each["ray_actor_options"]["num_cpus"] = 0.1
+    return made
 
 
 @dataclass
@@ -51,6 +47,8 @@ class Cluster:
 
     process: subprocess.Popen[str]
     url: str
+    folder: Path
+    lines: list[str]  # of the log, as they come
 
     def pids(self, deployment: str) -> set[int]:
         """Return the processes of a deployment that are there now."""
@@ -73,7 +71,7 @@ def free_port() -> int:
     return port
 
 
-def environment(cache: Path) -> dict[str, str]:
+def environment_of(cache: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -86,30 +84,37 @@ def environment(cache: Path) -> dict[str, str]:
     }
 
 
+def command(folder: Path, content: dict[str, Any], *flags: str) -> list[str]:
+    file = folder / "cluster.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return [sys.executable, str(ROOT / "whisper_api_server.py"), "cluster", str(file), *flags]
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    config = json.loads(json.dumps(CONFIG))
-    config["http_options"]["port"] = free_port()
-    file = folder / "cluster.yaml"
-    file.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
-    command = [sys.executable, str(ROOT / "whisper_api_server.py"), "cluster", str(file)]
+    environment = environment_of(nano_cache)
     process = subprocess.Popen(
-        command, cwd=folder, env=environment(nano_cache), stderr=subprocess.PIPE, text=True
+        command(folder, config(free_port())),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     lines: list[str] = []
     url = ""
-    assert process.stderr is not None
-    for line in process.stderr:
+    assert process.stdout is not None
+    for line in process.stdout:
         lines.append(line)
         if line.startswith("listening on "):
             url = line.split()[-1]
             break
-    reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()))
     reader.start()
     try:
         assert url, "".join(lines)
-        yield Cluster(process, url)
+        yield Cluster(process, url, folder, lines)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -117,10 +122,4 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Itera
         finally:
             process.kill()
             reader.join()
-            process.stderr.close()
-
-
-@pytest.fixture
-async def client(cluster: Cluster) -> Any:
-    async with httpx.AsyncClient(base_url=cluster.url, timeout=120) as opened:
-        yield opened
+            process.stdout.close()

@@ -78,7 +78,7 @@ def _deployment(kind: Any, name: str, *, max_ongoing: int, cpus: float) -> Any:
     return made.options(
         max_ongoing_requests=max_ongoing,
         ray_actor_options={"num_cpus": cpus},
-        logging_config={"enable_access_log": False},  # it has the paths of requests, and a line for each window
+        logging_config={"enable_access_log": False},  # of requests, with their paths, and of windows
     )
 
 

@@ -29,7 +29,7 @@ def wait_until_running(config: ServeDeploySchema, stopping: threading.Event, loo
     while not stopping.wait(look_s):
         found = {name: one for name, one in serve.status().applications.items() if name in names}
         for name, one in found.items():
-            if one.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            if one.status == "DEPLOY_FAILED":
                 return f"{name} cannot be started: {one.message}"
         if len(found) == len(names) and all(one.status == "RUNNING" for one in found.values()):
             return None
