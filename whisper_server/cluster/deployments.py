@@ -16,7 +16,7 @@ import math
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray import serve
@@ -43,9 +43,6 @@ from whisper_server.core.metrics import Metrics
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.types import Decoded, ModelSource
 from whisper_server.services.container import RemoteModels
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
 
@@ -180,14 +177,14 @@ class FrontService:
         self._throughput = ClusterThroughput()
         self._shutdown = Shutdown()
         self._models: list[tuple[str, RemoteModel]] = []  # with the deployments that they are on
-        self._app: FastAPI | None = None
+        self._app: Any = None  # a FastAPI, once Serve has asked for it
 
-    async def __serve_build_asgi_app__(self) -> FastAPI:
+    async def __serve_build_asgi_app__(self) -> Any:
         """Make the application; Serve runs its lifespan."""
         from whisper_server.api.app import create_app  # noqa: PLC0415  (Serve unpickles the class elsewhere)
 
-        remote = RemoteModels(self._load, self._throughput)
-        self._app = create_app(self._settings, shutdown=self._shutdown, metrics=self._metrics, remote=remote)
+        remote = RemoteModels(self._load, self._throughput, self._metrics)
+        self._app = create_app(self._settings, shutdown=self._shutdown, remote=remote)
         await self._member.start()
         return self._app
 
@@ -203,8 +200,7 @@ class FrontService:
         return model
 
     def _report(self) -> Report:
-        state = getattr(self._app, "state", None)
-        services = getattr(state, "services", None)
+        services = getattr(self._app.state, "services", None)  # there once the lifespan has begun
         steps_left = services.admission.state().steps if services is not None else 0
         self._throughput.update(self._member.totals, steps_left)
         streams: dict[str, int] = {}

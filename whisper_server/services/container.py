@@ -43,6 +43,7 @@ class RemoteModels:
 
     load: Callable[[ModelSource], SpeechModel]  # blocks
     throughput: Throughput  # of all these machines
+    metrics: Events | None = None  # that knows of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +94,9 @@ async def open_services(
     open_decoder = decoders.open if n_decoders else LibavDecoder
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
     models = _remote(remote, settings, shutdown) if remote else _models(settings, metrics, shutdown)
-    transcriber = Transcriber(
-        audio,
-        models,
-        pool,
-        beam_size=settings.beam_size,
-        use_vad=settings.vad,
-        switches_language=settings.language_switching,
-    )
+    transcriber = _transcriber(settings, audio, models, pool)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
-    admission = Admission(limits, throughput=remote.throughput if remote else None)
-    live = LiveSessions()
+    admission, live = Admission(limits, throughput=remote.throughput if remote else None), LiveSessions()
     _watch(metrics, admission, models, live)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
@@ -126,6 +119,19 @@ async def open_services(
         downloads.drain()
         await asyncio.to_thread(_close, pool, decoders, models)
         shutdown.close()
+
+
+def _transcriber(
+    settings: Settings, audio: AudioProcessor, models: ModelManager[SpeechModel], pool: WorkPool
+) -> Transcriber:
+    return Transcriber(
+        audio,
+        models,
+        pool,
+        beam_size=settings.beam_size,
+        use_vad=settings.vad,
+        switches_language=settings.language_switching,
+    )
 
 
 def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelManager[SpeechModel]:
