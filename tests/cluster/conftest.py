@@ -17,14 +17,13 @@ import pytest
 
 from tests.conftest import NANO, ROOT
 
-pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt")
-yaml = pytest.importorskip("yaml")
-
 QUEUE_REQUESTS = 40  # per front
 
 
 def config(port: int, replicas: int = 2) -> dict[str, Any]:
     """Return the example of the docs with the nano model, and so many fronts and replicas."""
+    import yaml
+
     made: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "cluster.yaml").read_text(encoding="utf-8"))
     made["http_options"]["port"] = port
     (application,) = made["applications"]
@@ -85,6 +84,8 @@ def environment_of(cache: Path) -> dict[str, str]:
 
 
 def command(folder: Path, content: dict[str, Any], *flags: str) -> list[str]:
+    import yaml
+
     file = folder / "cluster.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     return [sys.executable, str(ROOT / "whisper_api_server.py"), "cluster", str(file), *flags]

@@ -20,6 +20,8 @@ from whisper_server.core.config import Settings
 from whisper_server.core.types import TranscribeParams, Transcript
 from whisper_server.services.container import open_services
 
+pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt")
+
 pytestmark = pytest.mark.cluster
 
 CLIPS = [sample for sample in all_samples() if sample.is_robust and sample.kind == "plain"]
@@ -84,7 +86,9 @@ async def test_a_long_file_and_clips_beside_it_are_written_as_on_one_machine(
     assert len(words) > 50
     assert [each["word"] for each in reply["words"]] == [word.text for word in words]
     for each, word in zip(reply["words"], words, strict=True):
-        assert (each["start"], each["end"]) == pytest.approx((word.start_s, word.end_s), abs=1e-3)
+        assert (each["start"], each["end"]) == pytest.approx(
+            (word.start_s, word.end_s), abs=0.0051
+        )  # as rounded
 
 
 async def test_a_stream_comes_in_pieces_and_ends_with_the_whole(

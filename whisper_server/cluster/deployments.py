@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -98,7 +97,9 @@ class BoardService:
 class ModelReplica:
     """One process with models in memory."""
 
-    async def __init__(self, args: ClusterArgs, group: str, names: tuple[str, ...], board: Any) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, args: ClusterArgs, group: str, names: tuple[str, ...], board: Any
+    ) -> None:
         """Load what this group is for; Serve sends windows once that is done.
 
         Raises:
@@ -259,7 +260,7 @@ class _Member:
 def _assigned_cpus() -> int:
     """Return how many whole CPUs Ray gives to this process, 0 where it has a part of one."""
     assigned = ray.get_runtime_context().get_assigned_resources()
-    return math.floor(assigned.get("CPU", 0))
+    return int(assigned.get("CPU", 0))
 
 
 def _log_to_stderr(level: str) -> None:

@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 4  # at a request: it may be what ends the fronts
 KEPT_BYTES = 256 << 20  # of all requests that wait for their reply; what is more is not asked for again
-_OWN = {408: UploadStalled, 429: Overloaded, 503: Unavailable}  # what Ray Serve answers by itself
+_OWN: dict[int, type[WhisperServerError]] = {
+    408: UploadStalled,
+    429: Overloaded,
+    503: Unavailable,
+}  # what Ray Serve answers by itself
 _SEEN = "whisper_server.retry"  # in the scope: it is in front of the fronts already
 _LOST = "The machine that worked on this request was lost; try again."
 
