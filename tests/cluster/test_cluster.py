@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -173,9 +174,14 @@ async def test_a_process_that_is_killed_under_load_loses_no_request(
 
 
 async def both(cluster: Cluster, deployment: str) -> set[int]:
-    """Return the two processes of a deployment, once there are two: one that was killed comes back."""
+    """Return the two processes of a deployment: one that was killed comes back."""
+    return await number_of(cluster, deployment, 2)
+
+
+async def number_of(cluster: Cluster, deployment: str, n: int) -> set[int]:
+    """Return the processes of a deployment, once there are so many."""
     for _ in range(600):
-        if len(found := cluster.pids(deployment)) == 2:
+        if len(found := cluster.pids(deployment)) == n:
             return found
         await asyncio.sleep(0.1)
     raise AssertionError(cluster.lines[-20:])
@@ -215,33 +221,59 @@ async def test_more_than_the_fronts_take_is_refused_for_a_while(
     assert all(each.json()["error"]["code"] == "rate_limit_exceeded" for each in refused)
 
 
+def port_of(cluster: Cluster) -> int:
+    port = urlsplit(cluster.url).port
+    assert port is not None
+    return port
+
+
+async def deploy(cluster: Cluster, content: dict[str, Any], cache: Path) -> None:
+    """Run the command again, with another file, on the cluster that runs."""
+    process = await asyncio.create_subprocess_exec(
+        *command(cluster.folder, content, "--address", "auto", "--detach"),
+        env=environment_of(cache),
+        cwd=cluster.folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
 async def test_what_is_scaled_down_finishes_its_requests_first(
     client: httpx.AsyncClient, cluster: Cluster, nano_cache: Path, long_audio: bytes, alone: Transcript
 ) -> None:
-    """Another run of the command changes what runs; it is the last test, because one of each is left."""
     await both(cluster, "Front")
     await both(cluster, "Models")
     n_lost = sum("lost" in line for line in cluster.lines)
     long = [asyncio.create_task(text_of(client, long_audio)) for _ in range(4)]
     await text_of(client, CLIPS[0].data)
-    port = urlsplit(cluster.url).port
-    assert port is not None
-    again = command(cluster.folder, config(port, replicas=1), "--address", "auto", "--detach")
-    done = await asyncio.to_thread(
-        subprocess.run,
-        again,
-        env=environment_of(nano_cache),
-        cwd=cluster.folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    await deploy(cluster, config(port_of(cluster), replicas=1), nano_cache)
     assert await asyncio.gather(*long) == [alone.text] * 4
-    for _ in range(600):
-        if len(cluster.pids("Front")) == len(cluster.pids("Models")) == 1:
-            break
-        await asyncio.sleep(0.1)
-    else:
-        raise AssertionError(cluster.lines[-20:])
+    await number_of(cluster, "Front", 1)
+    await number_of(cluster, "Models", 1)
     assert sum("lost" in line for line in cluster.lines) == n_lost
     assert await text_of(client, CLIPS[0].data) == CLIPS[0].text
+
+
+async def test_windows_that_wait_bring_replicas_and_groups_have_their_own(
+    client: httpx.AsyncClient, cluster: Cluster, nano_cache: Path, long_audio: bytes, alone: Transcript
+) -> None:
+    second = shutil.copytree(NANO, cluster.folder / "second")
+    content = config(port_of(cluster), replicas=1)
+    (application,) = content["applications"]
+    application["args"]["multiplexed"] = True
+    application["args"]["settings"]["WHISPER_MODELS"] = f"second={second}"
+    application["args"]["models"] = [{"deployment": "Group", "names": ["second"]}]
+    scaling = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1, "upscale_delay_s": 0}
+    group = {"name": "Group", "autoscaling_config": scaling, "ray_actor_options": {"num_cpus": 0.1}}
+    application["deployments"].append(group)
+    await deploy(cluster, content, nano_cache)
+    assert len(await number_of(cluster, "Group", 1)) == 1
+    long = [asyncio.create_task(post(client, long_audio, model="second")) for _ in range(3)]
+    first = await post(client, CLIPS[0].data)  # of the other group, by name
+    assert first.json()["text"] == CLIPS[0].text
+    assert first.headers["x-whisper-model"] == "nano-whisper"
+    await number_of(cluster, "Group", 2)
+    assert [reply.json()["text"] for reply in await asyncio.gather(*long)] == [alone.text] * 3
+    assert len(cluster.pids("Models")) == 1

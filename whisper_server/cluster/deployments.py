@@ -45,9 +45,12 @@ from whisper_server.services.container import RemoteModels
 
 log = logging.getLogger(__name__)
 
+BOARD_TIMEOUT_S = 5.0  # for an answer of the board; while there is none, calls to it would wait
 CLOSE_TIMEOUT_S = 5.0  # of a replica's models; Serve has let the windows end before
 FRONT_ONGOING = 1000  # requests that Serve hands to one front; it refuses by its own limits long before
 MODEL_ONGOING = 256  # windows that Serve hands to one replica, about 1 MB each; they are ordered there
+
+_UNANSWERED = (ray.exceptions.RayError, RayServeException, TimeoutError)
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -238,9 +241,10 @@ class _Member:
     async def page(self) -> tuple[bytes, str] | None:
         """Report now, and return the page of all processes; None where the board does not answer."""
         try:
-            await self._tell()
-            page: tuple[bytes, str] = await self._board.page.remote()
-        except (ray.exceptions.RayError, RayServeException):
+            async with asyncio.timeout(BOARD_TIMEOUT_S):
+                await self._tell()
+                page: tuple[bytes, str] = await self._board.page.remote()
+        except _UNANSWERED:
             log.warning("the cluster's metrics cannot be had; these are of one front", exc_info=True)
             return None
         return page
@@ -248,8 +252,9 @@ class _Member:
     async def _go_on(self) -> None:
         while True:
             try:
-                await self._tell()
-            except (ray.exceptions.RayError, RayServeException):
+                async with asyncio.timeout(BOARD_TIMEOUT_S):
+                    await self._tell()
+            except _UNANSWERED:
                 log.debug("the board does not answer", exc_info=True)
             await asyncio.sleep(REPORT_S)
 

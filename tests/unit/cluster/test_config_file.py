@@ -13,6 +13,8 @@ pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt")
 
 from whisper_server.cluster.command import main, read_config
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments:DeprecationWarning")
+
 EXAMPLE = ROOT / "docs" / "cluster.yaml"
 
 
