@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 IN_FRONT = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "whisper_server.cluster.retry:middlewares")
 IMPORT_PATH = "whisper_server.cluster.deployments:build"
 HOST = "WHISPER_SERVER_HOST"  # a setting of the fronts, which the file's `http_options` decide
+LOOPBACK = "127.0.0.1"
 LOOK_S = 0.5  # between two looks at how far the start is
 
 
@@ -80,7 +81,9 @@ def _serve(config: ServeDeploySchema, address: str | None, *, stays: bool) -> in
     from whisper_server.cluster.start import start, wait_until_running  # noqa: PLC0415
 
     try:
-        ray.init(address=address, namespace="serve", include_dashboard=None if address else False)
+        # Ray would listen on every address: whoever reaches its ports can run code here.
+        own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": LOOPBACK}
+        ray.init(address=address, namespace="serve", **({} if address else own))
     except (ConnectionError, RuntimeError, ValueError) as error:
         return _fail(f"the Ray cluster cannot be used: {error}", CANNOT_START)
     stopping = threading.Event()
