@@ -123,6 +123,9 @@ async def test_what_is_wrong_is_said_as_on_one_machine(client: httpx.AsyncClient
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "file"
     assert len(reply.headers.get_list("x-request-id")) == 1
+    large = await post(client, bytes(26 << 20))
+    assert large.status_code == 413
+    assert "MAX_AUDIO_FILE_SIZE_MB" in large.json()["error"]["message"]
     unknown = await post(client, CLIPS[0].data, model="no-such-model")
     assert unknown.status_code == 404
 
