@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import NANO, ROOT
@@ -26,6 +28,7 @@ def config(port: int, replicas: int = 2) -> dict[str, Any]:
 
     made: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "cluster.yaml").read_text(encoding="utf-8"))
     made["http_options"]["port"] = port
+    made["proxy_location"] = "HeadOnly"  # all machines of the tests have one address
     (application,) = made["applications"]
     application["args"]["settings"] = {
         "WHISPER_MODEL": str(NANO),
@@ -51,17 +54,44 @@ class Cluster:
 
     def pids(self, deployment: str) -> set[int]:
         """Return the processes of a deployment that are there now."""
-        import psutil
+        return replicas_below(self.process.pid, deployment)
 
-        wanted = f"ray::ServeReplica:whisper:{deployment}"
-        found = set()
-        for each in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if " ".join(each.cmdline()).startswith(wanted):
-                    found.add(each.pid)
-            except psutil.Error:  # it has ended meanwhile
-                continue
-        return found
+
+def replicas_below(root: int, deployment: str) -> set[int]:
+    """Return the processes of a deployment that come from this one."""
+    wanted = f"ray::ServeReplica:whisper:{deployment}"
+    found = set()
+    for each in psutil.Process(root).children(recursive=True):
+        try:
+            if " ".join(each.cmdline()).startswith(wanted):
+                found.add(each.pid)
+        except psutil.Error:  # it has ended meanwhile
+            continue
+    return found
+
+
+@contextmanager
+def another_machine(cluster: Cluster, cache: Path) -> Iterator[int]:
+    """Join another node to the cluster, in processes of its own; yield the first of them."""
+    address = Path("/tmp/ray/ray_current_cluster").read_text(encoding="utf-8").strip()
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={address}"]
+    flags = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000"]
+    with (cluster.folder / "node.log").open("w") as log:
+        node = subprocess.Popen([*command, *flags], env=environment_of(cache), stdout=log, stderr=log)
+    try:
+        yield node.pid
+    finally:
+        end_all(node.pid)
+        node.wait()
+
+
+def end_all(root: int) -> None:
+    """End a process and all that come from it, as a machine that loses its power does."""
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(root)
+        for each in [first, *first.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def free_port() -> int:

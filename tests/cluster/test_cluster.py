@@ -14,7 +14,16 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.cluster.conftest import QUEUE_REQUESTS, Cluster, command, config, environment_of
+from tests.cluster.conftest import (
+    QUEUE_REQUESTS,
+    Cluster,
+    another_machine,
+    command,
+    config,
+    end_all,
+    environment_of,
+    replicas_below,
+)
 from tests.conftest import NANO, NANO_MODEL, all_samples
 from tests.support.long_audio import speak_for
 from tests.support.realtime_client import pcm16, session
@@ -262,9 +271,33 @@ async def deploy(cluster: Cluster, content: dict[str, Any], cache: Path) -> None
     assert process.returncode == 0, output.decode()
 
 
+async def test_a_machine_that_dies_loses_no_request(
+    client: httpx.AsyncClient, cluster: Cluster, nano_cache: Path, long_audio: bytes, alone: Transcript
+) -> None:
+    with another_machine(cluster, nano_cache) as node:
+        content = config(port_of(cluster))
+        for each in content["applications"][0]["deployments"]:
+            each.update(num_replicas=3, max_replicas_per_node=2)
+        await deploy(cluster, content, nano_cache)
+        for _ in range(600):
+            if all(replicas_below(node, name) for name in ("Front", "Models")):
+                break
+            await asyncio.sleep(0.1)
+        else:
+            raise AssertionError(cluster.lines[-20:])
+        clips = (CLIPS * 4)[:24]
+        long = [asyncio.create_task(text_of(client, long_audio)) for _ in range(2)]
+        short = [asyncio.create_task(text_of(client, each.data)) for each in clips]
+        await until(client, "whisper_queue_requests", lambda n: n > 16)
+        end_all(node)
+        assert await asyncio.gather(*short) == [each.text for each in clips]
+        assert await asyncio.gather(*long) == [alone.text] * 2
+
+
 async def test_what_is_scaled_down_finishes_its_requests_first(
     client: httpx.AsyncClient, cluster: Cluster, nano_cache: Path, long_audio: bytes, alone: Transcript
 ) -> None:
+    await deploy(cluster, config(port_of(cluster)), nano_cache)
     await both(cluster, "Front")
     await both(cluster, "Models")
     n_lost = sum("lost" in line for line in cluster.lines)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import (
+    ActorUnavailableError,
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
@@ -18,11 +19,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from whisper_server.cluster.board import Totals
 from whisper_server.cluster.messages import Failure, ModelCard, WindowCall
-from whisper_server.cluster.remote_model import ReplicaLost
+from whisper_server.cluster.remote_model import ReplicaLost, ReplicaUnreachable
 from whisper_server.core.errors import EngineFailure, ModelUnavailable, Overloaded, Unavailable
 from whisper_server.core.types import Decoded
 
-_LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError, ReplicaUnavailableError)
+_LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+_UNREACHABLE = (ActorUnavailableError, ReplicaUnavailableError)  # the first is a RayActorError too
 
 
 class ReplicaHandles:
@@ -61,7 +63,7 @@ class ReplicaHandles:
         """
         try:
             card = _raised(_translated(lambda: self._describe.remote(name).result()))
-        except ReplicaLost as error:
+        except (ReplicaLost, ReplicaUnreachable) as error:
             raise ModelUnavailable(f"The replica that loads {name!r} was lost; try again.") from error
         assert isinstance(card, ModelCard)
         return card
@@ -93,12 +95,15 @@ def _raised(answer: object) -> object:
 
 def _meaning(error: Exception) -> Exception:
     """Return what a failure of Ray's is for us."""
+    first_line = str(error).partition("\n")[0]
+    if isinstance(error, _UNREACHABLE):
+        return ReplicaUnreachable(first_line)
     if isinstance(error, _LOST):
-        return ReplicaLost(str(error).partition("\n")[0])
+        return ReplicaLost(first_line)
     if isinstance(error, BackPressureError):
         return Overloaded("The model's replicas have as much to do as they take on; try again later.")
     if isinstance(error, DeploymentUnavailableError):
         return Unavailable("The model's replicas cannot be started; try again later.")
     if isinstance(error, RayTaskError):
         return EngineFailure("The engine failed on this audio.")
-    return ReplicaLost(str(error).partition("\n")[0])
+    return ReplicaUnreachable(first_line)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from whisper_server.cluster.messages import ModelCard, WindowCall
-from whisper_server.core.errors import EngineFailure, ShuttingDown
+from whisper_server.core.errors import EngineFailure, ShuttingDown, Unavailable
 from whisper_server.core.shutdown import SHUTTING_DOWN, Phase, Shutdown
 from whisper_server.core.types import Decoded, DecodeOptions, Priority, WindowJob
 from whisper_server.services.loaded_models.speech_model import notes_of
@@ -25,11 +25,17 @@ from whisper_server.services.loaded_models.speech_model import notes_of
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4  # at a window whose replica is lost: it may be what ends them
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before the next call, where a replica cannot be reached
+PAUSES = 16  # about a minute, in which Ray notices that a machine is gone
 MOST_AHEAD = 128  # windows of one request under way, of 1 to 1.5 MB each
 
 
 class ReplicaLost(Exception):
     """The replica ended before it answered; another one may answer."""
+
+
+class ReplicaUnreachable(Exception):
+    """The replica does not answer, and whether it is lost is not known; soon it is, or it answers again."""
 
 
 class Replicas(Protocol):
@@ -39,7 +45,8 @@ class Replicas(Protocol):
         """Decode a window on one of them; cancelled, it leaves the device there too.
 
         Raises:
-            ReplicaLost: the replica ended, or cannot be reached.
+            ReplicaLost: the replica ended.
+            ReplicaUnreachable: it may have, or its machine.
             WhisperServerError: what the replica says.
         """
         ...
@@ -166,11 +173,19 @@ class RemoteScheduler:
 
     async def decode(self, call: WindowCall) -> Decoded:
         """Decode a window, on another replica where one is lost; raises as `Replicas.decode`, but that."""
-        for attempt in range(1, ATTEMPTS + 1):
+        lost = pauses = 0
+        while lost < ATTEMPTS and pauses < PAUSES:
             try:
                 return await self._replicas.decode(call)
             except ReplicaLost as error:
-                log.warning("a replica of %s is lost (attempt %d at a window): %s", self.name, attempt, error)
+                lost += 1
+                log.warning("a replica of %s is lost (attempt %d at a window): %s", self.name, lost, error)
+            except ReplicaUnreachable as error:
+                log.warning("a replica of %s cannot be reached: %s", self.name, error)
+                await asyncio.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**pauses))
+                pauses += 1
+        if lost < ATTEMPTS:
+            raise Unavailable("The model's replicas cannot be reached; try again later.")
         raise EngineFailure(f"{ATTEMPTS} replicas were lost over this audio, one after the other.")
 
 

@@ -9,6 +9,7 @@ Pure ASGI; knows nothing of Ray.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 
@@ -21,6 +22,7 @@ from whisper_server.core.errors import Overloaded, Unavailable, UploadStalled, W
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4  # at a request: it may be what ends the fronts
+PAUSES_S = (0.0, 0.2, 1.0)  # after each but the last: Serve has to notice that a front is gone
 KEPT_BYTES = 256 << 20  # of all requests that wait for their reply; what is more is not asked for again
 _OWN: dict[int, type[WhisperServerError]] = {
     408: UploadStalled,
@@ -162,6 +164,7 @@ class RetryMiddleware:
             if reply.has_begun or body.has_left or not body.is_whole:
                 break
             log.warning("a front was lost before it answered (attempt %d)", attempt)
+            await asyncio.sleep(PAUSES_S[attempt - 1] if attempt < ATTEMPTS else 0.0)
         if not body.has_left:
             await reply.end()
 

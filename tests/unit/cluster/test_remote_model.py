@@ -11,11 +11,12 @@ import pytest
 from tests.conftest import NANO_MODEL, Sample
 from tests.support.long_audio import speak_for
 from tests.unit.cluster.conftest import HostReplicas, lose
+from whisper_server.cluster import remote_model
 from whisper_server.cluster.messages import WindowCall
-from whisper_server.cluster.remote_model import ATTEMPTS, RemoteModel
+from whisper_server.cluster.remote_model import ATTEMPTS, PAUSES, RemoteModel, ReplicaUnreachable
 from whisper_server.cluster.throughput import ClusterThroughput
 from whisper_server.core.config import Settings
-from whisper_server.core.errors import EngineFailure, InvalidRequest, ModelNotFound, ShuttingDown
+from whisper_server.core.errors import EngineFailure, InvalidRequest, ModelNotFound, ShuttingDown, Unavailable
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.types import Decoded, ModelSource, TranscribeParams
 from whisper_server.services.container import RemoteModels, Services, open_services
@@ -68,6 +69,31 @@ async def test_a_window_that_ends_every_replica_is_given_up(
     with pytest.raises(EngineFailure, match="replicas were lost"):
         await services.transcriber.transcribe(speech.data, TranscribeParams(NANO_MODEL))
     assert len(replicas.calls) == ATTEMPTS
+
+
+async def test_a_replica_that_cannot_be_reached_is_asked_again(
+    services: Services, replicas: HostReplicas, speech: Sample
+) -> None:
+    def before(number: int) -> None:
+        if number < 2:
+            raise ReplicaUnreachable
+
+    replicas.before = before
+    found = await services.transcriber.transcribe(speech.data, TranscribeParams(NANO_MODEL))
+    assert found.text.strip() == speech.text
+
+
+async def test_replicas_that_stay_away_are_given_up(
+    services: Services, replicas: HostReplicas, speech: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def before(_number: int) -> None:
+        raise ReplicaUnreachable
+
+    monkeypatch.setattr(remote_model, "FIRST_PAUSE_S", 0.0)
+    replicas.before = before
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await services.transcriber.transcribe(speech.data, TranscribeParams(NANO_MODEL))
+    assert len(replicas.calls) == PAUSES
 
 
 async def test_errors_of_a_replica_are_those_of_one_machine(services: Services, speech: Sample) -> None:
