@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from whisper_server.core.config import Settings, load_settings
-from whisper_server.core.errors import ConfigError
+from whisper_server.core.errors import ConfigError, ModelNotFound
+from whisper_server.services.model_files.catalog import Catalog
 
 DEFAULT_GROUP = "Models"
 FRONT, BOARD = "Front", "Board"
@@ -67,9 +68,32 @@ def settings_of(values: dict[str, Any], *, threads: int = 0) -> Settings:
     return settings
 
 
-def group_of(args: ClusterArgs, name: str) -> str:
-    """Return the deployment whose replicas run a model, by its canonical name."""
-    return next((group.deployment for group in args.models if name in group.names), DEFAULT_GROUP)
+def groups_of(args: ClusterArgs, catalog: Catalog) -> dict[str, str]:
+    """Return the deployment of each model that has replicas of its own, by its canonical name.
+
+    Raises:
+        ConfigError: a group names a model that is not known here.
+    """
+    try:
+        return {catalog.resolve(name).name: group.deployment for group in args.models for name in group.names}
+    except ModelNotFound as error:
+        raise ConfigError(f"args.models: {error}") from error
+
+
+def loaded_at_start(args: ClusterArgs, group: str, settings: Settings, catalog: Catalog) -> list[str]:
+    """Return the canonical names of the models that a replica of a group loads before it takes work.
+
+    Raises:
+        ConfigError: a name is not known here.
+    """
+    groups = groups_of(args, catalog)
+    if group != DEFAULT_GROUP:
+        return [name for name, deployment in groups.items() if deployment == group]
+    try:
+        wanted = dict.fromkeys(catalog.resolve(name).name for name in settings.preload)
+    except ModelNotFound as error:
+        raise ConfigError(f"WHISPER_PRELOAD: {error}") from error
+    return [name for name in wanted if name not in groups]
 
 
 def parsed(args: Any) -> ClusterArgs:

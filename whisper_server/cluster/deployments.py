@@ -26,7 +26,8 @@ from whisper_server.cluster.arguments import (
     DEFAULT_GROUP,
     FRONT,
     ClusterArgs,
-    group_of,
+    groups_of,
+    loaded_at_start,
     parsed,
     settings_of,
 )
@@ -42,6 +43,7 @@ from whisper_server.core.metrics import Metrics
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.types import Decoded, ModelSource
 from whisper_server.services.container import RemoteModels
+from whisper_server.services.model_files.catalog import Catalog
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +63,9 @@ def build(args: dict[str, Any]) -> Any:
     """
     checked = parsed(args)
     board = _deployment(BoardService, BOARD, max_ongoing=1000, cpus=0).bind()
-    groups: dict[str, tuple[str, ...]] = {group.deployment: group.names for group in checked.models}
     replicas = {
-        name: _deployment(ModelReplica, name, max_ongoing=MODEL_ONGOING, cpus=1).bind(
-            checked, name, groups.get(name, ()), board
-        )
-        for name in (DEFAULT_GROUP, *groups)
+        name: _deployment(ModelReplica, name, max_ongoing=MODEL_ONGOING, cpus=1).bind(checked, name, board)
+        for name in (DEFAULT_GROUP, *(group.deployment for group in checked.models))
     }
     front = serve.ingress()(FrontService)
     return _deployment(front, FRONT, max_ongoing=FRONT_ONGOING, cpus=1).bind(checked, replicas, board)
@@ -101,7 +100,7 @@ class ModelReplica:
     """One process with models in memory."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, args: ClusterArgs, group: str, names: tuple[str, ...], board: Any
+        self, args: ClusterArgs, group: str, board: Any
     ) -> None:
         """Load what this group is for; Serve sends windows once that is done.
 
@@ -113,12 +112,13 @@ class ModelReplica:
         _log_to_stderr(settings.log_level)
         self._metrics = Metrics()
         self._group = group
-        self._host = ModelHost(settings, self._metrics)
+        catalog = Catalog(settings)
+        self._host = ModelHost(settings, catalog, self._metrics)
         self._member = _Member(board, self._report)
         self._mark: Callable[[str], Awaitable[str]] | None = None
         if args.multiplexed and group == DEFAULT_GROUP:
             self._mark = serve.multiplexed(_marked, max_num_models_per_replica=settings.max_models)
-        for name in names or settings.preload:
+        for name in loaded_at_start(args, group, settings, catalog):
             if isinstance(card := await self._host.describe(name), Failure):
                 raise card.error()
         await self._member.start()
@@ -174,7 +174,8 @@ class FrontService:
         """
         self._settings = settings_of(args.settings)
         _log_to_stderr(self._settings.log_level)
-        self._args = args
+        self._is_multiplexed = args.multiplexed
+        self._groups = groups_of(args, Catalog(self._settings))
         self._handles = replicas
         self._member = _Member(board, self._report)
         self._metrics = ClusterMetrics(self._member)
@@ -194,8 +195,8 @@ class FrontService:
 
     def _load(self, source: ModelSource) -> RemoteModel:
         """Have a model loaded on a replica; blocks."""
-        group = group_of(self._args, source.name)
-        is_marked = self._args.multiplexed and group == DEFAULT_GROUP
+        group = self._groups.get(source.name, DEFAULT_GROUP)
+        is_marked = self._is_multiplexed and group == DEFAULT_GROUP
         replicas = ReplicaHandles(
             self._handles[group], group, lambda: self._member.totals, source.name if is_marked else None
         )

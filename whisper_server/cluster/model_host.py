@@ -40,10 +40,10 @@ class _Shared:
 class ModelHost:
     """The models of one replica."""
 
-    def __init__(self, settings: Settings, events: Events) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, events: Events) -> None:
         """Take the settings of this machine; nothing is loaded yet."""
         self._shutdown = Shutdown()
-        self._catalog = Catalog(settings)
+        self._catalog = catalog
         self._models: ModelManager[WhisperModel] = ModelManager(
             ModelLoader(settings, events, self._shutdown),
             max_models=settings.max_models,

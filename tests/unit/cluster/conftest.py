@@ -15,6 +15,7 @@ from whisper_server.cluster.remote_model import ReplicaLost
 from whisper_server.core.config import Settings
 from whisper_server.core.events import Events
 from whisper_server.core.types import Decoded
+from whisper_server.services.model_files.catalog import Catalog
 
 
 class HostReplicas:
@@ -66,4 +67,5 @@ def nano_settings(nano_cache: Path) -> Settings:
 
 @pytest.fixture
 def replicas(nano_settings: Settings) -> HostReplicas:
-    return HostReplicas(ModelHost(nano_settings, Events()), ModelHost(nano_settings, Events()))
+    catalog = Catalog(nano_settings)
+    return HostReplicas(*(ModelHost(nano_settings, catalog, Events()) for _ in range(2)))

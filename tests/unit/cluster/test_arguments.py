@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from whisper_server.cluster.arguments import group_of, parsed, settings_of
+from whisper_server.cluster.arguments import (
+    DEFAULT_GROUP,
+    groups_of,
+    loaded_at_start,
+    parsed,
+    settings_of,
+)
 from whisper_server.core.errors import ConfigError
+from whisper_server.services.model_files.catalog import Catalog
 
 
 def test_settings_of_the_file_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +49,23 @@ def test_a_value_of_a_setting_is_checked() -> None:
         settings_of({"WHISPER_BEAM_SIZE": 99})
 
 
-def test_models_have_the_replicas_of_their_group() -> None:
-    args = parsed({"models": [{"deployment": "Large", "names": ["whisper-large-v3"]}]})
-    assert group_of(args, "whisper-large-v3") == "Large"
-    assert group_of(args, "whisper-small") == "Models"
+LARGE = {"models": [{"deployment": "Large", "names": ["large-v3"]}]}  # another spelling
+
+
+def test_models_have_the_replicas_of_their_group_by_any_of_their_names() -> None:
+    settings = settings_of({"WHISPER_PRELOAD": "whisper-small,whisper-large-v3"})
+    catalog, args = Catalog(settings), parsed(LARGE)
+    (name,) = groups_of(args, catalog)
+    assert name == catalog.resolve("whisper-large-v3").name
+    assert groups_of(args, catalog) == {name: "Large"}
+    assert loaded_at_start(args, "Large", settings, catalog) == [name]
+    assert loaded_at_start(args, DEFAULT_GROUP, settings, catalog) == ["whisper-small"]
+
+
+def test_a_model_that_is_not_known_is_said() -> None:
+    settings = settings_of({"WHISPER_PRELOAD": "no-such-model"})
+    with pytest.raises(ConfigError, match="WHISPER_PRELOAD: The model 'no-such-model'"):
+        loaded_at_start(parsed({}), DEFAULT_GROUP, settings, Catalog(settings))
+    args = parsed({"models": [{"deployment": "A", "names": ["no-such-model"]}]})
+    with pytest.raises(ConfigError, match=r"args\.models: The model 'no-such-model'"):
+        groups_of(args, Catalog(settings))
