@@ -35,6 +35,7 @@ def config(port: int, replicas: int = 2) -> dict[str, Any]:
         "WHISPER_PRELOAD": "nano-whisper",
         "WHISPER_THREADS": 1,
         "WHISPER_QUEUE_REQUESTS": QUEUE_REQUESTS,
+        "WHISPER_SHUTDOWN_GRACE_S": 240,
     }
     for each in application["deployments"]:
         del each["autoscaling_config"]
@@ -147,7 +148,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Itera
         assert url, "".join(lines)
         yield Cluster(process, url, folder, lines)
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         try:
             assert process.wait(timeout=60) == 0
         finally:

@@ -332,3 +332,18 @@ async def test_windows_that_wait_bring_replicas_and_groups_have_their_own(
     await number_of(cluster, "Group", 2)
     assert [reply.json()["text"] for reply in await asyncio.gather(*long)] == [alone.text] * 3
     assert len(cluster.pids("Models")) == 1
+
+
+async def test_the_end_waits_for_requests_and_takes_no_more(
+    client: httpx.AsyncClient, cluster: Cluster, long_audio: bytes, alone: Transcript
+) -> None:
+    """The last one: it ends the cluster."""
+    long = [asyncio.create_task(text_of(client, long_audio)) for _ in range(4)]
+    await until(client, "whisper_queue_requests", lambda n: n == 4)
+    cluster.process.send_signal(signal.SIGTERM)
+    while (refused := await post(client, CLIPS[0].data)).status_code == 200:
+        continue  # the fronts have not heard of it yet
+    assert refused.status_code == 503
+    assert "shutting down" in refused.json()["error"]["message"]
+    assert await asyncio.gather(*long) == [alone.text] * 4
+    assert await asyncio.to_thread(cluster.process.wait, 120) == 0

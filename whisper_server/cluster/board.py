@@ -25,6 +25,7 @@ class FrontReport:
     steps_left: int  # of 30 s, of all that is admitted there
     steps_done: int  # since it started
     streams: Mapping[str, int]  # deployment of models -> requests that have windows there
+    requests: int = 0  # that are admitted there
     families: tuple[Family, ...] = ()
 
 
@@ -51,6 +52,8 @@ class Totals:
     slots: Mapping[str, int] = field(default_factory=dict)  # deployment -> windows at once
     replicas: Mapping[str, int] = field(default_factory=dict)  # deployment -> replicas
     streams: Mapping[str, int] = field(default_factory=dict)  # deployment -> requests
+    requests: int = 0  # that are admitted
+    is_draining: bool = False  # the end of the cluster has begun: fronts take no more
 
 
 class Board:
@@ -63,6 +66,11 @@ class Board:
         self._throughput = Throughput()
         self._seen_s = clock()
         self._metrics = MergedMetrics()
+        self._is_draining = False
+
+    def drain(self) -> None:
+        """Tell every front, with its next report, to take no more requests. Idempotent."""
+        self._is_draining = True
 
     def report(self, report: Report) -> Totals:
         """Take the newest report of a process; return the cluster with it."""
@@ -86,6 +94,8 @@ class Board:
             slots=_sums((each.deployment, each.slots) for each in replicas),
             replicas=_sums((each.deployment, 1) for each in replicas),
             streams=_sums(pair for each in fronts for pair in each.streams.items()),
+            requests=sum(each.requests for each in fronts),
+            is_draining=self._is_draining,
         )
 
     def page(self) -> tuple[bytes, str]:

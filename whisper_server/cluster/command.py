@@ -94,14 +94,29 @@ def _serve(config: ServeDeploySchema, address: str | None, *, stays: bool) -> in
     if problem is not None:
         serve.shutdown()
         return _fail(problem, CANNOT_START)
-    if not stopping.is_set():
+    if is_running := not stopping.is_set():
         host, port = config.http_options.host, config.http_options.port
         sys.stderr.write(f"listening on http://{host}:{port}\n")
     if stays:
         stopping.wait()
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second signal ends it at once
+            signal.signal(number, signal.SIG_DFL)
+        if is_running:
+            _drain(config)
         serve.shutdown()
     ray.shutdown()
     return 0
+
+
+def _drain(config: ServeDeploySchema) -> None:
+    """Wait for the requests there are, as long as the settings of the first application give them."""
+    from whisper_server.cluster.start import drain  # noqa: PLC0415
+
+    grace_s = settings_of(parsed(config.applications[0].args).settings).shutdown_grace_s
+    try:
+        drain(config, grace_s)
+    except Exception as error:  # noqa: BLE001  (whatever Ray says now, the end goes on)
+        sys.stderr.write(f"the requests there are cannot be waited for: {error}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -91,6 +91,14 @@ class BoardService:
         """Take a report; return the sums."""
         return self._board.report(report)
 
+    async def drain(self) -> None:
+        """Have the fronts take no more requests."""
+        self._board.drain()
+
+    async def totals(self) -> Totals:
+        """Return the sums."""
+        return self._board.totals()
+
     async def page(self) -> tuple[bytes, str]:
         """Return the metrics of all processes."""
         return self._board.page()
@@ -206,8 +214,11 @@ class FrontService:
 
     def _report(self) -> Report:
         services = getattr(self._app.state, "services", None)  # there once the lifespan has begun
-        steps_left = services.admission.state().steps if services is not None else 0
+        admitted = services.admission.state() if services is not None else None
+        steps_left = admitted.steps if admitted else 0
         self._throughput.update(self._member.totals, steps_left)
+        if self._member.totals.is_draining and services is not None:
+            self._app.state.drain()
         streams: dict[str, int] = {}
         for group, model in self._models:
             streams[group] = streams.get(group, 0) + model.scheduler.n_streams
@@ -216,6 +227,7 @@ class FrontService:
             steps_left,
             self._throughput.steps_done,
             streams,
+            admitted.requests if admitted else 0,
             families_of(self._metrics.registry),
         )
 

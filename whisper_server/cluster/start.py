@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
+
+from whisper_server.cluster.arguments import BOARD
+from whisper_server.cluster.board import REPORT_S
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema
@@ -34,3 +38,14 @@ def wait_until_running(config: ServeDeploySchema, stopping: threading.Event, loo
         if len(found) == len(names) and all(one.status == "RUNNING" for one in found.values()):
             return None
     return None
+
+
+def drain(config: ServeDeploySchema, grace_s: float) -> None:
+    """Let nothing new begin, and wait until what has begun is done, for so many seconds at most."""
+    deadline = time.monotonic() + grace_s
+    for application in config.applications:
+        board = serve.get_deployment_handle(BOARD, application.name)
+        board.drain.remote().result(timeout_s=grace_s)
+        time.sleep(2 * REPORT_S)  # by then every front has heard of it, and reported once more
+        while board.totals.remote().result(timeout_s=grace_s).requests and time.monotonic() < deadline:
+            time.sleep(REPORT_S)
