@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 4  # at a request: it may be what ends the fronts
 PAUSES_S = (0.0, 0.2, 1.0)  # after each but the last: Serve has to notice that a front is gone
 KEPT_BYTES = 256 << 20  # of all requests that wait for their reply; what is more is not asked for again
+MESSAGE_BYTES = (
+    512  # that a part of a body takes beside its bytes: there are clients that send them one by one
+)
 _OWN: dict[int, type[WhisperServerError]] = {
     408: UploadStalled,
     429: Overloaded,
@@ -86,7 +89,7 @@ class _Body:
         if message["type"] == "http.disconnect":
             self.has_left = True
             return
-        n_bytes = len(message.get("body", b""))
+        n_bytes = MESSAGE_BYTES + len(message.get("body", b""))
         if self._messages is None:
             return
         if self._kept.take(n_bytes):

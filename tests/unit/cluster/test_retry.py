@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from whisper_server.api.asgi import Message, Receive, Scope, Send
-from whisper_server.cluster.retry import ATTEMPTS, KeptBytes, RetryMiddleware
+from whisper_server.cluster.retry import ATTEMPTS, MESSAGE_BYTES, KeptBytes, RetryMiddleware
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
 EVENTS = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
@@ -99,7 +99,7 @@ async def test_a_stream_that_breaks_off_says_so() -> None:
 
 
 async def test_bodies_beyond_the_room_are_passed_on_and_not_kept() -> None:
-    kept = KeptBytes(4)
+    kept = KeptBytes(4 + 2 * MESSAGE_BYTES)
     assert (await ask(Fronts(), b"abc", b"def", kept=kept))[-1]["body"] == b"abcdef"
     fronts = Fronts(2)
     assert (await ask(fronts, b"abc", b"def", kept=kept))[0]["status"] == 503
