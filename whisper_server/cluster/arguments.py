@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.errors import ConfigError, ModelNotFound
@@ -104,7 +104,13 @@ def parsed(args: Any) -> ClusterArgs:
     """
     try:
         return ClusterArgs.model_validate(args or {})
-    except ValueError as error:
-        first = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
-        where = ".".join(str(part) for part in ("args", *first["loc"]))
-        raise ConfigError(f"{where}: {str(first['msg']).removeprefix('Value error, ')}") from error
+    except ValidationError as error:
+        raise ConfigError(reason(error, "args")) from error
+
+
+def reason(error: ValidationError, *where: str) -> str:
+    """Return in one line what is wrong first, and where."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in (*where, *first["loc"]))
+    message = first["msg"].removeprefix("Value error, ").partition("\n")[0]
+    return f"{place}: {message}" if place else message

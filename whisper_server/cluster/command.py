@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from whisper_server.api.server.run import BAD_SETTING, CANNOT_START, check_exposure
-from whisper_server.cluster.arguments import parsed, settings_of
+from whisper_server.cluster.arguments import parsed, reason, settings_of
 from whisper_server.core.errors import ConfigError
 from whisper_server.core.system.process import ensure_streams, leave
 
@@ -61,15 +63,20 @@ def read_config(path: Path) -> ServeDeploySchema:
         raise ConfigError(f"this command needs `pip install 'whisper-server[cluster]'`: {error}") from error
     try:
         config = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be used: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path} cannot be used: {reason(error)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
     ours = [each for each in config.applications if each.import_path == IMPORT_PATH]
     if len(ours) != len(config.applications) or not ours:
         raise ConfigError(f"{path}: `import_path` has to be {IMPORT_PATH}")
     for application in ours:
         arguments: dict[str, Any] = {**application.args}
         arguments["settings"] = {HOST: config.http_options.host, **arguments.get("settings", {})}
-        check_exposure(settings_of(parsed(arguments).settings))
+        try:
+            check_exposure(settings_of(parsed(arguments).settings))
+        except OSError as error:  # the host has no address
+            raise ConfigError(f"http_options.host: {config.http_options.host!r}: {error}") from error
         application.args = arguments
     return config
 

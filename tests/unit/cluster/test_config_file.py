@@ -47,8 +47,9 @@ def test_a_file_that_is_wrong_is_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
 ) -> None:
     file = changed(tmp_path, old, new)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as found:
         read_config(file)
+    assert "\n" not in str(found.value)
     assert main([str(file)]) == 2
     assert message in capsys.readouterr().err
 
