@@ -71,13 +71,12 @@ def read_config(path: Path) -> ServeDeploySchema:
     if len(ours) != len(config.applications) or not ours:
         raise ConfigError(f"{path}: `import_path` has to be {IMPORT_PATH}")
     for application in ours:
-        arguments: dict[str, Any] = {**application.args}
-        arguments["settings"] = {HOST: config.http_options.host, **arguments.get("settings", {})}
+        settings = {**parsed(application.args).settings, HOST: config.http_options.host}
+        application.args = {**application.args, "settings": settings}
         try:
-            check_exposure(settings_of(parsed(arguments).settings))
+            check_exposure(settings_of(settings))
         except OSError as error:  # the host has no address
             raise ConfigError(f"http_options.host: {config.http_options.host!r}: {error}") from error
-        application.args = arguments
     return config
 
 

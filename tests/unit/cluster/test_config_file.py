@@ -38,6 +38,7 @@ def test_the_example_is_a_config_file() -> None:
     [
         ("host: 127.0.0.1", "host: 0.0.0.0", "WHISPER_API_KEY"),
         ("WHISPER_MODEL:", "WHISPER_MODLE:", "there is no setting WHISPER_MODLE"),
+        ("      settings:  #", "      settings: null\n      models:  #", "args.settings"),
         ("deployments:build", "deployments:make", "import_path"),
         ("num_cpus: 4", "num_cpus: [", "cannot be used"),
         ("num_replicas: auto", "num_replicas: many", "cannot be used"),
