@@ -74,7 +74,8 @@ def replicas_below(root: int, deployment: str) -> set[int]:
 @contextmanager
 def another_machine(cluster: Cluster, cache: Path) -> Iterator[int]:
     """Join another node to the cluster, in processes of its own; yield the first of them."""
-    address = Path("/tmp/ray/ray_current_cluster").read_text(encoding="utf-8").strip()
+    words = [word for each in psutil.Process(cluster.process.pid).children() for word in each.cmdline()]
+    (address,) = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={address}"]
     flags = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000"]
     with (cluster.folder / "node.log").open("w") as log:
