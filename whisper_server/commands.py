@@ -24,6 +24,13 @@ def _serve(argv: Sequence[str]) -> None:
     run(argv)
 
 
+def _cluster(argv: Sequence[str]) -> None:
+    end_at_interrupt()
+    from whisper_server.cluster.command import run  # noqa: PLC0415
+
+    run(argv)
+
+
 def _models(argv: Sequence[str]) -> None:
     end_at_interrupt()
     from whisper_server.cli.models import run  # noqa: PLC0415
@@ -58,7 +65,7 @@ def _be_model_process() -> None:
     main()
 
 
-COMMANDS = MappingProxyType[str, Command]({"models": _models, "transcribe": _transcribe})
+COMMANDS = MappingProxyType[str, Command]({"cluster": _cluster, "models": _models, "transcribe": _transcribe})
 
 
 def run() -> None:

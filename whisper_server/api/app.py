@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from socket import socket
 
@@ -39,7 +40,7 @@ from whisper_server.core.events import Events
 from whisper_server.core.metrics import Metrics  # here, because this module is imported on a thread
 from whisper_server.core.settings.origins import matcher
 from whisper_server.core.shutdown import Shutdown
-from whisper_server.services.container import Services, open_services
+from whisper_server.services.container import RemoteModels, Services, open_services
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +51,21 @@ def create_app(
     services: Services | None = None,
     shutdown: Shutdown | None = None,
     wyoming: Sequence[socket] = (),
+    remote: RemoteModels | None = None,
 ) -> FastAPI:
     """Make the application; it opens its own services unless it is lent some.
 
     Its own take no new work from the moment at which `shutdown` drains. On the sockets `wyoming` Home
-    Assistant is served with the same services.
+    Assistant is served with the same services. Where models are `remote`, its own services use those.
 
     Raises:
         ConfigError: when its lifespan starts, a setting names something that is not there.
     """
-
-    events = services.metrics if services else Metrics()
+    events = services.metrics if services else (remote and remote.metrics) or Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        lent = contextlib.nullcontext(services) if services else open_services(settings, events, shutdown)
+        lent = nullcontext(services) if services else open_services(settings, events, shutdown, remote)
         async with lent as opened, _wyoming(opened, wyoming) as drain_wyoming:
             app.state.services = opened
 

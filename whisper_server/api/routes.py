@@ -91,7 +91,7 @@ async def ready(request: Request, services: ServicesDep) -> ReadyReply:
 @router.get("/metrics", response_class=Response, responses=_METRICS)
 async def metrics(services: ServicesDep) -> Response:
     """Tell what happened so far, for Prometheus."""
-    page, media_type = services.metrics.exposition()
+    page, media_type = await services.metrics.page()
     return Response(page, media_type=media_type)
 
 

@@ -49,6 +49,10 @@ class Events:
     def gauge(self, name: str, read: Callable[[], float]) -> None:
         """Show what `read` returns at each `exposition`, whose thread calls it."""
 
+    async def page(self) -> tuple[bytes, str]:
+        """Return what /metrics shows, and its media type: the exposition, or that of more processes."""
+        return self.exposition()
+
     def exposition(self) -> tuple[bytes, str]:
         """Return everything in the text format of Prometheus, and its media type."""
         return b"", "text/plain"

@@ -175,6 +175,10 @@ class Metrics(Events):
         """Show one of `GAUGES`."""
         self._gauges[name].set_function(read)
 
+    async def page(self) -> tuple[bytes, str]:
+        """Return what /metrics shows, and its media type."""
+        return self.exposition()
+
     def exposition(self) -> tuple[bytes, str]:
         """Return the page, and its media type."""
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4

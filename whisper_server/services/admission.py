@@ -54,6 +54,7 @@ class AdmissionState:
     audio_s: float  # still to be decoded, as far as known
     upload_bytes: int
     limits: Limits
+    steps: int = 0  # that this audio takes
 
     @property
     def is_full(self) -> bool:
@@ -161,11 +162,17 @@ class Slot:
 class Admission:
     """The requests inside, and the arithmetic of the limits; `clock` is any that runs forward, in seconds."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        throughput: Throughput | None = None,
+    ) -> None:
+        """Take the limits; without `throughput` it is what is measured here."""
         self._limits = limits
         self._clock = clock
         self._slots: set[Slot] = set()
-        self._throughput = Throughput()
+        self._throughput = throughput or Throughput()
         self._seen_s = 0.0  # when time was last accounted for
         self._refused = 0  # for want of a slot, less the slots given back since
 
@@ -176,6 +183,7 @@ class Admission:
             sum(slot.left_s for slot in self._slots),
             sum(slot.upload_bytes for slot in self._slots),
             self._limits,
+            sum(slot.left_steps for slot in self._slots),
         )
 
     def retry_after_s(self) -> int:
@@ -262,6 +270,11 @@ class Throughput:
         # Until something was measured: a step a second, as if that had been seen for a second.
         self._steps = 1.0
         self._busy_s = 1.0
+
+    @property
+    def steps_per_s(self) -> float:
+        """Steps per second of busy time."""
+        return self._steps / self._busy_s
 
     def spend(self, busy_s: float) -> None:
         """Let busy time pass."""

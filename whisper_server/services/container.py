@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,13 @@ from whisper_server.core.events import Events
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.system.allocator import tune_allocator
 from whisper_server.core.system.process import check_threads
-from whisper_server.services.admission import Admission, Limits
+from whisper_server.services.admission import Admission, Limits, Throughput
 from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.engines.registry import remove_unfinished
-from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
+from whisper_server.services.loaded_models.loader import ModelLoader
+from whisper_server.services.loaded_models.speech_model import SpeechModel
 from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_files.downloads import Downloads
 from whisper_server.services.model_files.prepare import expected_bytes, prepare_model
@@ -29,9 +30,20 @@ from whisper_server.services.work_pool import WorkPool
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
+    from whisper_server.core.types import ModelSource
 
 
 CLOSE_TIMEOUT_S = 2.0  # for a call into a native library; what takes longer is left to `process.leave`
+MOST_REMOTE_MODELS = 64  # known at once; each is a name and a vocabulary here
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModels:
+    """Models that run on other machines, where they do."""
+
+    load: Callable[[ModelSource], SpeechModel]  # blocks
+    throughput: Throughput  # of all these machines
+    metrics: Events | None = None  # that knows of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +54,7 @@ class Services:
     catalog: Catalog
     audio: AudioProcessor
     decoders: DecoderProcesses
-    models: ModelManager[WhisperModel]
+    models: ModelManager[SpeechModel]
     pool: WorkPool
     transcriber: Transcriber
     admission: Admission
@@ -61,11 +73,15 @@ class Services:
 
 @contextlib.asynccontextmanager
 async def open_services(
-    settings: Settings, metrics: Events | None = None, shutdown: Shutdown | None = None
+    settings: Settings,
+    metrics: Events | None = None,
+    shutdown: Shutdown | None = None,
+    remote: RemoteModels | None = None,
 ) -> AsyncIterator[Services]:
     """Make the services, and close them whatever happens: work first, then models.
 
-    Without `metrics` nothing is counted; without `shutdown` they have a state of their own.
+    Without `metrics` nothing is counted; without `shutdown` they have a state of their own; without `remote`
+    models are loaded in this process.
     """
     tune_allocator()  # before any of the threads below
     metrics, shutdown = metrics or Events(), shutdown or Shutdown()
@@ -77,17 +93,10 @@ async def open_services(
     decoders = DecoderProcesses(n_decoders, pool.waiting)
     open_decoder = decoders.open if n_decoders else LibavDecoder
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
-    models = _models(settings, metrics, shutdown)
-    transcriber = Transcriber(
-        audio,
-        models,
-        pool,
-        beam_size=settings.beam_size,
-        use_vad=settings.vad,
-        switches_language=settings.language_switching,
-    )
+    models = _remote(remote, settings, shutdown) if remote else _models(settings, metrics, shutdown)
+    transcriber = _transcriber(settings, audio, models, pool)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
-    admission, live = Admission(limits), LiveSessions()
+    admission, live = Admission(limits, throughput=remote.throughput if remote else None), LiveSessions()
     _watch(metrics, admission, models, live)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
@@ -112,7 +121,20 @@ async def open_services(
         shutdown.close()
 
 
-def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelManager[WhisperModel]:
+def _transcriber(
+    settings: Settings, audio: AudioProcessor, models: ModelManager[SpeechModel], pool: WorkPool
+) -> Transcriber:
+    return Transcriber(
+        audio,
+        models,
+        pool,
+        beam_size=settings.beam_size,
+        use_vad=settings.vad,
+        switches_language=settings.language_switching,
+    )
+
+
+def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelManager[SpeechModel]:
     return ModelManager(
         ModelLoader(settings, metrics, shutdown),
         max_models=settings.max_models,
@@ -123,8 +145,14 @@ def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelMan
     )
 
 
+def _remote(remote: RemoteModels, settings: Settings, shutdown: Shutdown) -> ModelManager[SpeechModel]:
+    return ModelManager(
+        remote.load, MOST_REMOTE_MODELS, idle_unload_s=settings.idle_unload_s, shutdown=shutdown
+    )
+
+
 def _watch(
-    metrics: Events, admission: Admission, models: ModelManager[WhisperModel], live: LiveSessions
+    metrics: Events, admission: Admission, models: ModelManager[SpeechModel], live: LiveSessions
 ) -> None:
     """Show what is admitted and in memory, as it is at the moment of each look."""
     metrics.gauge("whisper_queue_requests", lambda: admission.state().requests)
@@ -139,7 +167,7 @@ def _watch(
     metrics.gauge("whisper_realtime_sessions", lambda: live.count)
 
 
-def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[WhisperModel]) -> None:
+def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[SpeechModel]) -> None:
     """End what is left; requests were given their time to end before the services close."""
     deadline = time.monotonic() + CLOSE_TIMEOUT_S
     pool.close(CLOSE_TIMEOUT_S)

@@ -19,7 +19,7 @@ from whisper_server.services.decoding.language import Heard, pooled
 from whisper_server.services.transcription import SampleStream, has_voice, heard_in, windows_of
 
 if TYPE_CHECKING:
-    from whisper_server.services.loaded_models.loader import WhisperModel
+    from whisper_server.services.loaded_models.speech_model import SpeechModel
     from whisper_server.services.work_pool import WorkPool
 
 ENOUGH_WINDOWS = 4  # with a voice: up to two minutes of speech
@@ -45,7 +45,7 @@ class Detection:
 
 async def detect_language(
     audio: SampleStream,
-    model: WhisperModel,
+    model: SpeechModel,
     pool: WorkPool,
     stretch: Stretch,
     priority: Priority = "normal",

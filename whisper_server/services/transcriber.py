@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whisper_server.core.types import Samples
     from whisper_server.services.audio.budget import Budget
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
-    from whisper_server.services.loaded_models.loader import WhisperModel
+    from whisper_server.services.loaded_models.speech_model import SpeechModel
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.work_pool import WorkPool
 
@@ -41,7 +41,7 @@ class Transcriber:
     def __init__(
         self,
         audio: AudioProcessor,
-        models: ModelManager[WhisperModel],
+        models: ModelManager[SpeechModel],
         pool: WorkPool,
         *,
         beam_size: int = 5,

@@ -42,9 +42,8 @@ from whisper_server.services.speech import vad, windows
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples, VadOptions
-    from whisper_server.services.loaded_models.loader import WhisperModel
+    from whisper_server.services.loaded_models.speech_model import SpeechModel, WindowStream
     from whisper_server.services.model_manager import ModelManager
-    from whisper_server.services.scheduling.scheduler import WindowStream
     from whisper_server.services.work_pool import WorkPool
 
 
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 class LeasedModel:
     """What one request works with: the model, and the request's own stream of windows to it."""
 
-    model: WhisperModel
+    model: SpeechModel
     stream: WindowStream
 
 
@@ -129,7 +128,7 @@ class Transcription(SegmentSource):
     audio: SampleStream
     params: TranscribeParams
     options: DecodeOptions
-    _models: ModelManager[WhisperModel]
+    _models: ModelManager[SpeechModel]
     _pool: WorkPool
     _use_vad: bool
     _switches_language: bool = True

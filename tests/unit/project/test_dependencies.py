@@ -17,8 +17,9 @@ from packaging.version import Version
 
 from tests.conftest import ROOT
 
+CLUSTER = "requirements-cluster.txt"
 EXTRAS = ("requirements-torch.txt", "requirements-cuda-only.txt")
-FILES = ("requirements.txt", *EXTRAS)
+FILES = ("requirements.txt", *EXTRAS, CLUSTER)
 # Imported by the server, each from a distribution of another name.
 DISTRIBUTIONS = {
     "av": "av",
@@ -28,6 +29,7 @@ DISTRIBUTIONS = {
     "pydantic_settings": "pydantic-settings",
     "prometheus_client": "prometheus-client",
     "python_multipart": "python-multipart",
+    "yaml": "pyyaml",
     "ml_dtypes": "ml-dtypes",
 }
 
@@ -66,7 +68,8 @@ def test_every_requirement_has_a_floor_and_stands_there_once(name: str) -> None:
 
 
 def test_the_ceilings_are_those_that_are_explained() -> None:
-    here = [each for each in requirements("requirements.txt") if not each.marker or each.marker.evaluate()]
+    everything = [*requirements("requirements.txt"), *requirements(CLUSTER)]
+    here = [each for each in everything if not each.marker or each.marker.evaluate()]
     found = {each.name: str(top) for each in here if (top := bound(each, "<"))}
     assert found == ceilings()
     assert {"uvicorn", "h11", "av", "huggingface-hub", "ctranslate2", "onnxruntime"} <= set(found)
@@ -80,6 +83,7 @@ def test_the_package_reads_these_files() -> None:
     assert hook["files"] == ["requirements.txt"]
     assert hook["optional-dependencies"]["torch"] == ["requirements-torch.txt"]
     assert hook["optional-dependencies"]["cuda"] == list(EXTRAS)
+    assert hook["optional-dependencies"]["cluster"] == [CLUSTER]
     sdist = project["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"]
     assert {*FILES, *hook["optional-dependencies"]["test"]} <= set(sdist)
     classifiers = project["project"]["classifiers"]

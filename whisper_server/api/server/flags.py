@@ -19,7 +19,7 @@ def parse_flags(argv: Sequence[str] | None) -> dict[str, Any]:
         prog="whisper-api-server",
         description="Speech to text on your own machine, with OpenAI's audio API.",
         epilog="Each flag wins over the environment variable beside it, and that over a file .env."
-        " `models --help`: list, download and delete models.",
+        " `models --help`: list, download and delete models. `cluster --help`: on several machines.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from collections import OrderedDict
@@ -31,11 +32,17 @@ class Tokenizer:
     """The vocabulary of one model and its special tokens; safe to share between threads."""
 
     def __init__(
-        self, vocabulary: Vocabulary, encoder: Callable[[], RawTokenizer], *, is_multilingual: bool
+        self,
+        vocabulary: Vocabulary,
+        encoder: Callable[[], RawTokenizer],
+        document: Callable[[], bytes],
+        *,
+        is_multilingual: bool,
     ) -> None:
-        """Take the tokens, and what returns the library's tokenizer once a prompt needs it."""
+        """Take the tokens, and what returns the library's tokenizer and `tokenizer.json` once needed."""
         self._vocabulary = vocabulary
         self._load_encoder = encoder
+        self._read_document = document
         self._prompts: OrderedDict[bytes, tuple[tuple[int, ...], tuple[int, ...]]] = OrderedDict()
         self._prompts_lock = threading.Lock()
         self.is_multilingual = is_multilingual
@@ -56,7 +63,8 @@ class Tokenizer:
         """Read a `tokenizer.json`; raises `ModelUnavailable` where it is missing or no Whisper vocabulary."""
         if not path.is_file():
             raise ModelUnavailable(f"The model folder {path.parent.name!r} has no {path.name}; add it.")
-        return cls(Vocabulary.from_file(path), lambda: _encoder(path), is_multilingual=is_multilingual)
+        vocabulary = Vocabulary.from_file(path)
+        return cls(vocabulary, lambda: _encoder(path), path.read_bytes, is_multilingual=is_multilingual)
 
     @classmethod
     def from_raw(cls, raw: RawTokenizer, *, is_multilingual: bool) -> Tokenizer:
@@ -67,7 +75,11 @@ class Tokenizer:
             raise ModelUnavailable(
                 "The model's tokenizer numbers its tokens too high; it is no Whisper vocabulary."
             ) from error
-        return cls(vocabulary, lambda: raw, is_multilingual=is_multilingual)
+        return cls(vocabulary, lambda: raw, lambda: raw.to_str().encode(), is_multilingual=is_multilingual)
+
+    def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[bytes, bool]]:
+        """Go to another process with what is in `tokenizer.json`, which need not lie there."""
+        return _from_document, (self._read_document(), self.is_multilingual)
 
     def _id(self, token: str) -> int:
         found = self._vocabulary.number(token)
@@ -201,6 +213,16 @@ class Tokenizer:
     def split_words(self, tokens: Sequence[int]) -> list[TextTokens]:
         """Split text tokens into words, as `words.py` does; all of them are in one, in order."""
         return words.joined(self.whole_characters(tokens))
+
+
+def _from_document(document: bytes, is_multilingual: bool) -> Tokenizer:
+    def encoder() -> RawTokenizer:
+        from tokenizers import Tokenizer as RawTokenizer  # noqa: PLC0415  (only for prompts)
+
+        return RawTokenizer.from_str(document.decode())
+
+    vocabulary = Vocabulary.of(json.loads(document))
+    return Tokenizer(vocabulary, encoder, lambda: document, is_multilingual=is_multilingual)
 
 
 def _encoder(path: Path) -> RawTokenizer:

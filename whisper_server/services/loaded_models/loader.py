@@ -15,6 +15,7 @@ from whisper_server.services.decoding.short_context import ContextDecoder
 from whisper_server.services.decoding.window_decoder import WindowDecoder
 from whisper_server.services.engines.base import Engine
 from whisper_server.services.engines.registry import load_engine
+from whisper_server.services.loaded_models.speech_model import notes_of
 from whisper_server.services.model_files.prepare import local_folder, spec_of
 from whisper_server.services.scheduling.batch import DecodeBatch
 from whisper_server.services.scheduling.scheduler import Scheduler
@@ -67,17 +68,7 @@ class WhisperModel:
     @property
     def engine_notes(self) -> dict[str, Any]:
         """What runs it and how, for /health and /v1/models."""
-        info = self.engine.info
-        return {
-            "engine": info.engine,
-            "device": info.device,
-            "compute_type": info.compute_type,
-            "max_batch": info.max_batch,
-            "workers": info.workers,
-            "weights_bytes": info.memory_bytes,
-            "working_bytes": info.working_bytes,
-            "optimizations": list(info.notes),
-        }
+        return notes_of(self.engine.info)
 
     @property
     def is_degraded(self) -> bool:

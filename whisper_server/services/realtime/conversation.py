@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whisper_server.core.events import Events
     from whisper_server.core.types import ModelSource, TranscribeParams, Transcript
     from whisper_server.services.admission import Slot
-    from whisper_server.services.loaded_models.loader import WhisperModel
+    from whisper_server.services.loaded_models.speech_model import SpeechModel
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.realtime.server_events import Event
     from whisper_server.services.realtime.work import Partial, Turn
@@ -46,7 +46,7 @@ class Means:
     """What a conversation works with."""
 
     transcriber: Transcriber
-    models: ModelManager[WhisperModel]
+    models: ModelManager[SpeechModel]
     pool: WorkPool
     events: Events
     slot: Slot
@@ -195,7 +195,7 @@ class Conversation:
 class _Lease:
     """The model, kept from a turn's first draft to its text: it stays loaded while somebody speaks."""
 
-    def __init__(self, models: ModelManager[WhisperModel]) -> None:
+    def __init__(self, models: ModelManager[SpeechModel]) -> None:
         self._models = models
         self._stack = contextlib.AsyncExitStack()
         self._source: ModelSource | None = None

@@ -1,0 +1,1 @@
+"""The same API on a Ray cluster: fronts and model replicas that scale apart."""
