@@ -99,6 +99,7 @@ def without_total(flac: bytes) -> bytes:
     return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
 
 
+@pytest.mark.long
 async def test_audio_whose_length_no_header_tells_is_counted_as_it_is_read(
     open_client: OpenClient, talk: bytes
 ) -> None:

@@ -43,6 +43,7 @@ def test_the_limit_follows_the_longest_audio() -> None:
     assert MAX_SAMPLES * 77 + (45 << 20) < MOST_MEMORY_BYTES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hours", [6, 24])
 def test_recordings_of_many_hours_find_room(processes: DecoderProcesses, hours: int) -> None:
     claimed_s, n_samples = first_seconds(processes, long_m4a(hours), 2 * DAY_S)
@@ -50,6 +51,7 @@ def test_recordings_of_many_hours_find_room(processes: DecoderProcesses, hours: 
     assert n_samples > 0
 
 
+@pytest.mark.long
 def test_one_that_is_too_long_is_read_up_to_the_limit(processes: DecoderProcesses) -> None:
     """That it is too long is what its client hears, not that it takes too much memory."""
     claimed_s, n_samples = first_seconds(processes, long_m4a(24), 4 * 3600)
@@ -57,6 +59,7 @@ def test_one_that_is_too_long_is_read_up_to_the_limit(processes: DecoderProcesse
     assert n_samples > 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets the allocation fail")
 def test_an_index_that_finds_no_room_beside_others_has_a_process_of_its_own(
     processes: DecoderProcesses,
