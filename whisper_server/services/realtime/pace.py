@@ -20,13 +20,21 @@ class Pace:
         self.delay: str | None = None
         self._took_s = 0.0
 
+    @property
+    def has_time(self) -> bool:
+        """Whether decodes take so little that one more now and then delays no other."""
+        return self._step_s is not None and self._took_s <= self._step_s * BUSY_SHARE
+
     def took(self, wall_s: float) -> None:
         """Note how long a decode took, with its wait for the device; the last one counts for half."""
         self._took_s = (self._took_s + wall_s) / 2 if self._took_s else wall_s
 
     def is_due(self, n_samples: int) -> bool:
         """Tell whether so much new sound is worth another decode."""
-        step_s = STEPS_S.get(self.delay, STEPS_S[None])
-        if step_s is None:
+        if self._step_s is None:
             return False
-        return n_samples >= SAMPLE_RATE * min(max(step_s, self._took_s / BUSY_SHARE), MAX_STEP_S)
+        return n_samples >= SAMPLE_RATE * min(max(self._step_s, self._took_s / BUSY_SHARE), MAX_STEP_S)
+
+    @property
+    def _step_s(self) -> float | None:
+        return STEPS_S.get(self.delay, STEPS_S[None])
