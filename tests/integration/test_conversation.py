@@ -211,6 +211,6 @@ async def test_somebody_who_goes_on_after_a_pause_is_decoded_with_what_was_befor
     async with asyncio.timeout(TIMEOUT_S):
         await running
     assert len(client.of(".completed")) == 1
-    kind, decoded_s = client.decoder.asked[-1]
-    assert kind == "turn"
-    assert decoded_s > 1.5 * speech.duration_s
+    (_, first_s), *_, (_, last_s) = client.decoder.asked
+    assert first_s < speech.duration_s + 0.5
+    assert last_s > 2 * speech.duration_s
