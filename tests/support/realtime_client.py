@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -55,6 +56,40 @@ class RealtimeClient:
 
     def kinds(self) -> list[str]:
         return [event["type"] for event in self.seen]
+
+
+@dataclass(frozen=True, slots=True)
+class HeardTurn:
+    """One turn of a session that detects them: where it is in the session's sound, and its text."""
+
+    start_ms: int
+    end_ms: int  # with the silence that ended it
+    text: str
+
+    def cut(self, pcm: bytes, rate_hz: int) -> bytes:
+        """Return its samples out of those of the session."""
+        first, last = (2 * (ms * rate_hz // 1000) for ms in (self.start_ms, self.end_ms))
+        return pcm[first:last]
+
+
+def heard_turns(client: RealtimeClient, pcm: bytes, rate_hz: int, **audio_input: Any) -> list[HeardTurn]:
+    """Say 16-bit samples that end with silence, in a new session; return its turns."""
+    client.update(format={"type": "audio/pcm", "rate": rate_hz}, **audio_input)
+    client.append(pcm)
+    client.send("input_audio_buffer.clear")
+    client.until("input_audio_buffer.cleared")
+    n_turns = client.kinds().count("input_audio_buffer.committed")
+    while sum(kind.endswith(".completed") for kind in client.kinds()) < n_turns:
+        client.until(".completed")
+    starts, ends, texts = (
+        [event[field] for event in client.seen if event["type"].endswith(kind)]
+        for kind, field in (
+            (".speech_started", "audio_start_ms"),
+            (".speech_stopped", "audio_end_ms"),
+            (".completed", "transcript"),
+        )
+    )
+    return [HeardTurn(*turn) for turn in zip(starts, ends, texts, strict=True)]
 
 
 @contextmanager
