@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import StartServer
 from tests.support.audio_files import wav_bytes
 from tests.support.real_models import real_model, real_recording
-from tests.support.realtime_client import heard_turns, pcm16, session
+from tests.support.realtime_client import heard, pcm16, session, turns_of
 
 pytestmark = pytest.mark.real
 
@@ -32,13 +32,13 @@ def test_a_session_says_what_uploads_of_its_turns_do(start_server: StartServer, 
     pause = bytes(2 * RATE_HZ)
     said = b"".join(pcm16(real_recording(name).read_bytes(), RATE_HZ) + pause for name in RECORDINGS)
     with session(server.url) as client:
-        turns = heard_turns(client, said, RATE_HZ, transcription={"language": "en"})
-    assert len(turns) > len(RECORDINGS)
-    for turn in turns:
+        texts = heard(client, said, RATE_HZ, transcription={"language": "en"})
+    assert len(texts) > len(RECORDINGS)
+    for text, turn in zip(texts, turns_of(said), strict=True):
         reply = httpx.post(
             f"{server.url}/v1/audio/transcriptions",
-            files={"file": wav_bytes(turn.cut(said, RATE_HZ), rate=RATE_HZ)},
+            files={"file": wav_bytes(turn, rate=RATE_HZ)},
             data={"language": "en"},
             timeout=120,
         )
-        assert turn.text == reply.raise_for_status().json()["text"]
+        assert text == reply.raise_for_status().json()["text"]

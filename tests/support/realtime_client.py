@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import av
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
+
+from whisper_server.core.types import SAMPLE_RATE, ModelSource, TranscribeParams
+from whisper_server.services.audio.pcm_converter import PcmFormat
+from whisper_server.services.realtime.configuration import SessionConfig
+from whisper_server.services.realtime.session import Session
+from whisper_server.services.realtime.sound_input import SoundInput
 
 TIMEOUT_S = 60
 
@@ -58,22 +64,8 @@ class RealtimeClient:
         return [event["type"] for event in self.seen]
 
 
-@dataclass(frozen=True, slots=True)
-class HeardTurn:
-    """One turn of a session that detects them: where it is in the session's sound, and its text."""
-
-    start_ms: int
-    end_ms: int  # with the silence that ended it
-    text: str
-
-    def cut(self, pcm: bytes, rate_hz: int) -> bytes:
-        """Return its samples out of those of the session."""
-        first, last = (2 * (ms * rate_hz // 1000) for ms in (self.start_ms, self.end_ms))
-        return pcm[first:last]
-
-
-def heard_turns(client: RealtimeClient, pcm: bytes, rate_hz: int, **audio_input: Any) -> list[HeardTurn]:
-    """Say 16-bit samples that end with silence, in a new session; return its turns."""
+def heard(client: RealtimeClient, pcm: bytes, rate_hz: int, **audio_input: Any) -> list[str]:
+    """Say 16-bit samples that end with silence, in a new session; return the texts of its turns."""
     client.update(format={"type": "audio/pcm", "rate": rate_hz}, **audio_input)
     client.append(pcm)
     client.send("input_audio_buffer.clear")
@@ -81,15 +73,21 @@ def heard_turns(client: RealtimeClient, pcm: bytes, rate_hz: int, **audio_input:
     n_turns = client.kinds().count("input_audio_buffer.committed")
     while sum(kind.endswith(".completed") for kind in client.kinds()) < n_turns:
         client.until(".completed")
-    starts, ends, texts = (
-        [event[field] for event in client.seen if event["type"].endswith(kind)]
-        for kind, field in (
-            (".speech_started", "audio_start_ms"),
-            (".speech_stopped", "audio_end_ms"),
-            (".completed", "transcript"),
-        )
+    return [event["transcript"] for event in client.seen if event["type"].endswith(".completed")]
+
+
+def turns_of(pcm: bytes) -> list[bytes]:
+    """Return what is decoded of such samples at 16 kHz, turn by turn, as the state machine cuts them."""
+    numbers, sound = itertools.count(), SoundInput()
+    session = Session(
+        SessionConfig(),
+        lambda _: TranscribeParams(ModelSource("any")),
+        new_id=lambda prefix: f"{prefix}_{next(numbers)}",
+        expires_at=0,
     )
-    return [HeardTurn(*turn) for turn in zip(starts, ends, texts, strict=True)]
+    session.hear(*sound.hear(base64.b64encode(pcm), PcmFormat("pcm16", SAMPLE_RATE)))
+    turns = iter(session.next_turn, None)
+    return [(turn.samples * 32_768).astype("<i2").tobytes() for turn in turns if turn]
 
 
 @contextmanager

@@ -301,18 +301,18 @@ def test_words_are_shown_before_the_commit_and_once() -> None:
 
 def test_a_turn_is_decoded_where_its_silence_begins() -> None:
     driven = Driven({"type": "server_vad", "prefix_padding_ms": 0, "silence_duration_ms": 20 * FRAME_MS})
-    driven.hear(VOICE, 10)
+    driven.hear(VOICE, 7)
     driven.hear(SILENCE, TAIL_FRAMES - 1)
     assert driven.session.next_partial() is None
     driven.hear(SILENCE, 1)
     partial = driven.session.next_partial()
     assert partial is not None
-    assert len(partial.samples) == (10 + TAIL_FRAMES) * VOICE_SAMPLES
+    assert len(partial.samples) == (7 + TAIL_FRAMES) * VOICE_SAMPLES
     driven.hear(SILENCE, 20 - TAIL_FRAMES)
     turn = driven.session.next_turn()
     assert turn is not None
     assert partial.is_of(turn)
-    assert turn.duration_s == pytest.approx(30 * FRAME_MS / 1000)
+    assert turn.duration_s == pytest.approx(27 * FRAME_MS / 1000)
 
 
 def test_what_may_be_a_voice_in_the_silence_is_decoded_with_the_turn() -> None:

@@ -28,7 +28,7 @@ from whisper_server.services.engines.base import IsWanted, everything
 from whisper_server.services.engines.batching import rows_by
 from whisper_server.services.engines.model_shape import STEP_FRAMES
 
-DRAFT_SILENCE_S = 1.0
+DRAFT_SILENCE_S = 1.0  # what loses itself over so little is not shown, and soon decoded again
 
 
 class DecodeFrames(Protocol):

@@ -22,8 +22,8 @@ SETTLE_S = 15.0  # a draft of more leaves out what has been shown
 # Whisper's, and more than the longest word. So an open turn never costs more than two windows.
 LONG_S, UNSURE_S = 30.0, 3.0
 # A word is shown where attention puts its end so long before the end of the sound, agreed on or not: what
-# comes after it does not change it any more.
-HOLD_S = 0.5
+# comes after it seldom changes it any more (bench/experiments/realtime.md).
+HOLD_S = 0.4
 # Of Latin and Chinese script, full-width forms included; Devanagari's danda; Arabic.
 SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01", "\u0964", "\u061f")
 # Between two words the next decode may begin at a pause, or behind one of these.

@@ -6,7 +6,7 @@ from whisper_server.core.types import SAMPLE_RATE
 
 # Seconds of new sound between two decodes, by the `delay` of the API; None: no decodes before the end.
 STEPS_S: dict[str | None, float | None] = {
-    "minimal": 0.5, "low": 0.7, None: 1.0, "medium": 1.5, "high": 3.0, "xhigh": None,
+    "minimal": 0.3, "low": 0.4, None: 0.5, "medium": 1.0, "high": 2.0, "xhigh": None,
 }  # fmt: skip
 # Of the time between two decodes, at most so much is spent on them: the rest is for the turns of others.
 BUSY_SHARE = 0.6
