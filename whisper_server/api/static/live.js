@@ -88,7 +88,7 @@ export class Live {
       show(item, event.transcript, true);
     } else if (type === `${PREFIX}failed`) {
       this.#texts.delete(item);
-      ended(event.error.message);
+      show(item, `(${event.error.message})`, true); // the turn is lost, and the session goes on
     } else if (type === "input_audio_buffer.cleared") {
       this.#isCleared = true; // after the last commit: nothing more is said
     } else if (type === "error" && event.error.code !== "input_audio_buffer_commit_empty") {

@@ -10,8 +10,9 @@ states:
 
 `TRANSITIONS` has all that can happen to it, and what is done then. A turn that is committed becomes work
 (`next_turn`): it is decoded in the usual way, one turn after the other, and `completed` or `failed` says
-what came of it. While a turn is open it is decoded now and then as far as it goes (`next_partial`), for
-words to be shown before its end; what two of these decodes agree on is sent as deltas.
+what came of it. While a turn is open it is decoded now and then as far as it goes (`next_partial`): `drafts`
+says when, and which words of that are sent as deltas. Where its silence begins all of it is decoded, as it
+will be if nobody goes on.
 
 Whoever drives the session calls one method at a time, sends what `take_events` returns after each, and does
 the work. Nothing is lost where it is slow: a buffer that reaches `MAX_TURN_S` is committed as it is.
