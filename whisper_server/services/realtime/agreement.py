@@ -2,8 +2,9 @@
 
 LocalAgreement-2 (Liu et al. 2020, as whisper_streaming applies it to Whisper): the end of a decode is
 unreliable, because the sound that it stands on goes on. Words are shown when two successive decodes begin
-with them, or when they ended some time ago (`sure_s`). So the recording is decoded again and again; phrases whose words have all been shown are left out
-of the next decode (`settled_s`). Pure; must not know where the decodes come from.
+with them, or when they ended some time ago (`sure_s`). So the recording is decoded again and again; phrases
+whose words have all been shown are left out of the next decode (`settled_s`). Pure; must not know where the
+decodes come from.
 """
 
 from __future__ import annotations
