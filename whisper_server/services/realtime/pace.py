@@ -11,6 +11,7 @@ STEPS_S: dict[str | None, float | None] = {
 # Of the time between two decodes, at most so much is spent on them: the rest is for the turns of others.
 BUSY_SHARE = 0.6
 MAX_STEP_S = 8.0
+SPARE_S = 1.0  # what takes longer waits for other work on the device
 
 
 class Pace:
@@ -22,8 +23,8 @@ class Pace:
 
     @property
     def has_time(self) -> bool:
-        """Whether decodes take so little that one more now and then delays no other."""
-        return self._step_s is not None and self._took_s <= self._step_s * BUSY_SHARE
+        """Whether decodes take so little that one more now and then delays no other for long."""
+        return self._step_s is not None and self._took_s <= SPARE_S
 
     def took(self, wall_s: float) -> None:
         """Note how long a decode took, with its wait for the device; the last one counts for half."""
