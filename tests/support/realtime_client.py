@@ -93,5 +93,6 @@ def turns_of(pcm: bytes) -> list[bytes]:
 @contextmanager
 def session(url: str, path: str = "/v1/realtime", **options: Any) -> Iterator[RealtimeClient]:
     """Open a session with a server at an http URL."""
-    with connect(url.replace("http", "ws", 1) + path, **options) as socket:
+    # The application may still be on its way in.
+    with connect(url.replace("http", "ws", 1) + path, open_timeout=TIMEOUT_S, **options) as socket:
         yield RealtimeClient(socket)
