@@ -138,6 +138,7 @@ def test_a_client_that_takes_nothing_is_let_go_and_the_others_are_served(
         taking_nothing.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         taking_nothing.connect(nano.address)
         taking_nothing.sendall(UPGRADE)
+        assert taking_nothing.recv(4_096).startswith(b"HTTP/1.1 101 ")
         taking_nothing.settimeout(0.1)
         assert is_ended(taking_nothing)
         other.update(turn_detection=None)
