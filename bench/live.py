@@ -74,9 +74,14 @@ class Listener:
         self._n_final = 0
 
     @property
+    def items(self) -> list[tuple[str, Turn]]:
+        """The items of turns that ended, in order."""
+        return [(item, self._turns[item]) for item in self._committed]
+
+    @property
     def turns(self) -> list[Turn]:
         """The turns that ended, in order."""
-        return [self._turns[item] for item in self._committed]
+        return [turn for _, turn in self.items]
 
     @property
     def has_all(self) -> bool:

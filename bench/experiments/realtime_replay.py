@@ -15,20 +15,22 @@ import argparse
 import asyncio
 import base64
 import itertools
+import math
 import os
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.figures import table
-from bench.live import HEADER, PIECE_S, Joint, Listener, joints, row, settings
+from bench.live import HEADER, PIECE_S, RATE, Joint, Listener, Turn, joints, row, settings
 from whisper_server.core.config import Settings
 from whisper_server.services.container import Services, open_services
+from whisper_server.services.realtime.agreement import Agreement, Phrase
 from whisper_server.services.realtime.configuration import SessionConfig
 from whisper_server.services.realtime.conversation import Conversation, Means
 from whisper_server.services.realtime.params import params_of
@@ -37,11 +39,14 @@ from whisper_server.services.realtime.turn_decoder import TurnDecoder
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples, TranscribeParams, Transcript
+    from whisper_server.services.realtime.drafts import Stretch
+    from whisper_server.services.realtime.work import Partial
 
 CORES = 2
 # Of a lone decode with both cores: 0.78 s of processor time took 0.48 s (bench/experiments/workers.md).
 LONE_SPEED = 1.6
 STAGGER_S = 0.37  # between the beginnings of sessions
+HOLDS_S = (math.inf, 0.7, 0.5, 0.4, 0.3, 0.2)  # for the comparison of rules
 
 
 class ReplayLoop(asyncio.SelectorEventLoop):
@@ -174,29 +179,43 @@ class AtOnce:
         return function(*args)
 
 
+class RecordedSession(Session):
+    """A session that keeps what came of its drafts."""
+
+    def __init__(self, services: Services) -> None:
+        numbers = itertools.count()
+        super().__init__(
+            SessionConfig(),
+            partial(params_of, catalog=services.catalog),
+            new_id=lambda prefix: f"{prefix}_{next(numbers)}",
+            expires_at=0,
+        )
+        self.drafts: list[tuple[float, Stretch, Sequence[Phrase]]] = []  # seconds on the replay's clock
+
+    def heard_partial(self, partial: Partial, phrases: Sequence[Phrase] | None, took_s: float) -> None:
+        """Take a decode of the open turn."""
+        if phrases is not None and not partial.stretch.is_whole:
+            self.drafts.append((asyncio.get_running_loop().time(), partial.stretch, phrases))
+        super().heard_partial(partial, phrases, took_s)
+
+
 @dataclass
 class Replay:
     """One session of the replay."""
 
     joint: Joint
     starts_s: float
+    session: RecordedSession
     listener: Listener = field(default_factory=Listener)
 
     async def run(self, workshop: Workshop, cores: Cores) -> None:
         """Say the joint at its own speed."""
         services = workshop.services
         await asyncio.sleep(self.starts_s)
-        numbers = itertools.count()
-        session = Session(
-            SessionConfig(),
-            partial(params_of, catalog=services.catalog),
-            new_id=lambda prefix: f"{prefix}_{next(numbers)}",
-            expires_at=0,
-        )
         with services.admission.enter() as slot:
             decoder = ReplayedDecoder(workshop, cores)
             means = Means(decoder, AtOnce(), services.metrics, slot, self._take)  # type: ignore[arg-type]
-            await Conversation(session, means).run(self._events())
+            await Conversation(self.session, means).run(self._events())
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
         yield settings()
@@ -208,6 +227,27 @@ class Replay:
     async def _take(self, event: dict[str, Any]) -> None:
         self.listener.take(event, asyncio.get_running_loop().time() - self.starts_s)
 
+    def shown_by(self, hold_s: float) -> list[Turn]:
+        """Return the turns as they would be if attention had to be so long before the end of the sound.
+
+        A turn of which something was left out, because it had been shown, is as it was.
+        """
+        drafts = self.session.drafts
+        long = {stretch.item_id for _, stretch, _ in drafts if stretch.start_s}
+        found = []
+        for item, turn in self.listener.items:
+            mine = [(at_s - self.starts_s, each, said) for at_s, each, said in drafts if each.item_id == item]
+            if item in long:
+                found.append(turn)
+                continue
+            other, agreement = Turn(turn.end_s, final=turn.final), Agreement()
+            for at_s, stretch, said in mine:
+                if agreement.add(said, (stretch.end - stretch.start) / RATE - hold_s):
+                    other.shown.append((at_s, agreement.shown))
+            other.draft = next((text for at_s, text in reversed(other.shown) if at_s <= turn.end_s), "")
+            found.append(other)
+        return found
+
 
 async def upload(services: Services, joint: Joint) -> None:
     """Let the pipeline say what it hears when it has all of the sound."""
@@ -218,9 +258,15 @@ async def upload(services: Services, joint: Joint) -> None:
     joint.word_ends_s = [word.end_s for segment in transcript.segments for word in segment.words]
 
 
-def replayed(workshop: Workshop, found: list[Joint]) -> list[str]:
-    """Replay one session for each joint, all at once; return a line of the table."""
-    replays = [Replay(joint, number * STAGGER_S) for number, joint in enumerate(found)]
+def replayed(workshop: Workshop, found: list[Joint]) -> tuple[list[str], list[list[str]]]:
+    """Replay one session for each joint, all at once.
+
+    Returns a line of the table, and lines of the one that compares the rules for what is shown.
+    """
+    replays = [
+        Replay(joint, number * STAGGER_S, RecordedSession(workshop.services))
+        for number, joint in enumerate(found)
+    ]
     cores = Cores()
 
     async def all_of_them() -> None:
@@ -233,7 +279,15 @@ def replayed(workshop: Workshop, found: list[Joint]) -> list[str]:
         loop.close()
     sound_s = max(joint.duration_s for joint in found)
     busy = f"{100 * cores.busy_s / CORES / sound_s:.0f} %"
-    return [*row(len(found), [(each.joint, each.listener.turns) for each in replays]), busy]
+    line = [*row(len(found), [(each.joint, each.listener.turns) for each in replays]), busy]
+    rules = [
+        [
+            f"{hold_s:g} s" if hold_s < math.inf else "agreement alone",
+            *row(len(found), [(each.joint, each.shown_by(hold_s)) for each in replays]),
+        ]
+        for hold_s in HOLDS_S
+    ]
+    return line, rules
 
 
 def main() -> None:
@@ -251,9 +305,10 @@ def main() -> None:
         found = joints(options.recordings, max(options.sessions), options.seconds)
         for joint in found:
             workshop.do(upload(workshop.services, joint))
-        rows = [replayed(workshop, found[:count]) for count in options.sessions]
+        results = [replayed(workshop, found[:count]) for count in options.sessions]
         workshop.close()
-    print(table([*HEADER, "cores busy"], rows))
+    print(table([*HEADER, "cores busy"], [line for line, _ in results]))
+    print(table(["shown before the end", *HEADER], [line for _, rules in results for line in rules]))
 
 
 if __name__ == "__main__":
