@@ -161,7 +161,8 @@ class Conversation:
         else:
             self._means.events.audio_transcribed(turn.duration_s, _now_s() - started)
             logprobs = logprob_objects(transcript.segments) if turn.params.logprobs else None
-            languages = seconds_by_language(transcript.segments) if transcript.shows_languages else None
+            heard = list(seconds_by_language(transcript.segments))
+            languages = heard if transcript.shows_languages else None
             self._session.completed(turn, transcript.text, languages, logprobs)
         self._means.events.audio_read(turn.duration_s)
         self._decoded_s += turn.duration_s

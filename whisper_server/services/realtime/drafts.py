@@ -99,7 +99,7 @@ class Drafts:
             return ""  # another one took its place, or the turn has ended
         self._running = None
         self.decoded_until = stretch.end  # also where it failed: the next attempt waits for more sound
-        self.ends_sentence = bool(phrases) and phrases[-1].text.rstrip().endswith(SENTENCE_ENDS)
+        self.ends_sentence = phrases[-1].text.rstrip().endswith(SENTENCE_ENDS) if phrases else False
         if stretch.is_whole:
             self._whole_end = stretch.end
             return ""
