@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.work_pool import WorkPool
 
+DRAFTED = DecodeOptions(beam_size=1, temperatures=(0.0,), is_draft=True)
+
 
 class Transcriber:
     """Turns audio into segments with the services it was given."""
@@ -104,12 +106,14 @@ class Transcriber:
     ) -> Transcription:
         """Open sound that is in memory, float32 [n] at 16 kHz mono.
 
-        A draft, which another decode of the same sound will replace, gets one greedy attempt a window.
+        A draft, which another decode of the same sound will replace, gets one greedy attempt a window, and
+        its words have times.
         """
-        transcription = self._transcription(MemoryStream(samples), params)
-        if is_draft:
-            greedy = replace(transcription.options, beam_size=1)
-            transcription.options = replace(greedy, temperatures=greedy.temperatures[:1])
+        if not is_draft:
+            return self._transcription(MemoryStream(samples), params)
+        timed = replace(params, word_timestamps=True, language_switching=False)
+        transcription = self._transcription(MemoryStream(samples), timed)
+        transcription.options = DRAFTED
         return transcription
 
     async def align(

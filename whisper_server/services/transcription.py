@@ -285,6 +285,8 @@ class Transcription(SegmentSource):
         shorter than the window, so this ends.
         """
         tokenizer, threshold = lease.model.engine.tokenizer, self.params.vad.threshold
+        if self.options.is_draft:
+            return await self._pool.run(segments.of, window, result, tokenizer, threshold)
         result = leftover.completed(result, tokenizer)
         undone = await self._pool.run(
             partial(leftover.stretches, window, result, tokenizer, threshold, is_part=is_part)
