@@ -73,6 +73,7 @@ def create_app(
                 drain_wyoming()
 
             app.state.drain = drain
+            opened.jobs.start()
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
             try:
                 yield

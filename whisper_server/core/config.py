@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSou
 
 from whisper_server.core.errors import ConfigError
 from whisper_server.core.settings.clients import ClientSettings
+from whisper_server.core.settings.jobs import JobSettings
 from whisper_server.core.settings.models import ModelSettings
 from whisper_server.core.settings.renamed import RENAMED, Renamed, old_values
 
@@ -92,7 +93,7 @@ class ProcessSettings(BaseModel):
         return value
 
 
-class Settings(ModelSettings, ClientSettings, ProcessSettings, BaseSettings):
+class Settings(JobSettings, ModelSettings, ClientSettings, ProcessSettings, BaseSettings):
     """What the operator decided; frozen."""
 
     # Fields are collected from the last base to the first: the order of the docs.

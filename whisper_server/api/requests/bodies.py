@@ -127,7 +127,17 @@ Chunking = Annotated[
 ]
 
 
-class TranscriptionFields(SubtitleFields):
+class JobFields(SubtitleFields):
+    """Whether the work goes on without the request."""
+
+    background: bool = Field(
+        False,
+        description="Beyond OpenAI: answer 202 with a job at once, whose result will be at "
+        "`/v1/jobs/{id}/result`. Other requests go before it.",
+    )
+
+
+class TranscriptionFields(JobFields):
     """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
@@ -190,7 +200,7 @@ class FormBody(TranscriptionFields):
     file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
 
 
-class TranslationFields(SubtitleFields):
+class TranslationFields(JobFields):
     """What a client may ask of a translation; unknown fields are ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")

@@ -104,6 +104,8 @@ class TranscriptionRequest:
     response_format: str
     subtitles: SubtitleOptions
     stream: bool
+    background: bool = False
+    shows_words: bool = False  # in verbose_json
 
 
 def validated(kind: type[F], fields: Mapping[str, Any]) -> F:
@@ -141,6 +143,8 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
     response_format = check_format(fields.response_format)
     if fields.stream:
         check_streamed(response_format)
+        if fields.background:
+            raise InvalidRequest("stream does not go with background: a job has its events.", param="stream")
     granularities = check_granularities(fields.timestamp_granularities, response_format)
     speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
     language = parse_language(fields.language)
@@ -168,7 +172,16 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
         priority=fields.priority,
     )
-    return TranscriptionRequest(upload, model, params, response_format, subtitles, fields.stream)
+    return TranscriptionRequest(
+        upload,
+        model,
+        params,
+        response_format,
+        subtitles,
+        fields.stream,
+        fields.background,
+        shows_words="word" in granularities,
+    )
 
 
 def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
@@ -197,7 +210,9 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
         audio_track=fields.audio_track,
         priority=fields.priority,
     )
-    return TranscriptionRequest(upload, model, params, response_format, subtitles, stream=False)
+    return TranscriptionRequest(
+        upload, model, params, response_format, subtitles, stream=False, background=fields.background
+    )
 
 
 async def read_inference(admitted: Admitted) -> TranscriptionRequest:
