@@ -36,6 +36,9 @@ ROOMS_OF = {
     "budoux": ["services/rendering"],
     "regex": ["services/rendering"],
     "wyoming": ["wyoming"],
+    "sqlalchemy": ["services/jobs"],
+    "standardwebhooks": ["services/jobs"],
+    "httpx2": ["services/jobs"],
 }
 
 # What is not imported until it is needed, by where a process starts. Measured on one core: ctranslate2 takes
@@ -48,8 +51,9 @@ LATE = {
         "fastapi",
         "starlette",
         "numpy",
+        "sqlalchemy",
     ],  # /health answers before them
-    "api/app.py": [*INFERENCE, "av"],
+    "api/app.py": [*INFERENCE, "av", "sqlalchemy", "httpx2"],
     "cli/transcribe.py": [*INFERENCE, "av", "tqdm"],
     "services/audio/decoder_process/child.py": [*INFERENCE, "av", "fastapi", "pydantic", "numpy"],
     "services/engines/ct2/convert.py": [*INFERENCE, "numpy"],

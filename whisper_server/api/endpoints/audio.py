@@ -39,12 +39,11 @@ from whisper_server.api.requests.bodies import (
 )
 from whisper_server.api.requests.read import (
     TranscriptionRequest,
-    Upload,
     read_transcription,
     read_translation,
-    read_upload,
     validated,
 )
+from whisper_server.api.requests.upload import Upload, read_upload
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import (
     AudioInfo,

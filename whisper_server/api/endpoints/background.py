@@ -30,15 +30,20 @@ async def submitted(admitted: Admitted, wanted: TranscriptionRequest) -> Respons
     """
     jobs = admitted.services.jobs
     jobs.check_taken()
-    seconds_total = await _look(admitted, wanted)
+    # Where the file comes from elsewhere its size is not known: there is to be room for the largest.
+    is_here = wanted.file_url is None
+    seconds_total = await _look(admitted, wanted) if is_here else None
+    size = len(wanted.upload.data) if is_here else admitted.services.settings.max_audio_bytes
     new = NewJob(
         endpoint=admitted.request.scope["path"],
         model=wanted.model,
         request=_request_text(wanted),
         seconds_total=seconds_total,
-        upload_bytes=len(wanted.upload.data),
+        upload_bytes=size,
+        callback_url=wanted.callback_url,
+        file_url=wanted.file_url,
     )
-    job = await jobs.submit(new, [wanted.upload.data])
+    job = await jobs.submit(new, [wanted.upload.data] if is_here else None)
     admitted.log["job"] = job.id
     body = job_object(job, job.created_at).model_dump_json()
     headers = {"location": f"/v1/jobs/{job.id}"}

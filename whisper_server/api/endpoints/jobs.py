@@ -34,8 +34,8 @@ router = APIRouter()
 
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Events until the job ends. For each phrase a DeltaEvent and a SegmentEvent with `id`; "
-        "JobEvents tell how far it is; the DoneEvent has the whole text.",
+        "description": "Events until the job ends. For each phrase a DeltaEvent and a SegmentEvent, which "
+        "have an `id`. JobEvents tell how far it is; the DoneEvent has the whole text.",
         "content": {sse.MEDIA_TYPE: {"schema": {"type": "string"}}},
     }
 }
@@ -171,7 +171,9 @@ async def _events(services: Services, job_id: str, seen: int) -> AsyncGenerator[
                 ]
                 number += 1
             if job.status == "completed" and 2 * number + 1 > seen:
-                done = DoneEvent(type="transcript.text.done", text="".join(parts))
+                done = DoneEvent(
+                    type="transcript.text.done", text="".join(parts), languages=None, logprobs=None
+                )
                 frames.append(sse.event(done.model_dump(exclude_none=True), 2 * number + 1))
             kind = f"job.{job.status}" if job.has_ended else "job.progress"
             event = JobEvent(type=kind, job=job_object(job, await services.jobs.now()))  # type: ignore[arg-type]
@@ -183,7 +185,11 @@ def _of_segment(number: int, delta: str, segment: Segment) -> tuple[DeltaEvent, 
     """Return the two events of a segment, whose number is counted from 0."""
     timed = SegmentEvent(**timed_segment(number + 1, segment))
     said = DeltaEvent(
-        type="transcript.text.delta", delta=delta, language=segment.language, segment_id=timed.id
+        type="transcript.text.delta",
+        delta=delta,
+        language=segment.language,
+        segment_id=timed.id,
+        logprobs=None,
     )
     timed.words = [WordObject(**each) for each in word_objects(segment)]
     return said, timed

@@ -136,6 +136,17 @@ class JobFields(SubtitleFields):
         "`/v1/jobs/{id}/result`. Other requests go before it.",
     )
 
+    callback_url: str = Field(
+        "",
+        description="With `background`: where a signed event goes when the job has ended. The operator says "
+        "to which hosts (WHISPER_CALLBACK_HOSTS).",
+    )
+    file_url: str = Field(
+        "",
+        description="With `background`, in place of the file: where the job fetches it. The operator says "
+        "from which hosts (WHISPER_FILE_URL_HOSTS).",
+    )
+
 
 class TranscriptionFields(JobFields):
     """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""

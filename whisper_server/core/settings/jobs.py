@@ -5,9 +5,12 @@ A part of `core.config`, which reads them.
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
+
+from whisper_server.core.settings.types import CommaList
 
 NO_JOBS = "none"
 
@@ -58,6 +61,46 @@ class JobSettings(BaseModel):
         allow_inf_nan=False,
         description="Hours after which a finished job is removed, and an unfinished one has expired.",
     )
+    file_url_hosts: CommaList = Field(
+        (),
+        alias="WHISPER_FILE_URL_HOSTS",
+        description="Hosts that `file_url` may name, comma-separated: names, `*.example.org`, `*`; addresses "
+        "and networks (`10.0.0.0/8`). A name may lead to public addresses, and to others that are listed.",
+    )
+    file_url_timeout_s: float = Field(
+        600.0,
+        alias="WHISPER_FILE_URL_TIMEOUT_S",
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds in which the file of a `file_url` must be there.",
+    )
+    callback_hosts: CommaList = Field(
+        (),
+        alias="WHISPER_CALLBACK_HOSTS",
+        description="Hosts that `callback_url` may name, written as WHISPER_FILE_URL_HOSTS.",
+    )
+    callback_secret: str = Field(
+        "",
+        alias="WHISPER_CALLBACK_SECRET",
+        repr=False,
+        validate_default=True,
+        description="What callbacks are signed with (Standard Webhooks): `whsec_` and the base64 of 24 to 64 "
+        "random bytes.",
+    )
+
+    @field_validator("callback_secret")
+    @classmethod
+    def _is_secret(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("callback_hosts"):
+            raise ValueError("callbacks are signed: WHISPER_CALLBACK_HOSTS needs it")
+        try:
+            size = len(base64.b64decode(value.removeprefix("whsec_"), validate=True))
+        except ValueError:
+            size = 0
+        if value and not (value.startswith("whsec_") and 24 <= size <= 64):
+            raise ValueError("this is not `whsec_` and the base64 of 24 to 64 bytes")
+        return value
 
     @field_validator("job_store")
     @classmethod

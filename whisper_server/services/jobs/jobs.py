@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +19,7 @@ from whisper_server.core.errors import InvalidRequest, JobNotFinished, JobNotFou
 from whisper_server.core.settings.jobs import job_folder
 from whisper_server.core.system.process import THREAD_PREFIX, check_threads
 from whisper_server.services.jobs import codec
+from whisper_server.services.jobs.runner import JobRunner
 from whisper_server.services.jobs.states import is_job_id
 
 if TYPE_CHECKING:
@@ -28,32 +27,19 @@ if TYPE_CHECKING:
     from whisper_server.core.events import Events
     from whisper_server.core.shutdown import Shutdown
     from whisper_server.core.types import Transcript
-    from whisper_server.services.jobs.owners import Owners
+    from whisper_server.services.jobs.opened import Opened
     from whisper_server.services.jobs.states import Job, NewJob, Status
     from whisper_server.services.jobs.store import JobStore
-    from whisper_server.services.jobs.uploads import Uploads
-    from whisper_server.services.jobs.work import JobRun, JobTools
     from whisper_server.services.model_files.catalog import Catalog
     from whisper_server.services.transcriber import Transcriber
 
-POLL_S = 5.0  # between two looks for jobs that other servers took or left
 WATCH_S = 1.0  # between two looks at a job that another server is at
-SWEEP_S = 60.0  # between two looks for what is to be removed
 THREADS = 2
-DATABASE = "jobs.sqlite3"
+_DATABASE = "jobs.sqlite3"
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """What there is once the database is open."""
-
-    store: JobStore
-    uploads: Uploads
-    owners: Owners
 
 
 class Jobs:
@@ -68,31 +54,36 @@ class Jobs:
         shutdown: Shutdown,
     ) -> None:
         self._settings = settings
-        self._transcriber = transcriber
-        self._catalog = catalog
         self._events = events
         self._shutdown = shutdown
         self._folder = job_folder(settings.cache_dir)
         self._threads: ThreadPoolExecutor | None = None
         self._opening = asyncio.Lock()
-        self._opened: _Opened | None = None
-        self._wake = asyncio.Event()
-        self._loop_task: asyncio.Task[None] | None = None
-        self._running: dict[str, tuple[JobRun, asyncio.Task[None]]] = {}
+        self._opened: Opened | None = None
         self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._runner = JobRunner(
+            settings,
+            transcriber,
+            catalog,
+            events,
+            shutdown,
+            opened=self._open,
+            in_thread=self._in_thread,
+            tell=self._tell,
+        )
 
     @property
     def running(self) -> int:
         """How many jobs this server is at."""
-        return len(self._running)
+        return self._runner.running
 
     def start(self) -> None:
         """Take up what is unfinished, where there may be something."""
         if self._settings.has_jobs and self._may_have_jobs():
-            self._loop_task = asyncio.create_task(self._run())
+            self._runner.begin()
 
     def _may_have_jobs(self) -> bool:
-        return bool(self._settings.job_store) or (self._folder / DATABASE).exists()
+        return bool(self._settings.job_store) or (self._folder / _DATABASE).exists()
 
     def check_taken(self) -> None:
         """Check that jobs are taken here; raises `InvalidRequest`."""
@@ -113,8 +104,7 @@ class Jobs:
         from whisper_server.services.jobs.store import JobLimits, new_id  # noqa: PLC0415  (see the module)
 
         settings = self._settings
-        disk_bytes = max(settings.job_bytes, settings.max_audio_bytes)
-        limits = JobLimits(settings.job_limit, float(settings.job_seconds), disk_bytes)
+        limits = JobLimits(settings.job_limit, float(settings.job_seconds), settings.job_bytes)
         job_id = new_id()
         with self._stored():
             try:
@@ -125,8 +115,7 @@ class Jobs:
                 await self._in_thread(opened.uploads.remove, job_id)
                 raise
         self._events.job_submitted()
-        self._begin_loop()
-        self._wake.set()
+        self._runner.begin()
         return job
 
     async def page(self, limit: int, after: str | None, status: Status | None) -> tuple[list[Job], bool]:
@@ -192,8 +181,7 @@ class Jobs:
             await self._in_thread(opened.uploads.remove, job_id)
             if not is_removed:
                 self._events.job_ended(job.status)
-        if job_id in self._running:
-            self._running[job_id][0].look()
+        self._runner.look(job_id)
         self._tell(job_id)
         return job, is_removed
 
@@ -219,10 +207,8 @@ class Jobs:
                     await asyncio.wait_for(changed.wait(), WATCH_S)
 
     def drain(self) -> None:
-        """Take up nothing new, and give back what is running: whoever comes next goes on with it."""
-        self._wake.set()
-        for _, task in self._running.values():
-            task.cancel()
+        """Take up nothing new, give back what is running, and end what tells of jobs."""
+        self._runner.drain()
         for waiting in self._watchers.values():
             for changed in waiting:
                 changed.set()
@@ -230,14 +216,9 @@ class Jobs:
     async def close(self) -> None:
         """Give everything back; work has been given back before, or is now."""
         self.drain()
-        tasks = [task for _, task in self._running.values()]
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            tasks.append(self._loop_task)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._runner.close()
         if self._opened is not None:
-            await self._in_thread(self._opened.owners.close)
-            await self._in_thread(self._opened.store.close)
+            await self._in_thread(self._opened.close)
         if self._threads is not None:
             self._threads.shutdown(wait=False)
 
@@ -258,7 +239,7 @@ class Jobs:
             log.warning("the job store failed: %s", str(error).splitlines()[0])
             raise Unavailable("The server cannot use its job store now; its log says why.") from error
 
-    async def _open(self) -> _Opened:
+    async def _open(self) -> Opened:
         async with self._opening:
             if self._opened is None:
                 if self._threads is None:
@@ -274,57 +255,6 @@ class Jobs:
     async def _in_thread(self, function: Callable[..., T], *args: Any, **named: Any) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(function, *args, **named))
-
-    def _begin_loop(self) -> None:
-        if self._loop_task is None:
-            self._loop_task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        """Take jobs and tidy up, until the server is to end."""
-        swept_s = -SWEEP_S
-        while not self._shutdown.is_draining:
-            self._wake.clear()
-            with contextlib.suppress(Unavailable):  # it is in the log, and may pass
-                opened = await self._open()
-                with self._stored():
-                    if time.monotonic() - swept_s >= SWEEP_S:
-                        swept_s = time.monotonic()
-                        await self._in_thread(_sweep, opened, self._settings)
-                    await self._take(opened)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
-
-    async def _take(self, opened: _Opened) -> None:
-        """Take as many jobs as may run at once."""
-        from whisper_server.services.jobs.work import JobRun  # noqa: PLC0415
-
-        while len(self._running) < self._settings.jobs_at_once and not self._shutdown.is_draining:
-            job = await self._in_thread(_claim, opened)
-            if job is None:
-                return
-            run = JobRun(job, self._tools(opened))
-            task = asyncio.create_task(run.run())
-            self._running[job.id] = run, task
-            task.add_done_callback(partial(self._ended, job.id))
-            log.info("job %s %s", job.id, "goes on" if job.resumed_s else "begins")
-
-    def _tools(self, opened: _Opened) -> JobTools:
-        from whisper_server.services.jobs.work import JobTools  # noqa: PLC0415
-
-        return JobTools(
-            opened.store,
-            opened.uploads,
-            opened.owners.name,
-            self._transcriber,
-            self._catalog,
-            self._events,
-            self._in_thread,
-            self._tell,
-        )
-
-    def _ended(self, job_id: str, _task: asyncio.Task[None]) -> None:
-        self._running.pop(job_id, None)
-        self._wake.set()
 
     def _check_there(self, job_id: str) -> None:
         _check_id(job_id)
@@ -348,41 +278,16 @@ class Jobs:
             changed.set()
 
 
-def _open(folder: Path, url: str) -> _Opened:
-    """Open the database and the folder beside it; blocks, also for the import of the library."""
-    from whisper_server.services.jobs.owners import Owners  # noqa: PLC0415  (see the module)
-    from whisper_server.services.jobs.schema import open_database, sqlite_url  # noqa: PLC0415
-    from whisper_server.services.jobs.store import JobStore  # noqa: PLC0415
-    from whisper_server.services.jobs.uploads import DatabaseUploads, FolderUploads  # noqa: PLC0415
+def _open(folder: Path, url: str) -> Opened:
+    """Open the store; blocks, also for the import of its library."""
+    from whisper_server.services.jobs.opened import open_store  # noqa: PLC0415  (see the module)
 
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = open_database(url or sqlite_url(folder / DATABASE))
-    is_embedded = engine.dialect.name == "sqlite"
-    uploads = FolderUploads(folder / "uploads") if is_embedded else DatabaseUploads(engine, folder / "lent")
-    return _Opened(JobStore(engine), uploads, Owners(folder / "servers"))
+    return open_store(folder, url)
 
 
 def _news(job_id: str, first: int, store: JobStore) -> tuple[Job, list[str]]:
     """Return a job, and its segments from a number on: at least those that it had by then."""
     return store.get(job_id), store.segments(job_id, first)
-
-
-def _claim(opened: _Opened) -> Job | None:
-    from whisper_server.services.jobs.work import LEASE_S  # noqa: PLC0415
-
-    dead = opened.owners.dead(opened.store.owners())
-    return opened.store.claim(opened.owners.name, LEASE_S, dead)
-
-
-def _sweep(opened: _Opened, settings: Settings) -> None:
-    """Remove what is old or too much, and what belongs to nothing."""
-    disk_bytes = max(settings.job_bytes, settings.max_audio_bytes)
-    for job_id in opened.store.sweep(settings.job_keep_hours * 3600.0, disk_bytes):
-        opened.uploads.remove(job_id)
-    here = opened.uploads.ids()
-    for job_id in set(here) - opened.store.existing(here):
-        opened.uploads.remove(job_id)
-    opened.owners.tidy(opened.store.owners())
 
 
 def _check_id(job_id: str) -> None:

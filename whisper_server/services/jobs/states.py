@@ -21,6 +21,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 ENDED: tuple[Status, ...] = ("completed", "failed", "expired", "cancelled")
 UNFINISHED: tuple[Status, ...] = tuple(each for each in STATUSES if each not in ENDED)
 
+LEASE_S = 60.0  # a server that says nothing for so long has lost its jobs
 MAX_TAKEN = 3  # times that a job is taken up from a server that ended in the middle, without progress
 
 

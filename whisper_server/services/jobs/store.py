@@ -205,12 +205,11 @@ class JobStore:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
             return _get(connection, job_id)
 
-    def uploaded(self, job_id: str, owner: str, upload_bytes: int, seconds_total: float | None) -> None:
-        """Note the upload of a job that had none yet; raises `LeaseLost`."""
+    def uploaded(self, job_id: str, owner: str, upload_bytes: int) -> None:
+        """Note the size of an upload that came late; raises `LeaseLost`."""
         with writing(self._engine) as connection:
             self._owned(connection, job_id, owner)
-            values = {"upload_bytes": upload_bytes, "seconds_total": seconds_total}
-            connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(upload_bytes=upload_bytes))
 
     def release(self, job_id: str, owner: str, delay_s: float = 0.0) -> None:
         """Give a job back, for anybody to take up after so many seconds; raises `LeaseLost`."""
@@ -268,6 +267,24 @@ class JobStore:
             old = list(connection.scalars(select(jobs.c.id).where(is_old)))
             _remove(connection, old)
             return old + _make_room(connection, disk_bytes)
+
+    def take_callback(self, hold_s: float) -> Job | None:
+        """Take a callback that is due, so that no other server does for so long; None where there is none."""
+        with writing(self._engine) as connection:
+            now = now_of(connection)
+            wanted = select(jobs.c.id).where(jobs.c.callback_next_at <= now).limit(1)
+            job_id = connection.scalar(wanted.order_by(jobs.c.callback_next_at))
+            if job_id is None:
+                return None
+            values = {"callback_next_at": now + hold_s, "callback_attempts": jobs.c.callback_attempts + 1}
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+            return _get(connection, job_id)
+
+    def put_callback(self, job_id: str, delay_s: float | None) -> None:
+        """Say when a callback is due again; None: never."""
+        with writing(self._engine) as connection:
+            next_at = None if delay_s is None else now_of(connection) + delay_s
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(callback_next_at=next_at))
 
     def existing(self, job_ids: Sequence[str]) -> set[str]:
         """Return which of these jobs have an upload that is still needed."""

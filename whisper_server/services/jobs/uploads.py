@@ -36,6 +36,10 @@ class Uploads(Protocol):
         """Lend an upload as a file. Raises OSError where it is not there."""
         ...
 
+    def has(self, job_id: str) -> bool:
+        """Tell whether an upload is there."""
+        ...
+
     def remove(self, job_id: str) -> None:
         """Forget an upload, if there is one."""
         ...
@@ -66,7 +70,13 @@ class FolderUploads:
     @contextlib.contextmanager
     def lend(self, job_id: str) -> Iterator[Path]:
         """See `Uploads`."""
+        if not self.has(job_id):
+            raise FileNotFoundError(job_id)
         yield self._file(job_id)
+
+    def has(self, job_id: str) -> bool:
+        """See `Uploads`."""
+        return self._file(job_id).is_file()
 
     def remove(self, job_id: str) -> None:
         """See `Uploads`."""
@@ -120,6 +130,16 @@ class DatabaseUploads:
             yield file
         finally:
             file.unlink(missing_ok=True)
+
+    def has(self, job_id: str) -> bool:
+        """See `Uploads`."""
+        from sqlalchemy import select  # noqa: PLC0415
+
+        from whisper_server.services.jobs.schema import uploads  # noqa: PLC0415
+
+        with self._engine.connect() as connection:
+            wanted = select(uploads.c.part).where(uploads.c.job == job_id).limit(1)
+            return connection.scalar(wanted) is not None
 
     def remove(self, job_id: str) -> None:
         """See `Uploads`."""

@@ -21,11 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from whisper_server.core.errors import EngineFailure, ShuttingDown, Unavailable, WhisperServerError
 from whisper_server.services.jobs import codec
+from whisper_server.services.jobs.states import LEASE_S
 from whisper_server.services.jobs.store import LeaseLost, Progress, is_left_too_often
 
 if TYPE_CHECKING:
     from whisper_server.core.events import Events
-    from whisper_server.core.types import AudioInfo, Decoded, Transcript
+    from whisper_server.core.types import AudioInfo, Decoded, Segment, Transcript
     from whisper_server.services.jobs.states import Job, Status
     from whisper_server.services.jobs.store import JobStore
     from whisper_server.services.jobs.uploads import Uploads
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from whisper_server.services.transcriber import Transcriber
     from whisper_server.services.transcription import SegmentSource
 
-LEASE_S = 60.0  # a server that says nothing for so long has lost its jobs
 RENEW_S = LEASE_S / 4
 RETRY_S = 30.0  # after what may pass, as a model that cannot be had
 
@@ -85,7 +85,7 @@ class JobTools:
     events: Events
     in_thread: InThread
     on_change: Callable[[str], None]  # is told the id of a job of which something new is stored
-    fetch: Callable[[Job], Awaitable[float | None]] | None = None  # brings the upload of a job that has none
+    fetch: Callable[[Job], Awaitable[int]]  # brings the upload of a job that names it by a URL
 
 
 @dataclass(slots=True)
@@ -183,8 +183,9 @@ class JobRun:
         request = codec.request_of(job.request, tools.catalog.resolve(job.model))
         # With the times of words the result can be had in every format; they do not change the text.
         params = replace(request.params, priority="background", word_timestamps=True)
-        if tools.fetch is not None and job.file_url and not job.upload_bytes:
-            self._total_s = await tools.fetch(job)
+        if job.file_url and not await tools.in_thread(tools.uploads.has, job.id):
+            size = await tools.fetch(job)
+            await tools.in_thread(tools.store.uploaded, job.id, tools.owner, size)
         async with self._upload() as file:
             source = await tools.transcriber.open(file, params, self._admit, memory=self._memory)
             source.on_window = self._note
@@ -195,7 +196,7 @@ class JobRun:
 
     async def _collect(self, source: SegmentSource) -> Transcript:
         stored = await self.tools.in_thread(self.tools.store.segments, self.job.id)
-        found = []
+        found: list[Segment] = []
         async with contextlib.aclosing(source.segments()) as segments:
             async for segment in segments:
                 text, number = codec.segment_text(segment), len(found)
@@ -224,8 +225,6 @@ class JobRun:
             lent = self.tools.uploads.lend(self.job.id)
             try:
                 file: Path = await self.tools.in_thread(stack.enter_context, lent)
-                if not await self.tools.in_thread(file.is_file):
-                    raise FileNotFoundError(file)  # noqa: TRY301  (as where it is in a database)
             except FileNotFoundError as error:
                 raise EngineFailure("The upload is not on the server's disk any more.") from error
             yield file
