@@ -128,8 +128,8 @@ async def test_what_is_running_is_told_and_can_be_cancelled(
     refused = await result_of(client, job["id"])
     error_of(refused, 409, code="job_not_finished")
     assert refused.headers["x-should-retry"] == "false"
-    assert list((tmp_path / "cache" / "jobs" / "uploads").iterdir()) == []
     assert (await client.delete(f"{JOBS}/{job['id']}")).json()["deleted"] is True
+    assert list((tmp_path / "cache" / "jobs" / "uploads").iterdir()) == []
     error_of(await client.get(f"{JOBS}/{job['id']}"), 404, code="job_not_found")
 
 

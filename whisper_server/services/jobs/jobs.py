@@ -126,7 +126,7 @@ class Jobs:
         """
         if after is not None:
             _check_id(after)
-        if self._opened is None and not self._may_have_jobs():
+        if self._opened is None and not (self._settings.has_jobs and self._may_have_jobs()):
             if after is not None:
                 _check_id("")
             return [], False

@@ -236,10 +236,14 @@ class JobRun:
 
     async def _finish(self, status: Status, **values: str) -> None:
         tools, job = self.tools, self.job
-        finished = await self._quietly(tools.store.finish, job.id, tools.owner, status, **values)
-        if finished is not None:
-            await self._quietly(tools.uploads.remove, job.id)
+
+        def finish() -> bool:
+            tools.store.finish(job.id, tools.owner, status, **values)
             tools.events.job_ended(status)
+            return True
+
+        if await self._quietly(finish):
+            await self._quietly(tools.uploads.remove, job.id)
             log.info("job %s: %s", job.id, status)
 
     async def _quietly(self, function: Callable[..., T], *args: object, **named: object) -> T | None:
