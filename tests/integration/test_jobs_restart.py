@@ -101,6 +101,7 @@ def test_two_servers_on_one_folder_do_each_job_once(start_server: StartServer, s
     assert (windows_decoded(one), windows_decoded(other)) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_a_job_of_a_server_that_ends_is_taken_up_by_another_one(
     start_server: StartServer, speech: Sample
 ) -> None:
