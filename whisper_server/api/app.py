@@ -59,7 +59,6 @@ def create_app(
     Raises:
         ConfigError: when its lifespan starts, a setting names something that is not there.
     """
-
     events = services.metrics if services else Metrics()
 
     @contextlib.asynccontextmanager
@@ -73,8 +72,8 @@ def create_app(
                 drain_wyoming()
 
             app.state.drain = drain
-            opened.jobs.start()
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
+            opened.jobs.start()
             try:
                 yield
             finally:

@@ -81,14 +81,7 @@ async def open_services(
     open_decoder = decoders.open if n_decoders else LibavDecoder
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
     models = _models(settings, metrics, shutdown)
-    transcriber = Transcriber(
-        audio,
-        models,
-        pool,
-        beam_size=settings.beam_size,
-        use_vad=settings.vad,
-        switches_language=settings.language_switching,
-    )
+    transcriber = _transcriber(settings, audio, models, pool)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission, live = Admission(limits), LiveSessions()
     jobs = Jobs(settings, transcriber, catalog, metrics, shutdown)
@@ -116,6 +109,19 @@ async def open_services(
         await jobs.close()
         await asyncio.to_thread(_close, pool, decoders, models)
         shutdown.close()
+
+
+def _transcriber(
+    settings: Settings, audio: AudioProcessor, models: ModelManager[WhisperModel], pool: WorkPool
+) -> Transcriber:
+    return Transcriber(
+        audio,
+        models,
+        pool,
+        beam_size=settings.beam_size,
+        use_vad=settings.vad,
+        switches_language=settings.language_switching,
+    )
 
 
 def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelManager[WhisperModel]:

@@ -119,8 +119,8 @@ async def create_transcription(admitted: AdmittedDep) -> Response:
     started = time.monotonic()
     wanted = await read_transcription(admitted)
     admitted.log["format"] = "stream" if wanted.stream else wanted.response_format
-    if wanted.background:
-        return await submitted(admitted, wanted)
+    if wanted.job is not None:
+        return await submitted(admitted, wanted, wanted.job)
     work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
     if wanted.stream:
         return sse.EventStream(_events(work, wanted))
@@ -162,8 +162,8 @@ async def create_translation(admitted: AdmittedDep) -> Response:
     """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""
     wanted = await read_translation(admitted)
     admitted.log["format"] = wanted.response_format
-    if wanted.background:
-        return await submitted(admitted, wanted)
+    if wanted.job is not None:
+        return await submitted(admitted, wanted, wanted.job)
     work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
     transcript, _ = await work.transcribe()
     return await rendered(admitted, wanted, transcript)

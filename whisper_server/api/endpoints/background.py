@@ -9,7 +9,7 @@ from fastapi import Response
 from whisper_server.api.deps import Admitted
 from whisper_server.api.endpoints.transcribe import named_as
 from whisper_server.api.replies.jobs import JobObject, job_object
-from whisper_server.api.requests.read import TranscriptionRequest
+from whisper_server.api.requests.read import JobOrder, TranscriptionRequest
 from whisper_server.core.types import TrackChoice
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.channels import check_channels
@@ -21,7 +21,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def submitted(admitted: Admitted, wanted: TranscriptionRequest) -> Response:
+async def submitted(admitted: Admitted, wanted: TranscriptionRequest, order: JobOrder) -> Response:
     """Keep the upload as a job and return it with 202.
 
     Raises:
@@ -31,17 +31,17 @@ async def submitted(admitted: Admitted, wanted: TranscriptionRequest) -> Respons
     jobs = admitted.services.jobs
     jobs.check_taken()
     # Where the file comes from elsewhere its size is not known: there is to be room for the largest.
-    is_here = wanted.file_url is None
+    is_here = order.file_url is None
     seconds_total = await _look(admitted, wanted) if is_here else None
     size = len(wanted.upload.data) if is_here else admitted.services.settings.max_audio_bytes
     new = NewJob(
         endpoint=admitted.request.scope["path"],
         model=wanted.model,
-        request=_request_text(wanted),
+        request=_request_text(wanted, order),
         seconds_total=seconds_total,
         upload_bytes=size,
-        callback_url=wanted.callback_url,
-        file_url=wanted.file_url,
+        callback_url=order.callback_url,
+        file_url=order.file_url,
     )
     job = await jobs.submit(new, [wanted.upload.data] if is_here else None)
     admitted.log["job"] = job.id
@@ -64,12 +64,12 @@ async def _look(admitted: Admitted, wanted: TranscriptionRequest) -> float | Non
             return stream.info.header_duration_s
 
 
-def _request_text(wanted: TranscriptionRequest) -> str:
+def _request_text(wanted: TranscriptionRequest, order: JobOrder) -> str:
     request = codec.JobRequest(
         wanted.params,
         wanted.response_format,
         wanted.subtitles,
-        shows_words=wanted.shows_words,
+        shows_words=order.shows_words,
         shows_logprobs=wanted.params.logprobs,
     )
     return codec.request_text(request)

@@ -63,6 +63,15 @@ FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 
 @dataclass(frozen=True, slots=True)
+class JobOrder:
+    """What a request with `background` asks for beside its transcript."""
+
+    shows_words: bool  # in verbose_json
+    callback_url: str | None
+    file_url: str | None  # where the upload is still to be had; its data is empty then
+
+
+@dataclass(frozen=True, slots=True)
 class TranscriptionRequest:
     """A checked request for a transcription."""
 
@@ -72,10 +81,7 @@ class TranscriptionRequest:
     response_format: str
     subtitles: SubtitleOptions
     stream: bool
-    background: bool = False
-    shows_words: bool = False  # in verbose_json
-    callback_url: str | None = None
-    file_url: str | None = None  # where the upload is still to be had; its data is empty then
+    job: JobOrder | None = None  # where the work is to go on without the request
 
 
 def validated(kind: type[F], fields: Mapping[str, Any]) -> F:
@@ -110,12 +116,10 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
     """
     upload = await read_upload(admitted, takes_url=True)
     fields = validated(TranscriptionFields, upload.fields)
-    _check_job(fields, admitted.services.settings)
     response_format = check_format(fields.response_format)
     if fields.stream:
         check_streamed(response_format)
-        if fields.background:
-            raise InvalidRequest("stream does not go with background: a job has its events.", param="stream")
+    job = _job_order(fields, admitted, shows_words="word" in fields.timestamp_granularities)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
     speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
     language = parse_language(fields.language)
@@ -143,22 +147,14 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
         priority=fields.priority,
     )
-    return TranscriptionRequest(
-        upload,
-        model,
-        params,
-        response_format,
-        subtitles,
-        fields.stream,
-        fields.background,
-        "word" in granularities,
-        fields.callback_url or None,
-        fields.file_url or None,
-    )
+    return TranscriptionRequest(upload, model, params, response_format, subtitles, fields.stream, job)
 
 
-def _check_job(fields: JobFields, settings: Settings) -> None:
-    """Check the addresses that a job is to call; raises `InvalidRequest`."""
+def _job_order(fields: JobFields, admitted: Admitted, *, shows_words: bool = False) -> JobOrder | None:
+    """Return what a job is to do, None where none is asked for; its addresses are checked."""
+    settings = admitted.services.settings
+    if fields.background and isinstance(fields, TranscriptionFields) and fields.stream:
+        raise InvalidRequest("stream does not go with background: a job has its events.", param="stream")
     for param, url, hosts, setting in (
         ("callback_url", fields.callback_url, settings.callback_hosts, "WHISPER_CALLBACK_HOSTS"),
         (FILE_URL, fields.file_url, settings.file_url_hosts, "WHISPER_FILE_URL_HOSTS"),
@@ -167,6 +163,9 @@ def _check_job(fields: JobFields, settings: Settings) -> None:
             raise InvalidRequest(f"{param} needs background=true.", param=param)
         if url:
             OutsideHosts(hosts).check(url, param, setting)
+    if not fields.background:
+        return None
+    return JobOrder(shows_words, fields.callback_url or None, fields.file_url or None)
 
 
 def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
@@ -180,7 +179,7 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
     """Read the body of a translation; raises as `read_transcription`."""
     upload = await read_upload(admitted, takes_url=True)
     fields = validated(TranslationFields, upload.fields)
-    _check_job(fields, admitted.services.settings)
+    job = _job_order(fields, admitted)
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
     temperature = check_temperature(fields.temperature)
     subtitles = _subtitles(fields, response_format)
@@ -196,17 +195,7 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
         audio_track=fields.audio_track,
         priority=fields.priority,
     )
-    return TranscriptionRequest(
-        upload,
-        model,
-        params,
-        response_format,
-        subtitles,
-        stream=False,
-        background=fields.background,
-        callback_url=fields.callback_url or None,
-        file_url=fields.file_url or None,
-    )
+    return TranscriptionRequest(upload, model, params, response_format, subtitles, stream=False, job=job)
 
 
 async def read_inference(admitted: Admitted) -> TranscriptionRequest:

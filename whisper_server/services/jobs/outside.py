@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
@@ -181,7 +181,6 @@ async def call(
     import httpx2  # noqa: PLC0415  (most servers call nobody)
 
     target = target_of(url)
-    failed: Exception | None = None
     sent = {
         **headers,
         "host": target.authority,
@@ -190,27 +189,33 @@ async def call(
     }
     timeout = httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
     async with httpx2.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout) as client:
-        for address in await hosts.addresses(target):
-            host = f"[{address}]" if ":" in address else address
-            request = client.build_request(
+        requests = [
+            client.build_request(
                 method,
-                f"{target.scheme}://{host}:{target.port}{target.path}",
+                f"{target.scheme}://{f'[{each}]' if ':' in each else each}:{target.port}{target.path}",
                 headers=sent,
                 content=content,
                 extensions={"sni_hostname": target.host},
             )
-            try:
-                reply = await client.send(request, stream=True)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                failed = error
-                continue
-            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-                raise NoConnection(type(error).__name__) from error
+            for each in await hosts.addresses(target)
+        ]
+        try:
+            reply = await _first_that_connects(client, requests)
             try:
                 yield reply
-            except httpx2.HTTPError as error:
-                raise NoConnection(type(error).__name__) from error
             finally:
                 await reply.aclose()
-            return
-    raise NoConnection(type(failed).__name__) from failed
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise NoConnection(type(error).__name__) from error
+
+
+async def _first_that_connects(
+    client: httpx2.AsyncClient, requests: Sequence[httpx2.Request]
+) -> httpx2.Response:
+    """Send the first of the requests whose address can be connected to; raises what the last one does."""
+    import httpx2  # noqa: PLC0415
+
+    for request in requests[:-1]:
+        with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+            return await client.send(request, stream=True)
+    return await client.send(requests[-1], stream=True)
