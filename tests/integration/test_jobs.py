@@ -17,7 +17,10 @@ from tests.support.audio_files import wav_bytes
 from tests.support.http_requests import URL, b64, error_of, form
 from tests.support.in_process import MakeSettings, OpenClient, client_of
 from tests.support.job_requests import JOBS, frames_of, result_of, submit, until_end
+from tests.support.postgres import postgres_server, postgres_url
 from whisper_server.services.engines import fake
+
+__all__ = ["postgres_server", "postgres_url"]
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 
@@ -252,3 +255,31 @@ def test_a_server_without_jobs_does_not_load_the_database() -> None:
         "assert 'sqlalchemy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+async def test_servers_that_share_nothing_but_a_database(
+    settings: MakeSettings, gate: Gate, speech: Sample, tmp_path: Path, postgres_url: str
+) -> None:
+    one = settings(job_store=postgres_url, cache_dir=tmp_path / "one")
+    other = settings(job_store=postgres_url, cache_dir=tmp_path / "other")
+    async with client_of(one) as client:
+        job = await submit(client, speech.data, response_format="verbose_json")
+        assert await asyncio.to_thread(gate.arrived.wait, 60)
+        gate.set()
+    async with client_of(other) as client:
+        assert (await until_end(client, job["id"]))["status"] == "completed"
+        at_once = await client.post(URL, **form(speech.data, response_format="verbose_json"))
+        assert (await result_of(client, job["id"])).json() == at_once.json()
+    assert uploads_in(tmp_path) == []
+
+
+def uploads_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("job_*") if path.is_file()]
+
+
+async def test_a_database_that_cannot_be_had_is_a_503(open_client: OpenClient, speech: Sample) -> None:
+    nobody = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    async with open_client(job_store=nobody) as client:
+        error_of(await client.post(URL, **form(speech.data, background="true")), 503)
+        error_of(await client.get(JOBS), 503)
+        assert (await client.post(URL, **form(speech.data))).status_code == 200

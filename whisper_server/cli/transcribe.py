@@ -1,6 +1,6 @@
 """The command line: files in, text to standard output or a folder, messages to standard error.
 
-Wraps the same services as the server and knows nothing of HTTP. Standard output carries
+Wraps the same services as the server, or asks one (`remote`). Standard output carries
 transcripts only, so that it can be piped; the progress bar is for a person at a terminal.
 """
 
@@ -32,6 +32,7 @@ from whisper_server.services.rendering.subtitles import SubtitleOptions, check_o
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from whisper_server.cli.remote import RemoteServer
     from whisper_server.core.types import TranscribeParams, Transcript
     from whisper_server.services.container import Services
 
@@ -103,12 +104,12 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG, *, has_output: boo
 def _run(arguments: Namespace) -> int:
     """Do what the arguments say; return 0, or 1 where an input failed."""
     job = _job(arguments)
-    model = {"model": arguments.model} if arguments.model else {}
+    model = {"model": arguments.model} if arguments.model and arguments.server is None else {}
     settings = load_settings({**_OWN_FILES, **model})
     log_notices(settings)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
-    names, is_empty = _names(arguments.files)
+    names, is_empty = _names(arguments.files if arguments.job is None else [arguments.job])
     inputs = list(with_targets(names, arguments.output, EXTENSIONS[arguments.format]))
     outputs = Outputs(inputs, overwrite=arguments.overwrite)
     inputs, is_refused = _allowed(inputs, outputs)
@@ -116,7 +117,10 @@ def _run(arguments: Namespace) -> int:
         # Before the event loop starts: a read that blocks there would not hear Ctrl-C.
         is_piped = any(each.name == STDIN for each in inputs)
         recorded = stack.enter_context(standard_input()) if is_piped else None
-        failed = bool(inputs) and asyncio.run(_transcribe_all(inputs, job, settings, recorded, outputs))
+        if arguments.server is not None:
+            failed = _transcribe_there(inputs, arguments, settings.api_key, recorded, outputs)
+        else:
+            failed = bool(inputs) and asyncio.run(_transcribe_all(inputs, job, settings, recorded, outputs))
     return 1 if failed or is_empty or is_refused else 0
 
 
@@ -186,6 +190,82 @@ def _is_folder(name: str) -> bool:
         return Path(name).is_dir()
     except OSError:  # a name that is too long, which is told when it is opened
         return False
+
+
+def _transcribe_there(
+    inputs: Sequence[Input],
+    arguments: Namespace,
+    api_key: str,
+    recorded: BinaryIO | None,
+    outputs: Outputs,
+) -> bool:
+    """Let a server transcribe one input after the other; tell whether one failed."""
+    from whisper_server.cli.remote import RemoteFailed, RemoteServer  # noqa: PLC0415  (--help stays quick)
+
+    failed = False
+    try:
+        with RemoteServer(arguments.server, api_key) as server:
+            for each in inputs:
+                try:
+                    _deliver(_fetched(server, each, arguments, recorded), each.target, outputs)
+                except BrokenPipeError:
+                    raise
+                except (RemoteFailed, Refused, OSError) as error:
+                    say(f"error: {each.name}: {error}")
+                    failed = True
+    except RemoteFailed as error:
+        say(f"error: {error}")
+        return True
+    return failed
+
+
+def _fetched(server: RemoteServer, each: Input, arguments: Namespace, recorded: BinaryIO | None) -> str:
+    """Return the text of one input, or of the job that is its name."""
+    job_id = arguments.job
+    if job_id is None:
+        with contextlib.ExitStack() as stack:
+            is_piped = each.name == STDIN and recorded is not None
+            file = recorded if is_piped else stack.enter_context(Path(each.name).open("rb"))
+            assert file is not None
+            job_id = server.submit(arguments.task, file, _asked(arguments))
+    with _progress_bar(each.name, None) as bar:
+
+        def show(done_s: float, total_s: float | None) -> None:
+            bar.total = total_s
+            bar.update(done_s - bar.n)
+
+        try:
+            server.watch(job_id, show)
+        except KeyboardInterrupt:
+            say(f"the job goes on; --server {arguments.server} --job {job_id} fetches its text")
+            raise
+    return server.result(job_id, _shown(arguments))
+
+
+def _shown(arguments: Namespace) -> dict[str, Any]:
+    """Return the fields that say how a text is shown."""
+    return {
+        "response_format": arguments.format,
+        "timestamp_granularities[]": ["segment", "word"] if arguments.word_timestamps else None,
+        "max_line_chars": arguments.max_line_chars,
+        "max_lines": arguments.max_lines,
+        "max_cue_seconds": arguments.max_cue_seconds,
+    }
+
+
+def _asked(arguments: Namespace) -> dict[str, Any]:
+    """Return the fields of a request."""
+    switching = arguments.language_switching
+    return {
+        "model": arguments.model,
+        "language": None if arguments.language == "auto" else arguments.language,
+        "languages[]": [each for each in arguments.languages.split(",") if each],
+        "language_switching": None if switching is None else str(switching).lower(),
+        "audio_track": arguments.audio_track,
+        "seed": arguments.seed,
+        "response_format": arguments.format,
+        "timestamp_granularities[]": ["segment", "word"] if arguments.word_timestamps else None,
+    }
 
 
 async def _transcribe_all(

@@ -38,7 +38,7 @@ ROOMS_OF = {
     "wyoming": ["wyoming"],
     "sqlalchemy": ["services/jobs"],
     "standardwebhooks": ["services/jobs"],
-    "httpx2": ["services/jobs"],
+    "httpx2": ["services/jobs", "cli/remote.py"],
 }
 
 # What is not imported until it is needed, by where a process starts. Measured on one core: ctranslate2 takes
@@ -54,7 +54,7 @@ LATE = {
         "sqlalchemy",
     ],  # /health answers before them
     "api/app.py": [*INFERENCE, "av", "sqlalchemy", "httpx2"],
-    "cli/transcribe.py": [*INFERENCE, "av", "tqdm"],
+    "cli/transcribe.py": [*INFERENCE, "av", "tqdm", "httpx2", "sqlalchemy"],
     "services/audio/decoder_process/child.py": [*INFERENCE, "av", "fastapi", "pydantic", "numpy"],
     "services/engines/ct2/convert.py": [*INFERENCE, "numpy"],
 }

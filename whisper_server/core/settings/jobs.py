@@ -23,7 +23,7 @@ class JobSettings(BaseModel):
         alias="WHISPER_JOB_STORE",
         repr=False,
         description="Where jobs are kept. Empty: SQLite in the folder `jobs` of the cache folder; "
-        "`postgresql+psycopg://user:password@host/name`: there (`pip install psycopg[binary]`), for "
+        "`postgresql+psycopg://user:password@host/name`: there (the extra `postgresql`), for "
         "servers on several machines; `none`: no jobs.",
     )
     jobs_at_once: int = Field(
