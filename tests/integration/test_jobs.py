@@ -224,7 +224,7 @@ async def test_jobs_are_counted(client: httpx.AsyncClient, speech: Sample) -> No
     await until_end(client, job["id"])
     page = (await client.get("/metrics")).text
     assert "whisper_jobs_submitted_total 1.0" in page
-    assert 'whisper_jobs_ended_total{status="completed"} 1.0' in page
+    assert 'whisper_jobs_ended_total{state="completed"} 1.0' in page
     assert "whisper_jobs_running 0.0" in page
 
 

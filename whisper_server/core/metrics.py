@@ -132,7 +132,7 @@ class Metrics(Events):
     def _count_jobs(self) -> None:
         registry = self.registry
         self._submitted = Counter("whisper_jobs_submitted", "Jobs that were taken.", registry=registry)
-        self._ended = Counter("whisper_jobs_ended", "Jobs that have ended.", ["status"], registry=registry)
+        self._ended = Counter("whisper_jobs_ended", "Jobs that have ended.", ["state"], registry=registry)
         self._callbacks = Counter(
             "whisper_job_callbacks", "Callbacks that were sent.", ["outcome"], registry=registry
         )

@@ -206,6 +206,18 @@ def test_the_oldest_results_make_room(store: JobStore) -> None:
             store.get(each)
 
 
+def test_what_is_removed_is_given_back_to_the_disk(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.sqlite3"
+    store = JobStore(open_database(sqlite_url(file)))
+    job_id = create(store)
+    store.claim("a", 60.0)
+    store.save(job_id, "a", 60.0, Progress(1.0, None, 0, [("x", "y" * (4 << 20))]))
+    store.finish(job_id, "a", "completed", outcome="{}")
+    assert store.sweep(3600.0, 0) == [job_id]
+    store.close()  # and what is in the log beside it
+    assert file.stat().st_size < 1 << 20
+
+
 def test_tables_of_another_version_are_left_alone(url: str) -> None:
     engine = open_database(url)
     with writing(engine) as connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,9 @@ def _engine(url: str) -> Engine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     """Let transactions begin where we say so, and readers go on beside a writer."""
     connection.isolation_level = None
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts before there is anything in the file
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -158,6 +158,13 @@ def writing(engine: Engine) -> Iterator[Connection]:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         yield connection
+
+
+def give_pages_back(engine: Engine) -> None:
+    """Give the disk back what removed rows took; PostgreSQL does so by itself."""
+    if engine.dialect.name == "sqlite":
+        with closing(engine.raw_connection()) as connection:
+            connection.cursor().executescript("PRAGMA incremental_vacuum")  # `execute` ends after a page
 
 
 def now_of(connection: Connection) -> float:

@@ -15,7 +15,15 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, select, update
 
 from whisper_server.core.errors import JobNotFound, Overloaded
-from whisper_server.services.jobs.schema import jobs, now_of, segments, uploads, windows, writing
+from whisper_server.services.jobs.schema import (
+    give_pages_back,
+    jobs,
+    now_of,
+    segments,
+    uploads,
+    windows,
+    writing,
+)
 from whisper_server.services.jobs.states import ENDED, MAX_TAKEN, UNFINISHED, Job, NewJob, Status
 
 RETRY_AFTER_S = 60  # what a client that is refused hears: jobs take minutes
@@ -266,7 +274,10 @@ class JobStore:
             )
             old = list(connection.scalars(select(jobs.c.id).where(is_old)))
             _remove(connection, old)
-            return old + _make_room(connection, disk_bytes)
+            removed = old + _make_room(connection, disk_bytes)
+        if removed:
+            give_pages_back(self._engine)
+        return removed
 
     def take_callback(self, hold_s: float) -> Job | None:
         """Take a callback that is due, so that no other server does for so long; None where there is none."""
