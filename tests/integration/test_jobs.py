@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -14,11 +15,14 @@ import pytest
 
 from tests.conftest import ROOT, Sample
 from tests.support.audio_files import wav_bytes
+from tests.support.held_requests import until
 from tests.support.http_requests import URL, b64, error_of, form
 from tests.support.in_process import MakeSettings, OpenClient, client_of
 from tests.support.job_requests import JOBS, frames_of, result_of, submit, until_end
+from tests.support.long_audio import speak_for
 from tests.support.postgres import postgres_server, postgres_url
 from whisper_server.services.engines import fake
+from whisper_server.services.jobs import work
 
 __all__ = ["postgres_server", "postgres_url"]
 
@@ -255,6 +259,29 @@ def test_a_server_without_jobs_does_not_load_the_database() -> None:
         "assert 'sqlalchemy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+async def test_a_job_gives_its_model_back_to_a_request_that_has_no_room_for_its_own(
+    open_client: OpenClient,
+    gate: Gate,
+    speech: Sample,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(work, "RETRY_S", 0.0)
+    caplog.set_level(logging.INFO)
+    data = speak_for(200)
+    async with open_client(max_models=1) as client:
+        job = await submit(client, data, model="whisper-tiny")
+        assert await asyncio.to_thread(gate.arrived.wait, 60)
+        request = asyncio.create_task(client.post(URL, **form(speech.data, model="whisper-base")))
+        await until(client.app.state.services.models.is_room_wanted)
+        gate.set()
+        assert (await request).status_code == 200
+        assert (await until_end(client, job["id"]))["status"] == "completed"
+        assert "gives way" in caplog.text
+        at_once = await client.post(URL, **form(data, model="whisper-tiny"))
+        assert (await result_of(client, job["id"])).json() == at_once.json()
 
 
 async def test_servers_that_share_nothing_but_a_database(

@@ -158,6 +158,10 @@ class Transcriber:
         finally:
             audio.close()
 
+    def is_room_wanted(self) -> bool:
+        """Tell whether a request waits for room for its model; work that can wait had better give way."""
+        return self._models.is_room_wanted()
+
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
         transcription = await self.open(source, params)

@@ -176,7 +176,8 @@ class Transcription(SegmentSource):
     @contextlib.asynccontextmanager
     async def lease(self) -> AsyncIterator[LeasedModel]:
         """Lend the model of this file, loading it where needed, with a stream for this request."""
-        async with self._models.lease(self.params.model) as model:
+        is_background = self.params.priority == "background"
+        async with self._models.lease(self.params.model, is_background=is_background) as model:
             with model.scheduler.open_stream(self.params.priority) as stream:
                 memory = self._memory
                 yield LeasedModel(model, stream if memory is None else RememberedStream(stream, memory))

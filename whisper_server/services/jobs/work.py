@@ -43,6 +43,10 @@ InThread = Callable[..., Awaitable[Any]]  # runs a function of the store, which 
 log = logging.getLogger(__name__)
 
 
+class _GivesWay(Exception):
+    """A request waits for room for its model, which this job's model may take up."""
+
+
 class _Cancelled(Exception):
     """A client has cancelled the job."""
 
@@ -117,6 +121,9 @@ class JobRun:
             await self._finish("cancelled")
         except LeaseLost:
             log.warning("job %s is not this server's any more", job.id)
+        except _GivesWay:
+            log.info("job %s gives way to a request that waits for room for its model", job.id)
+            await self._quietly(tools.store.release, job.id, tools.owner, RETRY_S)
         except ShuttingDown:
             await self._quietly(tools.store.release, job.id, tools.owner)
         except Unavailable as error:
@@ -145,6 +152,8 @@ class JobRun:
             while not work.done():
                 await self._wait(work)
                 await self._save()
+                if tools.transcriber.is_room_wanted():
+                    raise _GivesWay
             transcript = await work
             await self._save(is_last=True)
         finally:
