@@ -238,6 +238,11 @@ async def test_a_server_that_ends_gives_its_jobs_back(
     async with client_of(settings()) as client:
         job = await submit(client, speech.data)
         assert await asyncio.to_thread(gate.arrived.wait, 60)
+        watching = asyncio.create_task(client.get(f"{JOBS}/{job['id']}/events"))
+        await until(lambda: bool(client.app.state.services.jobs._watchers))
+        client.app.state.drain()
+        told = frames_of((await watching).text)  # the stream ends; whoever comes back is told the rest
+        assert {event["type"] for _, event in told} <= {"job.progress"}
         gate.set()
     async with client_of(settings()) as client:
         assert (await until_end(client, job["id"]))["status"] == "completed"

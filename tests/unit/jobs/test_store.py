@@ -19,6 +19,7 @@ from whisper_server.services.jobs.store import (
     JobStore,
     LeaseLost,
     Progress,
+    Swept,
     is_left_too_often,
     new_id,
 )
@@ -177,14 +178,14 @@ def test_a_lone_file_is_never_too_much(store: JobStore) -> None:
 def test_old_jobs_go_and_unfinished_ones_expire(store: JobStore) -> None:
     done, waiting, running = create(store), create(store), create(store)
     store.cancel(done)
-    assert store.sweep(3600.0, 1 << 30) == []
+    assert store.sweep(3600.0, 1 << 30) == Swept([], [])
     for _ in range(2):
         store.claim("a", 60.0)
     store.release(waiting, "a")
     with writing(store._engine) as connection:
         connection.execute(update(jobs).values(created_at=1.0))
         connection.execute(update(jobs).where(jobs.c.id == done).values(ended_at=1.0))
-    assert store.sweep(3600.0, 1 << 30) == [done]
+    assert store.sweep(3600.0, 1 << 30) == Swept([waiting], [done])
     assert store.get(waiting).status == "expired"
     assert store.get(running).status == "in_progress"
     with pytest.raises(JobNotFound):
@@ -199,7 +200,7 @@ def test_the_oldest_results_make_room(store: JobStore) -> None:
         store.claim("a", 60.0)
         store.save(ids[-1], "a", 60.0, Progress(1.0, None, 0, [("x", str(number) * 400)]))
         store.finish(ids[-1], "a", "completed", outcome="{}")
-    assert store.sweep(3600.0, 900) == ids[:1]
+    assert store.sweep(3600.0, 900).removed == ids[:1]
     create(store, limits=JobLimits(9, 1e6, 1000))
     for each in ids:
         with pytest.raises(JobNotFound):
@@ -213,7 +214,7 @@ def test_what_is_removed_is_given_back_to_the_disk(tmp_path: Path) -> None:
     store.claim("a", 60.0)
     store.save(job_id, "a", 60.0, Progress(1.0, None, 0, [("x", "y" * (4 << 20))]))
     store.finish(job_id, "a", "completed", outcome="{}")
-    assert store.sweep(3600.0, 0) == [job_id]
+    assert store.sweep(3600.0, 0).removed == [job_id]
     store.close()  # and what is in the log beside it
     assert file.stat().st_size < 1 << 20
 

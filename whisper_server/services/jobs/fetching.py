@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge
@@ -31,9 +32,12 @@ async def fetch(
     *,
     max_bytes: int,
     timeout_s: float,
+    folder: Path,
     in_thread: Callable[..., Awaitable[Any]],
 ) -> int:
     """Keep what the job's URL leads to as its upload; return its size in bytes.
+
+    Until it is whole it has no name, in `folder`.
 
     Raises:
         InvalidRequest: it leads to where this server does not go, or to nothing, or takes too long.
@@ -46,7 +50,7 @@ async def fetch(
             for delay_s in (0.0, *DELAYS_S):
                 await asyncio.sleep(delay_s)
                 try:
-                    with tempfile.TemporaryFile() as file:
+                    with tempfile.TemporaryFile(dir=folder) as file:
                         await _receive(job.file_url, hosts, file, max_bytes, in_thread)
                         size: int = await in_thread(uploads.put, job.id, _chunks(file))
                         return size

@@ -27,14 +27,16 @@ class Opened:
         dead = self.owners.dead(self.store.owners())
         return self.store.claim(self.owners.name, LEASE_S, dead)
 
-    def sweep(self, keep_s: float, disk_bytes: int) -> None:
-        """Remove what is old or too much, and what belongs to nothing."""
-        for job_id in self.store.sweep(keep_s, disk_bytes):
+    def sweep(self, keep_s: float, disk_bytes: int) -> list[str]:
+        """Remove what is old or too much, and what belongs to nothing; return the jobs that have expired."""
+        swept = self.store.sweep(keep_s, disk_bytes)
+        for job_id in swept.expired:
             self.uploads.remove(job_id)
         here = self.uploads.ids()
         for job_id in set(here) - self.store.existing(here):
             self.uploads.remove(job_id)
         self.owners.tidy(self.store.owners())
+        return swept.expired
 
     def close(self) -> None:
         """Give everything back."""

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import Unavailable
+from whisper_server.core.settings.jobs import job_folder
 from whisper_server.services.jobs.outside import OutsideHosts
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class JobRunner:
         """Take up nothing new, and give back what is running: whoever comes next goes on with it."""
         self._wake.set()
         for task in self._tasks():
-            task.cancel()
+            if not task.cancelling():  # a second one would break off what the first one has begun to say
+                task.cancel()
 
     async def close(self) -> None:
         """End everything; returns when it has."""
@@ -109,8 +111,7 @@ class JobRunner:
                 opened = await self._open()
                 if time.monotonic() - swept_s >= SWEEP_S:
                     swept_s = time.monotonic()
-                    settings = self._settings
-                    await self._in_thread(opened.sweep, settings.job_keep_hours * 3600.0, settings.job_bytes)
+                    await self._sweep(opened)
                 await self._take(opened)
                 await self._call_back(opened)
             except Unavailable:
@@ -119,6 +120,13 @@ class JobRunner:
                 log.warning("the job store failed: %s", (str(error) or type(error).__name__).splitlines()[0])
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
+
+    async def _sweep(self, opened: Opened) -> None:
+        settings = self._settings
+        expired = await self._in_thread(opened.sweep, settings.job_keep_hours * 3600.0, settings.job_bytes)
+        for job_id in expired:
+            self._events.job_ended("expired")
+            self._tell(job_id)
 
     async def _take(self, opened: Opened) -> None:
         """Take as many jobs as may run at once."""
@@ -158,6 +166,7 @@ class JobRunner:
             opened.uploads,
             max_bytes=self._settings.max_audio_bytes,
             timeout_s=self._settings.file_url_timeout_s,
+            folder=job_folder(self._settings.cache_dir),
             in_thread=self._in_thread,
         )
 

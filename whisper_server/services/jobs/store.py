@@ -26,6 +26,7 @@ from whisper_server.services.jobs.schema import (
 )
 from whisper_server.services.jobs.states import ENDED, MAX_TAKEN, UNFINISHED, Job, NewJob, Status
 
+CALLBACK_S = 2 * 86_400.0  # for which a job stays whose callback nobody takes
 RETRY_AFTER_S = 60  # what a client that is refused hears: jobs take minutes
 
 
@@ -52,6 +53,14 @@ class Progress:
     segments: Sequence[tuple[str, str]] = ()  # text, and JSON
     windows: Sequence[tuple[str, str]] = ()  # key, and JSON
     is_last: bool = False  # there are no segments behind these
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What has become of old jobs, by their ids."""
+
+    expired: list[str]
+    removed: list[str]
 
 
 class JobStore:
@@ -259,25 +268,25 @@ class JobStore:
         with writing(self._engine) as connection:
             _remove(connection, [job_id])
 
-    def sweep(self, keep_s: float, disk_bytes: int) -> list[str]:
-        """Let old unfinished jobs expire, and remove old finished ones; return the ids of those.
+    def sweep(self, keep_s: float, disk_bytes: int) -> Swept:
+        """Let old unfinished jobs expire, and remove old finished ones.
 
         Where jobs take more on the disk than they may, the oldest finished ones go before their time.
         """
         with writing(self._engine) as connection:
             limit = now_of(connection) - keep_s
             is_late = and_(jobs.c.status.in_(UNFINISHED), jobs.c.created_at < limit, jobs.c.owner.is_(None))
-            for row in connection.execute(select(jobs).where(is_late)).all():
-                _end(connection, _job(row), "expired", {})
-            is_old = and_(
-                jobs.c.status.in_(ENDED), jobs.c.ended_at < limit, jobs.c.callback_next_at.is_(None)
-            )
+            late = [_job(row) for row in connection.execute(select(jobs).where(is_late))]
+            for job in late:
+                _end(connection, job, "expired", {})
+            is_told = or_(jobs.c.callback_next_at.is_(None), jobs.c.ended_at < limit - CALLBACK_S)
+            is_old = and_(jobs.c.status.in_(ENDED), jobs.c.ended_at < limit, is_told)
             old = list(connection.scalars(select(jobs.c.id).where(is_old)))
             _remove(connection, old)
             removed = old + _make_room(connection, disk_bytes)
         if removed:
             give_pages_back(self._engine)
-        return removed
+        return Swept([job.id for job in late], removed)
 
     def take_callback(self, hold_s: float) -> Job | None:
         """Take a callback that is due, so that no other server does for so long; None where there is none."""
