@@ -130,6 +130,9 @@ def test_the_examples_of_jobs(
     ):
         done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=True)
         assert done.stdout.startswith(expected)
+    command = block("jobs: from the shell", page).replace("python ", f"{sys.executable} {ROOT}/").strip()
+    subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=tmp_path, check=True)
+    assert speech.text in (tmp_path / "subtitles" / "talk.srt").read_text()
 
 
 PAGES = [

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from whisper_server.cli.arguments import EXTENSIONS, PROG, parse
 from whisper_server.cli.inputs import STDIN, Input, audio_in, standard_input, with_targets
-from whisper_server.cli.outputs import Outputs, Refused
-from whisper_server.cli.terminal import LINES, log_to_terminal, printable, say
+from whisper_server.cli.outputs import Outputs, Refused, deliver
+from whisper_server.cli.progress import progress_bar
+from whisper_server.cli.terminal import log_to_terminal, say
+from whisper_server.cli.there import transcribe_there
 from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
@@ -30,9 +32,6 @@ from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render, 
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from whisper_server.cli.remote import RemoteServer
     from whisper_server.core.types import TranscribeParams, Transcript
     from whisper_server.services.container import Services
 
@@ -118,7 +117,7 @@ def _run(arguments: Namespace) -> int:
         is_piped = any(each.name == STDIN for each in inputs)
         recorded = stack.enter_context(standard_input()) if is_piped else None
         if arguments.server is not None:
-            failed = _transcribe_there(inputs, arguments, settings.api_key, recorded, outputs)
+            failed = transcribe_there(inputs, arguments, settings.api_key, recorded, outputs)
         else:
             failed = bool(inputs) and asyncio.run(_transcribe_all(inputs, job, settings, recorded, outputs))
     return 1 if failed or is_empty or is_refused else 0
@@ -192,82 +191,6 @@ def _is_folder(name: str) -> bool:
         return False
 
 
-def _transcribe_there(
-    inputs: Sequence[Input],
-    arguments: Namespace,
-    api_key: str,
-    recorded: BinaryIO | None,
-    outputs: Outputs,
-) -> bool:
-    """Let a server transcribe one input after the other; tell whether one failed."""
-    from whisper_server.cli.remote import RemoteFailed, RemoteServer  # noqa: PLC0415  (--help stays quick)
-
-    failed = False
-    try:
-        with RemoteServer(arguments.server, api_key) as server:
-            for each in inputs:
-                try:
-                    _deliver(_fetched(server, each, arguments, recorded), each.target, outputs)
-                except BrokenPipeError:
-                    raise
-                except (RemoteFailed, Refused, OSError) as error:
-                    say(f"error: {each.name}: {error}")
-                    failed = True
-    except RemoteFailed as error:
-        say(f"error: {error}")
-        return True
-    return failed
-
-
-def _fetched(server: RemoteServer, each: Input, arguments: Namespace, recorded: BinaryIO | None) -> str:
-    """Return the text of one input, or of the job that is its name."""
-    job_id = arguments.job
-    if job_id is None:
-        with contextlib.ExitStack() as stack:
-            is_piped = each.name == STDIN and recorded is not None
-            file = recorded if is_piped else stack.enter_context(Path(each.name).open("rb"))
-            assert file is not None
-            job_id = server.submit(arguments.task, file, _asked(arguments))
-    with _progress_bar(each.name, None) as bar:
-
-        def show(done_s: float, total_s: float | None) -> None:
-            bar.total = total_s
-            bar.update(done_s - bar.n)
-
-        try:
-            server.watch(job_id, show)
-        except KeyboardInterrupt:
-            say(f"the job goes on; --server {arguments.server} --job {job_id} fetches its text")
-            raise
-    return server.result(job_id, _shown(arguments))
-
-
-def _shown(arguments: Namespace) -> dict[str, Any]:
-    """Return the fields that say how a text is shown."""
-    return {
-        "response_format": arguments.format,
-        "timestamp_granularities[]": ["segment", "word"] if arguments.word_timestamps else None,
-        "max_line_chars": arguments.max_line_chars,
-        "max_lines": arguments.max_lines,
-        "max_cue_seconds": arguments.max_cue_seconds,
-    }
-
-
-def _asked(arguments: Namespace) -> dict[str, Any]:
-    """Return the fields of a request."""
-    switching = arguments.language_switching
-    return {
-        "model": arguments.model,
-        "language": None if arguments.language == "auto" else arguments.language,
-        "languages[]": [each for each in arguments.languages.split(",") if each],
-        "language_switching": None if switching is None else str(switching).lower(),
-        "audio_track": arguments.audio_track,
-        "seed": arguments.seed,
-        "response_format": arguments.format,
-        "timestamp_granularities[]": ["segment", "word"] if arguments.word_timestamps else None,
-    }
-
-
 async def _transcribe_all(
     inputs: Sequence[Input], job: _Job, settings: Settings, recorded: BinaryIO | None, outputs: Outputs
 ) -> bool:
@@ -306,7 +229,7 @@ async def _handle(
     try:
         transcript = await _transcribe(services, each, source, params, job.text)
         form = render if job.text is None else render_alignment
-        _deliver(form(transcript, job.response_format, job.subtitles)[0], each.target, outputs)
+        deliver(form(transcript, job.response_format, job.subtitles)[0], each.target, outputs)
     except BrokenPipeError:
         raise
     except (WhisperServerError, Refused, OSError) as error:
@@ -323,7 +246,7 @@ async def _transcribe(
         transcription = await services.transcriber.open(source, params)
     else:
         transcription = await services.transcriber.align(source, text, params)
-    with _progress_bar(each.name, transcription.info.header_duration_s) as bar:
+    with progress_bar(each.name, transcription.info.header_duration_s) as bar:
         found = []
         async with contextlib.aclosing(transcription.segments()) as segments:
             async for segment in segments:
@@ -331,35 +254,3 @@ async def _transcribe(
                 bar.update(segment.end_s - bar.n)
         bar.update(transcription.duration_s - bar.n)
     return transcription.transcript(tuple(found))
-
-
-def _progress_bar(name: str, total_s: float | None) -> tqdm[Any]:
-    """Return a bar over seconds of audio: done, speed in times real time, time left."""
-    from tqdm import tqdm  # noqa: PLC0415  (--help stays quick)
-
-    known = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{rate_noinv_fmt}, {remaining} left]"
-    unknown = "{desc}: {n:.0f} s [{rate_noinv_fmt}]"
-    return tqdm(
-        total=total_s,
-        desc="standard input" if name == STDIN else printable(Path(name).name),
-        unit="x",
-        bar_format=known if total_s else unknown,
-        file=sys.stderr,
-        disable=not sys.stderr.isatty(),
-        leave=False,
-        dynamic_ncols=True,
-    )
-
-
-def _deliver(body: str, target: Path | None, outputs: Outputs) -> None:
-    """Write the transcript to its file, or to standard output; a terminal gets nothing that it would obey."""
-    if not body.endswith("\n"):
-        body += "\n"
-    if target is not None:
-        outputs.write(target, body)
-        say(f"{target} written")
-        return
-    if sys.stdout.isatty():
-        body = printable(body, LINES)
-    sys.stdout.buffer.write(body.encode())
-    sys.stdout.flush()
