@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
 
 from tests.support.postgres import postgres_server, postgres_url
 from whisper_server.core.errors import ConfigError, JobNotFound, Overloaded
-from whisper_server.services.jobs.schema import jobs, meta, open_database, sqlite_url, writing
+from whisper_server.services.jobs.schema import jobs, meta, open_database, segments, sqlite_url, writing
 from whisper_server.services.jobs.states import NewJob
 from whisper_server.services.jobs.store import (
     JobLimits,
@@ -226,6 +227,16 @@ def test_tables_of_another_version_are_left_alone(url: str) -> None:
     engine.dispose()
     with pytest.raises(ConfigError, match="version 99"):
         open_database(url)
+
+
+def test_what_is_said_stays_out_of_errors(store: JobStore, url: str) -> None:
+    job_id = create(store)
+    store.claim("a", 60.0)
+    with writing(store._engine) as connection:
+        segments.drop(connection)
+    with pytest.raises(SQLAlchemyError) as caught:
+        store.save(job_id, "a", 60.0, Progress(1.0, None, 0, [("the secret word", "{}")]))
+    assert "secret" not in str(caught.value)
 
 
 def test_a_database_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
