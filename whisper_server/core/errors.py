@@ -142,7 +142,7 @@ class JobNotFinished(WhisperServerError):
     type = "invalid_request_error"
     code = "job_not_finished"
 
-    def __init__(self, message: str, *, retry_helps: bool) -> None:
+    def __init__(self, message: str, *, retry_helps: bool = True) -> None:
         super().__init__(message)
         self.retry_helps = retry_helps
 
