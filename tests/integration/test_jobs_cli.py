@@ -56,6 +56,7 @@ def test_a_job_that_was_left_is_fetched_later(server: Server, capfd: pytest.Capt
     assert "There is no such job" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_a_server_that_is_restarted_is_waited_for(
     start_server: StartServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
