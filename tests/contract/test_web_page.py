@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import NANO, ROOT, SAMPLES, Sample, Server, StartServer
@@ -210,6 +211,18 @@ def test_a_file_that_is_no_audio_says_so_and_the_next_one_is_done(
     items = page.locator(".item")
     expect(items.nth(0).locator(".item-status.wrong")).to_be_visible()
     expect(items.nth(1).locator(".item-status")).to_have_text("Done.")
+
+
+def test_jobs_are_listed_saved_and_removed(nano: Server, page: Any, speech: Sample) -> None:
+    sent = {"files": {"file": speech.data}, "data": {"background": "true"}}
+    job = httpx.post(f"{nano.url}/v1/audio/transcriptions", **sent, timeout=60).json()
+    page.goto(nano.url)
+    row = page.locator("#jobs-list .item")
+    expect(row.locator(".item-status")).to_contain_text("Done")
+    assert saved(page, row, "txt") == f"{speech.text}\n"
+    row.locator(".cancel").click()
+    expect(row).to_have_count(0)
+    assert httpx.get(f"{nano.url}/v1/jobs/{job['id']}").status_code == 404
 
 
 def test_a_recording_of_the_microphone_becomes_text(nano: Server, page: Any, speech: Sample) -> None:
