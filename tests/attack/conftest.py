@@ -13,9 +13,10 @@ import pytest
 
 from tests.conftest import NANO, Sample, Server, StartServer
 from tests.support.http_requests import URL, form
+from tests.support.waiting import HANG_S
 
 HERE = Path(__file__).parent
-LIMIT_S = 60.0  # no test waits for it; it only ends a hang
+LIMIT_S = HANG_S
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

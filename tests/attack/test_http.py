@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import Sample, Server, StartServer
 from tests.support.http_requests import HEARD, URL, form, request_headers
 from tests.support.long_audio import speak_for
+from tests.support.waiting import HANG_S, Probe, wait_until, wait_until_started
 
 pytestmark = pytest.mark.attack
 
@@ -29,7 +30,7 @@ def cpu_s(server: Server) -> float:
 def exchanged(server: Server, data: bytes) -> bytes:
     """Send all that is taken, and return what comes back, whatever becomes of the connection."""
     received = b""
-    with socket.create_connection(server.address, timeout=120) as connection:
+    with socket.create_connection(server.address, timeout=HANG_S) as connection:
         try:
             connection.sendall(data)
             while part := connection.recv(1 << 16):
@@ -39,24 +40,23 @@ def exchanged(server: Server, data: bytes) -> bytes:
     return received
 
 
-@pytest.mark.parametrize(
-    ("chunk", "n_bytes"),
-    [(b"1\r\nX\r\n", 360_000), (b"1;" + b"e" * 100 + b"\r\nX\r\n", 360_000), (b"000001\r\nX\r\n", 2_000_000)],
-)
-def test_small_chunks_of_many_connections(server: Server, chunk: bytes, n_bytes: int) -> None:
+@pytest.mark.parametrize("chunk", [b"1\r\nX\r\n", b"1;" + b"e" * 100 + b"\r\nX\r\n", b"000001\r\nX\r\n"])
+def test_small_chunks_of_many_connections(server: Server, chunk: bytes) -> None:
     """They cost little, /health answers all the time, and each hears what is wrong."""
-    httpx.get(f"{server.url}/v1/models", timeout=60)
+    wait_until_started(server)
     before_s = cpu_s(server)
-    body = CHUNKED + chunk * (n_bytes // len(chunk)) + b"0\r\n\r\n"
-    with ThreadPoolExecutor(48) as threads:
-        replies = [threads.submit(exchanged, server, body) for _ in range(48)]
+    body = CHUNKED + chunk * (2_000_000 // len(chunk)) + b"0\r\n\r\n"
+    with Probe(server) as probe, ThreadPoolExecutor(24) as threads:
+        replies = [threads.submit(exchanged, server, body) for _ in range(24)]
         while not all(reply.done() for reply in replies):
-            assert httpx.get(f"{server.url}/health", timeout=30).status_code == 200
+            assert probe.status() == 200
     heard = [reply.result() for reply in replies]
     assert all(reply[:13] in {b"", b"HTTP/1.1 400 "} for reply in heard)
-    assert sum(reply[:13] == b"HTTP/1.1 400 " for reply in heard) > 24
-    # Parsed to the end, 17 MB of them took 17 s, and 96 MB as much more.
-    assert cpu_s(server) - before_s < 12
+    assert sum(reply[:13] == b"HTTP/1.1 400 " for reply in heard) > 12
+    # Parsed to the end, 17 MB of the first kind took 17 s; these are 48 MB.
+    used_s = cpu_s(server) - before_s
+    print(f"{used_s:.1f} s of the processor")
+    assert used_s < 24
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_small_chunks_of_many_connections(server: Server, chunk: bytes, n_bytes:
     ],
 )
 def test_headers_of_many_connections(server: Server, head: bytes) -> None:
-    httpx.get(f"{server.url}/v1/models", timeout=60)
+    wait_until_started(server)
     before_s = cpu_s(server)
     with ThreadPoolExecutor(48) as threads:
         replies = [threads.submit(exchanged, server, head) for _ in range(48)]
-        assert httpx.get(f"{server.url}/health", timeout=30).status_code == 200
+        assert httpx.get(f"{server.url}/health", timeout=HANG_S).status_code == 200
         statuses = {reply.result().split(b" ")[1:2][0] if reply.result() else b"" for reply in replies}
     assert statuses <= {b"400", b""}
     assert cpu_s(server) - before_s < 6
@@ -83,7 +83,7 @@ def test_headers_of_many_connections(server: Server, head: bytes) -> None:
 
 def ended(server: Server, data: bytes, then: Callable[[socket.socket], None]) -> bytes:
     received = b""
-    with socket.create_connection(server.address, timeout=120) as connection:
+    with socket.create_connection(server.address, timeout=HANG_S) as connection:
         connection.sendall(data)
         then(connection)
         while part := connection.recv(1 << 16):
@@ -109,19 +109,21 @@ def test_a_client_that_leaves_is_noticed_while_others_end_their_side(start_serve
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     data = f"POST {URL} HTTP/1.1\r\n{head}\r\n".encode() + request.read()
 
+    wait_until_started(server)
+
     def inside() -> int:
-        return int(httpx.get(f"{server.url}/ready").json()["queue"]["requests"])
+        return int(httpx.get(f"{server.url}/ready", timeout=HANG_S).json()["queue"]["requests"])
 
     with ExitStack() as stack:
-        stays, leaves = (stack.enter_context(socket.create_connection(server.address, 120)) for _ in range(2))
+        stays, leaves = (
+            stack.enter_context(socket.create_connection(server.address, HANG_S)) for _ in range(2)
+        )
         for connection in (stays, leaves):
             connection.sendall(data)
-        while inside() < 2:
-            pass
+        wait_until(lambda: inside() == 2, "sign of both requests")
         stays.shutdown(socket.SHUT_WR)
         leaves.close()
-        while inside() > 1:
-            pass
+        wait_until(lambda: inside() == 1, "end of the request whose client has left")
         assert server.process.stdin is not None
         server.process.stdin.close()  # opens the gate
         received = b""
@@ -139,9 +141,10 @@ def test_the_rest_of_an_ambiguous_request_is_no_request(server: Server) -> None:
         assert reply.startswith(b"HTTP/1.1 400 ")
 
 
-def test_nothing_is_left_behind(server: Server) -> None:
+def test_nothing_is_left_behind(start_server: StartServer) -> None:
     """After a storm of all kinds of broken requests there are as many threads and connections as before."""
-    httpx.get(f"{server.url}/v1/models", timeout=60)
+    server = start_server("--header-timeout-s", "2")  # what ends those that send no end of line
+    wait_until_started(server)
     process = psutil.Process(server.process.pid)
     threads, files = process.num_threads(), process.num_fds()
     kinds = [
@@ -155,7 +158,6 @@ def test_nothing_is_left_behind(server: Server) -> None:
         each.start()
     for each in storm:
         each.join()
-    while process.num_fds() > files:
-        pass
+    wait_until(lambda: process.num_fds() <= files, "end of the last connections")
     assert process.num_threads() <= threads
     assert not any("Traceback" in line for line in server.lines)

@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from tests.conftest import Server, StartServer, server_command, server_environment
-from tests.support.audio_files import wav_bytes
+from tests.support.audio_files import tone, wav_bytes
 from tests.support.gated_server import open_gate, wait_for_batch
 from tests.support.http_requests import URL, request_headers
+from tests.support.waiting import HANG_S, wait_until
 
 pytestmark = [pytest.mark.attack, pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux")]
 
@@ -27,11 +28,17 @@ SPEECH = Path(__file__).parents[2] / "models" / "nano-whisper" / "samples" / "en
 MB = 1_000_000
 OTHER_BYTES = 60 * MB  # a decoder's answers, windows, connections, what the allocator keeps
 N = 6
+CLIP_S = 2.5  # of sound in each upload, at least
 
 
 def large_wav(n_bytes: int) -> bytes:
-    """A clip, and a chunk that no decoder wants."""
-    return wav_bytes(bytes(64_000)) + b"junk" + struct.pack("<I", n_bytes) + bytes(n_bytes)
+    """A clip with sound, for which the device is asked, and a chunk that no decoder wants."""
+    return (
+        wav_bytes((tone(CLIP_S) * 32_000).astype("<i2").tobytes())
+        + b"junk"
+        + struct.pack("<I", n_bytes)
+        + bytes(n_bytes)
+    )
 
 
 def as_json(**fields: object) -> bytes:
@@ -58,18 +65,19 @@ def rss(server: Server) -> int:
 
 
 def begin(stack: ExitStack, server: Server, body: bytes, *lines: str) -> socket.socket:
-    connection = stack.enter_context(socket.create_connection(server.address, timeout=120))
+    connection = stack.enter_context(socket.create_connection(server.address, timeout=HANG_S))
     connection.sendall(request_headers(*lines, f"Content-Length: {len(body)}") + body)
     return connection
 
 
-def queue(server: Server) -> tuple[int, int]:
-    found = httpx.get(f"{server.url}/metrics", timeout=60).text
+def queue(server: Server) -> tuple[int, float]:
+    """Return what is counted inside: bytes of uploads, and seconds of audio that were found in them."""
+    found = httpx.get(f"{server.url}/metrics", timeout=HANG_S).text
 
-    def of(name: str) -> int:
-        return int(float(next(line for line in found.splitlines() if line.startswith(name + " ")).split()[1]))
+    def of(name: str) -> float:
+        return float(next(line for line in found.splitlines() if line.startswith(name + " ")).split()[1])
 
-    return of("whisper_queue_requests"), of("whisper_queue_upload_bytes")
+    return int(of("whisper_queue_upload_bytes")), of("whisper_queue_audio_seconds")
 
 
 @pytest.mark.parametrize("kind", [*BODIES, "a form"])
@@ -90,13 +98,15 @@ def test_what_is_held_is_what_is_counted(start_server: StartServer, kind: str) -
         wait_for_batch(server)  # everything is imported and started
         before = rss(server)
         held = [begin(stack, server, body, *lines) for _ in range(N)]
-        peak = 0
-        settled = 0
-        while settled < 5:
-            peak = max(peak, rss(server))
-            requests, counted = queue(server)
-            is_read = requests == N + 1 and counted < N * len(body)
-            settled = settled + 1 if is_read else 0
+        seen = [before]
+
+        def is_read() -> bool:
+            seen.append(rss(server))
+            return queue(server)[1] > (N + 0.5) * CLIP_S
+
+        for _ in range(5):  # and it stays so
+            wait_until(is_read, "state in which all uploads are read")
+        counted, peak = queue(server)[0], max(seen)
         assert rss(server) - before <= 1.5 * counted + OTHER_BYTES
         # While bodies are parsed: those that have come in, twice what two threads work on, and what is made
         # of it.
@@ -124,9 +134,9 @@ def test_no_memory_is_no_fault_of_the_server(tmp_path: Path) -> None:
                 sent = [begin(stack, server, body, "Content-Type: application/json") for _ in range(10)]
                 statuses = [connection.recv(13).split()[1] for connection in sent]
             assert set(statuses) <= {b"200", b"503", b"429"}, statuses
-            reply = httpx.post(f"{server.url}{URL}", files={"file": SPEECH.read_bytes()}, timeout=120)
+            reply = httpx.post(f"{server.url}{URL}", files={"file": SPEECH.read_bytes()}, timeout=HANG_S)
             assert reply.status_code == 200
         finally:
             process.terminate()
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=HANG_S) == 0
         assert "outcome=bug" not in process.stderr.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -11,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import NANO, ROOT, SAMPLES, Sample, Server, StartServer
 from tests.contract.clients import KEY, client_package, wav_of
+from tests.support.long_audio import speak_for
 from tests.support.stand_in_hub import Hub, stand_in
 
 playwright = client_package("playwright.sync_api")
@@ -24,6 +27,24 @@ expect = playwright.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PICTURES = ROOT / "docs" / "pictures"
 FOCUSED = "(({id, className, tagName}) => id || className || tagName)(document.activeElement)"
+DROPPED = """([name, data]) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([Uint8Array.from(atob(data), (each) => each.charCodeAt())], name));
+  return transfer;
+}"""
+WATCH_FORMS = """() => {
+  window.sent = [];
+  const { append } = FormData.prototype;
+  FormData.prototype.append = function (name, value, ...rest) {
+    sent.push([name, String(value)]);
+    return append.call(this, name, value, ...rest);
+  };
+}"""
+WATCH_STATUS = """() => {
+  window.seen = [];
+  new MutationObserver(() => seen.push(document.querySelector(".item-status")?.textContent))
+    .observe(document.querySelector("#queue"), { childList: true, subtree: true });
+}"""
 MOVING = "document.getAnimations().length"
 PICTURED = bool(os.environ.get("DOCS_PICTURES"))  # writes the pictures of docs/web-page.md
 NAME = "downloaded-nano"
@@ -105,6 +126,53 @@ def test_files_queue_and_become_text(nano: Server, page: Any, samples: dict[str,
         assert " ".join(item.locator("[role=textbox]").all_inner_texts()) == samples[name].text
 
 
+def test_files_can_be_dropped_and_are_sent_as_the_options_say(
+    nano: Server, page: Any, samples: dict[str, Sample]
+) -> None:
+    sample = samples["de-plain-018.flac"]
+    page.goto(nano.url)
+    page.select_option("#language", "de")
+    data = base64.b64encode(sample.data).decode()
+    dropped = page.evaluate_handle(DROPPED, [sample.name, data])
+    page.evaluate(WATCH_FORMS)
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    expect(page.locator(".item h3")).to_have_text(sample.name)
+    expect(page.locator(".item-status")).to_have_text("Done.")
+    assert " ".join(page.locator("[role=textbox]").all_inner_texts()) == sample.text
+    fields = dict(page.evaluate("sent"))
+    assert fields["language"] == "de"
+    assert fields["model"] == page.locator("#model").input_value()
+
+
+def test_a_long_file_shows_how_much_is_done_and_how_long_the_rest_takes(
+    nano: Server, page: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.wav"
+    path.write_bytes(speak_for(70))
+    page.goto(nano.url)
+    page.evaluate(WATCH_STATUS)
+    page.set_input_files("#files", str(path))
+    expect(page.locator(".item-status")).to_have_text("Done.")
+    said = page.evaluate("seen")
+    shown = [match for text in said if (match := re.fullmatch(r"\d:(\d\d) of 1:\d\d, \d+:\d\d left\.", text))]
+    done = [int(match[1]) for match in shown]
+    assert len(set(done)) > 1
+    expect(page.locator(".item progress")).to_be_hidden()
+
+
+def test_a_transcription_can_be_cancelled_and_the_next_one_is_made(
+    nano: Server, page: Any, speech: Sample, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.wav"
+    path.write_bytes(speak_for(600))
+    page.goto(nano.url)
+    page.set_input_files("#files", [str(path), str(SAMPLES / speech.name)])
+    items = page.locator(".item")
+    items.nth(0).get_by_role("button", name="Cancel").click()
+    expect(items.nth(0).locator(".item-status")).to_have_text("Cancelled.")
+    expect(items.nth(1).locator(".item-status")).to_have_text("Done.")
+
+
 def test_every_form_to_save_has_the_text_as_it_was_edited(nano: Server, page: Any, speech: Sample) -> None:
     page.goto(nano.url)
     choose(page, speech.name)
@@ -145,6 +213,18 @@ def test_a_file_that_is_no_audio_says_so_and_the_next_one_is_done(
     expect(items.nth(1).locator(".item-status")).to_have_text("Done.")
 
 
+def test_jobs_are_listed_saved_and_removed(nano: Server, page: Any, speech: Sample) -> None:
+    sent = {"files": {"file": speech.data}, "data": {"background": "true"}}
+    job = httpx.post(f"{nano.url}/v1/audio/transcriptions", **sent, timeout=60).json()
+    page.goto(nano.url)
+    row = page.locator("#jobs-list .item")
+    expect(row.locator(".item-status")).to_contain_text("Done")
+    assert saved(page, row, "txt") == f"{speech.text}\n"
+    row.locator(".cancel").click()
+    expect(row).to_have_count(0)
+    assert httpx.get(f"{nano.url}/v1/jobs/{job['id']}").status_code == 404
+
+
 def test_a_recording_of_the_microphone_becomes_text(nano: Server, page: Any, speech: Sample) -> None:
     page.goto(nano.url)
     page.get_by_role("button", name="Record", exact=True).click()
@@ -164,11 +244,24 @@ def caption_live(page: Any, speech: Sample) -> None:
 
 
 def test_live_captions_show_what_is_said(nano: Server, page: Any, speech: Sample) -> None:
+    sockets: list[Any] = []
+    kinds: list[str] = []
+
+    def watch(socket: Any) -> None:
+        sockets.append(socket)
+        socket.on("framereceived", lambda frame: kinds.append(json.loads(frame)["type"]))
+
+    page.on("websocket", watch)
     page.goto(nano.url)
     caption_live(page, speech)
     assert axe.Axe().run(page).violations_count == 0
-    page.get_by_role("button", name="Stop live captions").click()
+    [socket] = sockets
+    with socket.expect_event("close", timeout=TIMEOUT_MS / 2):  # long before the page would lose its patience
+        page.get_by_role("button", name="Stop live captions").click()
     expect(page.get_by_role("button", name="Live captions")).to_have_attribute("aria-pressed", "false")
+    n_texts = sum(kind.endswith(".completed") for kind in kinds)
+    assert kinds.count("input_audio_buffer.committed") == n_texts > 0
+    expect(page.locator("#captions-text .open")).to_have_count(0)
 
 
 def test_live_captions_where_a_key_is_set(

@@ -36,6 +36,7 @@ needs_torch = [
 BOTH = ["ctranslate2", pytest.param("torch", marks=needs_torch)]
 GREEDY = DecodeOptions(beam_size=1, temperatures=(0.0,))
 BEAMS = DecodeOptions(beam_size=5, temperatures=(0.0,))
+DRAFT = DecodeOptions(beam_size=1, temperatures=(0.0,), is_draft=True)
 # No attempt is good enough, so that each falls back; chance has next to no say at 0.0001.
 FALLBACK = DecodeOptions(beam_size=5, temperatures=(0.0, 0.0001), logprob_threshold=0.0)
 
@@ -114,6 +115,7 @@ def test_the_words_are_those_of_the_clips(load: LoadEngine, name: str) -> None:
     assert [one.language for one in heard] == [clip.language for clip in PLAIN]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [BEAMS, FALLBACK], ids=["beams", "fallback"])
 @pytest.mark.parametrize("name", BOTH)
 def test_alone_and_in_a_crowd(load: LoadEngine, name: str, options: DecodeOptions) -> None:
@@ -122,7 +124,29 @@ def test_alone_and_in_a_crowd(load: LoadEngine, name: str, options: DecodeOption
     assert_same(decode(engine, jobs, options, 1), decode(engine, jobs, options, len(jobs)))
 
 
-@pytest.mark.parametrize("options", [GREEDY, BEAMS, FALLBACK], ids=["greedy", "beams", "fallback"])
+@pytest.mark.parametrize("name", BOTH)
+def test_a_draft_has_the_words_and_no_timestamps(load: LoadEngine, name: str) -> None:
+    tokenizer = load(name).tokenizer
+    drafts = decode(load(name), JOBS[: len(PLAIN)], DRAFT, 4)
+    assert [tokenizer.text(one.tokens).strip() for one in drafts] == [clip.text for clip in PLAIN]
+    assert not any(map(tokenizer.is_timestamp, (token for one in drafts for token in one.tokens)))
+    assert all(len(one.token_times) == len(one.tokens) for one in drafts)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_no_more_tokens_come_than_are_wanted(load: LoadEngine, name: str) -> None:
+    engine = load(name)
+    encoded = engine.encode(np.stack([one.window.mel for one in JOBS[:2]]))
+    prompts = [engine.tokenizer.start_sequence("en", "transcribe")] * 2
+    whole = engine.generate(encoded, prompts, Sampling(1, 0.0))
+    cut = engine.generate(encoded, prompts, Sampling(1, 0.0, max_tokens=3))
+    assert all(len(one.tokens) > 3 for one in whole)
+    assert [one.tokens for one in cut] == [one.tokens[:3] for one in whole]
+
+
+@pytest.mark.parametrize(
+    "options", [GREEDY, BEAMS, FALLBACK, DRAFT], ids=["greedy", "beams", "fallback", "draft"]
+)
 @pytest.mark.parametrize("name", [pytest.param("torch", marks=needs_torch)])
 def test_equal_to_ctranslate2(load: LoadEngine, name: str, options: DecodeOptions) -> None:
     jobs = JOBS[::2] if options is FALLBACK else JOBS

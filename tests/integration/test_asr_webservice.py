@@ -214,6 +214,19 @@ async def test_language_of_a_file_and_of_a_stretch(nano_client: httpx.AsyncClien
         ] == code
 
 
+async def test_a_long_talk_outweighs_phrases_in_another_language(nano_client: httpx.AsyncClient) -> None:
+    """Windows are heard together by the seconds of their voice, as at the beginning of a transcript."""
+    english, french = (
+        s16le((SAMPLES / name).read_bytes()) for name in ("en-plain-005.flac", "fr-plain-009.flac")
+    )
+    pause, gap = b"\0" * 16_000, b"\0" * 96_000
+    talk = (french + pause) * (27 * 32_000 // len(french + pause))
+    data = (english + gap + talk + gap) * 2  # each phrase fills a window, because the talk does not fit in
+    found = (await nano_client.post("/detect-language", params={"encode": "false"}, **film(data))).json()
+    assert found["language_code"] == "fr"
+    assert found["confidence"] > 0.6  # by windows it would be half
+
+
 async def test_silence_has_no_language(nano_client: httpx.AsyncClient) -> None:
     reply = await nano_client.post("/detect-language", params={"encode": "false"}, **film(b"\0" * 320_000))
     assert reply.json() == {"detected_language": "english", "language_code": "en", "confidence": 0.0}
@@ -294,8 +307,9 @@ def test_a_film_of_two_hours_passes_through(start_server: StartServer, raw_minut
     head, _, subtitle = reply.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     assert b" --> 01:5" in subtitle
-    # 141 were seen: windows that are ready, and two minutes of look-ahead.
-    assert max(peaks) - before_mb < 180
+    # 99 were seen, most of them in the first minutes: what the steps work with for a moment, which the
+    # allocator keeps once in each of its two arenas until the server is idle. 15 MB of it are held.
+    assert max(peaks) - before_mb < 130
 
 
 def test_detection_answers_when_the_film_has_been_sent(start_server: StartServer, raw_minute: bytes) -> None:

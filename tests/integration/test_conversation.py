@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,12 +16,17 @@ from tests.conftest import Sample
 from tests.support.in_process import MakeSettings
 from tests.support.realtime_client import pcm16
 from whisper_server.api.disconnect import ClientDisconnected
+from whisper_server.core.types import SAMPLE_RATE
 from whisper_server.services.admission import Admission, Limits
 from whisper_server.services.container import Services, open_services
 from whisper_server.services.realtime.configuration import SessionConfig
 from whisper_server.services.realtime.conversation import Conversation, Means
 from whisper_server.services.realtime.params import params_of
 from whisper_server.services.realtime.session import Session
+from whisper_server.services.realtime.turn_decoder import TurnDecoder
+
+if TYPE_CHECKING:
+    from whisper_server.core.types import Samples, TranscribeParams, Transcript
 
 TIMEOUT_S = 60
 LONG_S = 310  # of sound, more than a session has without being asked (`UNTOLD_S`)
@@ -47,10 +52,32 @@ def append(data: bytes) -> dict[str, Any]:
 COMMIT = {"type": "input_audio_buffer.commit"}
 
 
+class Recording(TurnDecoder):
+    """A decoder that remembers what it was asked for."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services.transcriber, services.models)
+        self.asked: list[tuple[str, float]] = []  # kind, seconds of sound
+        self.came = asyncio.Event()
+
+    async def turn(self, samples: Samples, params: TranscribeParams) -> Transcript:
+        self._note("turn", samples)
+        return await super().turn(samples, params)
+
+    async def early(self, samples: Samples, params: TranscribeParams) -> Transcript:
+        self._note("early", samples)
+        return await super().early(samples, params)
+
+    def _note(self, kind: str, samples: Samples) -> None:
+        self.asked.append((kind, len(samples) / SAMPLE_RATE))
+        self.came.set()
+
+
 class Client:
     """Says events one by one, and has what came back in `seen`."""
 
     def __init__(self, services: Services, admission: Admission | None = None) -> None:
+        self.decoder = Recording(services)
         self.seen: list[dict[str, Any]] = []
         self.leaves_at: str | None = None  # type of an event
         self.may_take = asyncio.Event()
@@ -63,9 +90,7 @@ class Client:
             new_id=lambda prefix: f"{prefix}_{next(numbers)}", expires_at=7,
         )  # fmt: skip
         self.slot = (admission or services.admission).enter()
-        means = Means(
-            services.transcriber, services.models, services.pool, services.metrics, self.slot, self._take
-        )
+        means = Means(self.decoder, services.pool, services.metrics, self.slot, self._take)
         self._conversation = Conversation(session, means)
 
     async def run(self) -> None:
@@ -149,3 +174,43 @@ async def test_no_event_is_lost_where_a_client_takes_them_slowly(services: Servi
     for completed in client.of(".completed"):
         deltas = [each["delta"] for each in client.of(".delta") if each["item_id"] == completed["item_id"]]
         assert "".join(deltas) == completed["transcript"]
+
+
+DETECTED = updated(
+    format={"type": "audio/pcm", "rate": 8_000},
+    turn_detection={"type": "server_vad", "silence_duration_ms": 1_920},
+)
+PAUSE, SILENCE = bytes(2 * 4_000), bytes(2 * 24_000)  # 0.5 s and 3 s: not yet the end of a turn, and its end
+
+
+async def test_a_turn_is_decoded_in_the_silence_that_ends_it(services: Services, speech: Sample) -> None:
+    client = Client(services)
+    running = asyncio.create_task(client.run())
+    client.say(DETECTED, append(pcm16(speech.data, 8_000)), append(PAUSE))
+    async with asyncio.timeout(TIMEOUT_S):
+        await client.decoder.came.wait()
+    client.say(append(SILENCE))
+    await client.until(lambda: len(client.of(".completed")) == 1)
+    client.say(None)
+    await running
+    [(kind, decoded_s)] = client.decoder.asked
+    assert kind == "early"
+    assert decoded_s < client.of(".completed")[0]["usage"]["seconds"]
+
+
+async def test_somebody_who_goes_on_after_a_pause_is_decoded_with_what_was_before(
+    services: Services, speech: Sample
+) -> None:
+    client = Client(services)
+    running = asyncio.create_task(client.run())
+    clip = pcm16(speech.data, 8_000)
+    client.say(DETECTED, append(clip), append(PAUSE))
+    async with asyncio.timeout(TIMEOUT_S):
+        await client.decoder.came.wait()
+    client.say(append(clip), append(SILENCE), None)
+    async with asyncio.timeout(TIMEOUT_S):
+        await running
+    assert len(client.of(".completed")) == 1
+    (_, first_s), *_, (_, last_s) = client.decoder.asked
+    assert first_s < speech.duration_s + 0.5
+    assert last_s > 2 * speech.duration_s

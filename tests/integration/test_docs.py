@@ -67,6 +67,7 @@ def test_the_curl_examples_transcribe(
     assert done.stdout.count(samples["fr-plain-009.flac"].text) == 2  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 def test_the_examples_for_those_who_move(
     start_server: StartServer, nano_cache: Path, samples: dict[str, Sample]
 ) -> None:
@@ -110,6 +111,31 @@ def test_the_example_of_a_realtime_session(
     assert done.stdout == f"{speech.text}\n{speech.text}\n"
 
 
+def test_the_examples_of_jobs(
+    start_server: StartServer, nano_cache: Path, speech: Sample, tmp_path: Path
+) -> None:
+    pytest.importorskip("openai")
+    server = start_server(
+        *("--model", str(ROOT / "models" / "nano-whisper")),
+        WHISPER_ENGINE="ctranslate2",
+        WHISPER_CACHE_DIR=str(nano_cache),
+    )
+    page = (
+        (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8").replace("http://127.0.0.1:8089", server.url)
+    )
+    (tmp_path / "talk.m4a").write_bytes(speech.data)  # what it is says its content
+    script = block("jobs: with curl", page).replace("curl ", "curl -sS ")
+    for argv, expected in (
+        (["bash", "-euo", "pipefail", "-c", script], f"{speech.text}\n1\n00:00:00,"),
+        ([sys.executable, "-c", block("jobs: with python", page, "python")], f"completed\n{speech.text}\n"),
+    ):
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert done.stdout.startswith(expected)
+    command = block("jobs: from the shell", page).replace("python ", f"{sys.executable} {ROOT}/").strip()
+    subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=tmp_path, check=True)
+    assert speech.text in (tmp_path / "subtitles" / "talk.srt").read_text()
+
+
 PAGES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
@@ -143,6 +169,7 @@ def test_the_readme_names_every_route() -> None:
     assert missing == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("marker", ["same machine", "another machine"])
 async def test_home_assistants_examples_listen(marker: str, tmp_path: Path) -> None:
     """The commands run as they are written, on other ports and without a download."""

@@ -171,6 +171,8 @@ async def test_no_label_comes_from_a_client(client: httpx.AsyncClient, speech: S
         "status": {"200", "204", "400", "403", "404", "405"},
         "error": {*kinds, "bug", "shutdown", "other"},
         "stage": {"upload", "work", "reply"},
+        "state": {"completed", "failed", "expired", "cancelled"},
+        "outcome": {"delivered", "retried", "given_up"},
     }
     seen: dict[str, set[str]] = {}
     for name, labels in values_of(page):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Sample, Server, StartServer
 from tests.support.asgi_client import StreamingClient, Uploading
-from tests.support.audio_files import wav_bytes
+from tests.support.audio_files import encode, wav_bytes
 from tests.support.held_requests import held, inside, until
 from tests.support.http_requests import HEARD, URL, b64, error_in, error_of, form, upload_begun
 from tests.support.in_process import OpenClient
@@ -91,6 +91,27 @@ async def test_audio_beyond_what_may_wait(open_client: OpenClient, speech: Sampl
         assert HEARD.match(first.result().json()["text"])
         assert (await short).status_code == 200
         assert (await client.post(URL, **form(talk))).status_code == 200
+
+
+def without_total(flac: bytes) -> bytes:
+    """Let a header say what those of live streams do: nothing of the length (RFC 9639, section 8.2)."""
+    assert flac[:4] == b"fLaC"
+    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
+
+
+async def test_audio_whose_length_no_header_tells_is_counted_as_it_is_read(
+    open_client: OpenClient, talk: bytes
+) -> None:
+    quiet = np.zeros(16_000 * 400, np.float32)  # in which nothing has to wait for the device
+    live = without_total(encode(quiet, container="flac", codec="flac"))
+    async with open_client(queue_seconds=90) as client:
+        async with held(client, form(talk)):
+            for path in (URL, "/debug/audio-info"):
+                overload_of(await client.post(path, **form(live)))
+            assert inside(client)[0] == 1
+        for path in (URL, "/debug/audio-info"):
+            assert (await client.post(path, **form(live))).status_code == 200
+        assert inside(client) == (0, 0.0, 0)
 
 
 async def test_one_long_file_is_never_too_long_for_the_queue(open_client: OpenClient, talk: bytes) -> None:

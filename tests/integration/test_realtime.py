@@ -12,7 +12,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.conftest import NANO, Sample, Server, StartServer, servers
-from tests.support.realtime_client import pcm16, session
+from tests.support.audio_files import wav_bytes
+from tests.support.realtime_client import heard, pcm16, session, turns_of
 
 KEY = "sk-of-this-server"
 
@@ -80,6 +81,20 @@ def test_turns_of_one_session_follow_one_another(nano_server: Server, samples: d
     assert [event["previous_item_id"] for event in committed] == [
         None, *(event["item_id"] for event in committed[:-1])
     ]  # fmt: skip
+
+
+def test_a_session_says_what_uploads_of_its_turns_do(nano_server: Server, samples: dict[str, Sample]) -> None:
+    rate_hz, pause = 16_000, bytes(2 * 16_000)
+    names = ["en-plain-000.flac", "de-plain-018.flac", "en-plain-002.flac"]
+    said = b"".join(pcm16(samples[name].data, rate_hz) + pause for name in names)
+    with session(nano_server.url) as client:
+        texts = heard(client, said, rate_hz)
+    words = " ".join(texts).split()
+    assert words == " ".join(samples[name].text for name in names).split()
+    for text, turn in zip(texts, turns_of(said), strict=True):
+        files = {"file": wav_bytes(turn, rate=rate_hz)}
+        reply = httpx.post(f"{nano_server.url}/v1/audio/transcriptions", files=files, timeout=60)
+        assert text == reply.raise_for_status().json()["text"]
 
 
 def test_silence_has_an_empty_text(nano_server: Server) -> None:

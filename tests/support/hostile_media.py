@@ -205,6 +205,35 @@ def repeated_chunk(seconds: float, times: int, samples: np.ndarray | None = None
     )
 
 
+def long_m4a(hours: float, rate: int = 48_000) -> bytes:
+    """A whole M4A of silence, of any length, as muxers write it: every packet of AAC has its place."""
+    data = encode(np.zeros(2 * rate, np.float32), rate, "ipod", "aac")
+    with av.open(io.BytesIO(data)) as container:
+        packets = {packet.size: bytes(packet) for packet in container.demux() if packet.size}
+    (size, packet), (other_size, other) = (*packets.items(), *packets.items())[:2]
+    in_chunk = 22  # packets, an even number; half a second
+    n_chunks = int(hours * 3600 * rate / 1024 / in_chunk)
+    n = n_chunks * in_chunk
+    chunk = (packet + other) * (in_chunk // 2)
+    at = data.index(b"mdat") - 4
+    offsets = (at + 8 + len(chunk) * np.arange(n_chunks)).astype(">u4")
+    end = data.rindex(b"moov") - 4
+    head = struct.pack(">I", 0)
+    ms = int(n * 1024 * 1000 / rate)
+    whole = data[:at] + _box(b"mdat", chunk * n_chunks) + data[end:]
+    return _with_tables(
+        whole,
+        {
+            b"stts": head + struct.pack(">III", 1, n, 1024),
+            b"stsz": head + struct.pack(">II", 0, n) + struct.pack(">II", size, other_size) * (n // 2),
+            b"stsc": head + struct.pack(">IIII", 1, 1, in_chunk, 1),
+            b"stco": head + struct.pack(">I", n_chunks) + offsets.tobytes(),
+            b"edts": _box(b"elst", head + struct.pack(">IIiI", 1, ms, 1024, 1 << 16)),
+        },
+        durations=n * 1024,
+    )
+
+
 def _box(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", 8 + len(data)) + kind + data
 
@@ -226,7 +255,7 @@ def _with_tables(mp4: bytes, tables: dict[bytes, bytes], *, durations: int = 0, 
                 body = tables[kind]
             elif kind == b"mdhd" and durations:
                 body = body[:16] + struct.pack(">I", durations) + body[20:]
-            if not (kind == b"edts" and kind in tables):
+            if body or kind not in tables:
                 made += _box(kind, body)
             at += size
         return made

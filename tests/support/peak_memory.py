@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 CLEAR = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
@@ -24,5 +27,35 @@ def bounded_growth(limit_mb: float) -> Iterator[None]:
     assert growth_mb <= limit_mb, f"{growth_mb:.0f} MB more"
 
 
-def _mb(name: str) -> float:
-    return int(STATUS.read_text().partition(f"{name}:")[2].split()[0]) * 1024 / 1e6
+class ChildrensPeak:
+    """What each child process of this one had in memory at most, in the block; Linux only.
+
+    The system's own account of children that have ended (`getrusage`) counts what the parent had when it
+    started them, and all children ever.
+    """
+
+    def __init__(self) -> None:
+        self.mb: dict[int, float] = {}  # by process number
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> ChildrensPeak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        this = psutil.Process()
+        while not self._is_over.wait(0.02):
+            for child in this.children():
+                # One that has just been forked has the memory of this process, and its name.
+                with suppress(OSError, ValueError, psutil.Error):
+                    if "decoder_process" in " ".join(child.cmdline()):
+                        self.mb[child.pid] = _mb("VmHWM", Path(f"/proc/{child.pid}/status"))
+
+
+def _mb(name: str, status: Path = STATUS) -> float:
+    return int(status.read_text().partition(f"{name}:")[2].split()[0]) * 1024 / 1e6

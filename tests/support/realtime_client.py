@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,12 @@ from typing import Any
 import av
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
+
+from whisper_server.core.types import SAMPLE_RATE, ModelSource, TranscribeParams
+from whisper_server.services.audio.pcm_converter import PcmFormat
+from whisper_server.services.realtime.configuration import SessionConfig
+from whisper_server.services.realtime.session import Session
+from whisper_server.services.realtime.sound_input import SoundInput
 
 TIMEOUT_S = 60
 
@@ -57,8 +64,35 @@ class RealtimeClient:
         return [event["type"] for event in self.seen]
 
 
+def heard(client: RealtimeClient, pcm: bytes, rate_hz: int, **audio_input: Any) -> list[str]:
+    """Say 16-bit samples that end with silence, in a new session; return the texts of its turns."""
+    client.update(format={"type": "audio/pcm", "rate": rate_hz}, **audio_input)
+    client.append(pcm)
+    client.send("input_audio_buffer.clear")
+    client.until("input_audio_buffer.cleared")
+    n_turns = client.kinds().count("input_audio_buffer.committed")
+    while sum(kind.endswith(".completed") for kind in client.kinds()) < n_turns:
+        client.until(".completed")
+    return [event["transcript"] for event in client.seen if event["type"].endswith(".completed")]
+
+
+def turns_of(pcm: bytes) -> list[bytes]:
+    """Return what is decoded of such samples at 16 kHz, turn by turn, as the state machine cuts them."""
+    numbers, sound = itertools.count(), SoundInput()
+    session = Session(
+        SessionConfig(),
+        lambda _: TranscribeParams(ModelSource("any")),
+        new_id=lambda prefix: f"{prefix}_{next(numbers)}",
+        expires_at=0,
+    )
+    session.hear(*sound.hear(base64.b64encode(pcm), PcmFormat("pcm16", SAMPLE_RATE)))
+    turns = iter(session.next_turn, None)
+    return [(turn.samples * 32_768).astype("<i2").tobytes() for turn in turns if turn]
+
+
 @contextmanager
 def session(url: str, path: str = "/v1/realtime", **options: Any) -> Iterator[RealtimeClient]:
     """Open a session with a server at an http URL."""
-    with connect(url.replace("http", "ws", 1) + path, **options) as socket:
+    # The application may still be on its way in.
+    with connect(url.replace("http", "ws", 1) + path, open_timeout=TIMEOUT_S, **options) as socket:
         yield RealtimeClient(socket)

@@ -75,6 +75,7 @@ def create_app(
 
             app.state.drain = drain
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
+            opened.jobs.start()
             try:
                 yield
             finally:

@@ -17,6 +17,12 @@ def parse(argv: Sequence[str] | None, prog: str = PROG) -> argparse.Namespace:
     parser = build_parser(prog)
     arguments = parser.parse_args(argv)
     arguments.format = arguments.format or ("text" if arguments.align is None else "srt")
+    if arguments.job is not None and (arguments.server is None or arguments.files):
+        parser.error("--job goes with --server, and without FILE")
+    if arguments.job is None and not arguments.files:
+        parser.error("the following arguments are required: FILE")
+    if arguments.align is not None and arguments.server is not None:
+        parser.error("--align works here, not with --server")
     if arguments.align is not None:
         if len(arguments.files) > 1:
             parser.error("--align takes one FILE, which the text belongs to")
@@ -35,7 +41,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         prog=prog, description="Transcribe audio files with a local Whisper model."
     )
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="audio or video files, folders, or - for stdin"
+        "files", nargs="*", metavar="FILE", help="audio or video files, folders, or - for stdin"
     )
     parser.add_argument("--model", metavar="NAME", help="model name or model folder (default: WHISPER_MODEL)")
     _add_languages(parser)
@@ -72,6 +78,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="other draws where the model is not sure (default: 0)",
     )
     _add_cues(parser)
+    _add_server(parser)
     parser.add_argument("--version", action="version", version=__version__)
     return parser
 
@@ -81,6 +88,14 @@ def _add_cues(parser: argparse.ArgumentParser) -> None:
     cues.add_argument("--max-line-chars", type=int, default=42, metavar="N", help="per line (default: 42)")
     cues.add_argument("--max-lines", type=int, default=2, metavar="N", help="per cue (default: 2)")
     cues.add_argument("--max-cue-seconds", type=float, default=7.0, metavar="N", help="per cue (default: 7)")
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    server = parser.add_argument_group("on a server (the key is read from WHISPER_API_KEY)")
+    server.add_argument(
+        "--server", metavar="URL", help="let the server there do it, as a job for each FILE; Ctrl-C leaves it"
+    )
+    server.add_argument("--job", metavar="ID", help="fetch the text of a job that was left, in place of FILE")
 
 
 def _add_languages(parser: argparse.ArgumentParser) -> None:

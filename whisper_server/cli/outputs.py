@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from whisper_server.cli.inputs import STDIN, Input
+from whisper_server.cli.terminal import LINES, printable, say
 
 
 class Refused(Exception):
@@ -60,6 +62,20 @@ class Outputs:
                 _give_new_name(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def deliver(body: str, target: Path | None, outputs: Outputs) -> None:
+    """Write the transcript to its file, or to standard output; a terminal gets nothing that it would obey."""
+    if not body.endswith("\n"):
+        body += "\n"
+    if target is not None:
+        outputs.write(target, body)
+        say(f"{target} written")
+        return
+    if sys.stdout.isatty():
+        body = printable(body, LINES)
+    sys.stdout.buffer.write(body.encode())
+    sys.stdout.flush()
 
 
 def _give_new_name(temporary: Path, target: Path) -> None:

@@ -1,9 +1,13 @@
-"""A bar over bytes: how much of a download is there, how fast it comes, how long it will take."""
+"""Bars for a person at a terminal: over the bytes of a download, and over the seconds of a recording."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from whisper_server.cli.inputs import STDIN
+from whisper_server.cli.terminal import printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -38,3 +42,21 @@ class ByteBar:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
+
+
+def progress_bar(name: str, total_s: float | None) -> tqdm[Any]:
+    """Return a bar over seconds of audio: done, speed in times real time, time left."""
+    from tqdm import tqdm  # noqa: PLC0415  (--help stays quick)
+
+    known = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{rate_noinv_fmt}, {remaining} left]"
+    unknown = "{desc}: {n:.0f} s [{rate_noinv_fmt}]"
+    return tqdm(
+        total=total_s,
+        desc="standard input" if name == STDIN else printable(Path(name).name),
+        unit="x",
+        bar_format=known if total_s else unknown,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        dynamic_ncols=True,
+    )

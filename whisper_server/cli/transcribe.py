@@ -1,6 +1,6 @@
 """The command line: files in, text to standard output or a folder, messages to standard error.
 
-Wraps the same services as the server and knows nothing of HTTP. Standard output carries
+Wraps the same services as the server, or asks one (`remote`). Standard output carries
 transcripts only, so that it can be piped; the progress bar is for a person at a terminal.
 """
 
@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from whisper_server.cli.arguments import EXTENSIONS, PROG, parse
 from whisper_server.cli.inputs import STDIN, Input, audio_in, standard_input, with_targets
-from whisper_server.cli.outputs import Outputs, Refused
-from whisper_server.cli.terminal import LINES, log_to_terminal, printable, say
+from whisper_server.cli.outputs import Outputs, Refused, deliver
+from whisper_server.cli.progress import progress_bar
+from whisper_server.cli.terminal import log_to_terminal, say
+from whisper_server.cli.there import transcribe_there
 from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
@@ -30,8 +32,6 @@ from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render, 
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from whisper_server.core.types import TranscribeParams, Transcript
     from whisper_server.services.container import Services
 
@@ -103,12 +103,12 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG, *, has_output: boo
 def _run(arguments: Namespace) -> int:
     """Do what the arguments say; return 0, or 1 where an input failed."""
     job = _job(arguments)
-    model = {"model": arguments.model} if arguments.model else {}
+    model = {"model": arguments.model} if arguments.model and arguments.server is None else {}
     settings = load_settings({**_OWN_FILES, **model})
     log_notices(settings)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
-    names, is_empty = _names(arguments.files)
+    names, is_empty = _names(arguments.files if arguments.job is None else [arguments.job])
     inputs = list(with_targets(names, arguments.output, EXTENSIONS[arguments.format]))
     outputs = Outputs(inputs, overwrite=arguments.overwrite)
     inputs, is_refused = _allowed(inputs, outputs)
@@ -116,7 +116,10 @@ def _run(arguments: Namespace) -> int:
         # Before the event loop starts: a read that blocks there would not hear Ctrl-C.
         is_piped = any(each.name == STDIN for each in inputs)
         recorded = stack.enter_context(standard_input()) if is_piped else None
-        failed = bool(inputs) and asyncio.run(_transcribe_all(inputs, job, settings, recorded, outputs))
+        if arguments.server is not None:
+            failed = transcribe_there(inputs, arguments, settings.api_key, recorded, outputs)
+        else:
+            failed = bool(inputs) and asyncio.run(_transcribe_all(inputs, job, settings, recorded, outputs))
     return 1 if failed or is_empty or is_refused else 0
 
 
@@ -226,7 +229,7 @@ async def _handle(
     try:
         transcript = await _transcribe(services, each, source, params, job.text)
         form = render if job.text is None else render_alignment
-        _deliver(form(transcript, job.response_format, job.subtitles)[0], each.target, outputs)
+        deliver(form(transcript, job.response_format, job.subtitles)[0], each.target, outputs)
     except BrokenPipeError:
         raise
     except (WhisperServerError, Refused, OSError) as error:
@@ -243,7 +246,7 @@ async def _transcribe(
         transcription = await services.transcriber.open(source, params)
     else:
         transcription = await services.transcriber.align(source, text, params)
-    with _progress_bar(each.name, transcription.info.header_duration_s) as bar:
+    with progress_bar(each.name, transcription.info.header_duration_s) as bar:
         found = []
         async with contextlib.aclosing(transcription.segments()) as segments:
             async for segment in segments:
@@ -251,35 +254,3 @@ async def _transcribe(
                 bar.update(segment.end_s - bar.n)
         bar.update(transcription.duration_s - bar.n)
     return transcription.transcript(tuple(found))
-
-
-def _progress_bar(name: str, total_s: float | None) -> tqdm[Any]:
-    """Return a bar over seconds of audio: done, speed in times real time, time left."""
-    from tqdm import tqdm  # noqa: PLC0415  (--help stays quick)
-
-    known = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{rate_noinv_fmt}, {remaining} left]"
-    unknown = "{desc}: {n:.0f} s [{rate_noinv_fmt}]"
-    return tqdm(
-        total=total_s,
-        desc="standard input" if name == STDIN else printable(Path(name).name),
-        unit="x",
-        bar_format=known if total_s else unknown,
-        file=sys.stderr,
-        disable=not sys.stderr.isatty(),
-        leave=False,
-        dynamic_ncols=True,
-    )
-
-
-def _deliver(body: str, target: Path | None, outputs: Outputs) -> None:
-    """Write the transcript to its file, or to standard output; a terminal gets nothing that it would obey."""
-    if not body.endswith("\n"):
-        body += "\n"
-    if target is not None:
-        outputs.write(target, body)
-        say(f"{target} written")
-        return
-    if sys.stdout.isatty():
-        body = printable(body, LINES)
-    sys.stdout.buffer.write(body.encode())
-    sys.stdout.flush()

@@ -17,12 +17,14 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSou
 
 from whisper_server.core.errors import ConfigError
 from whisper_server.core.settings.clients import ClientSettings
+from whisper_server.core.settings.jobs import JobSettings
 from whisper_server.core.settings.models import ModelSettings
 from whisper_server.core.settings.renamed import RENAMED, Renamed, old_values
 
 log = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 300  # of what is wrong with a value; it may show the value
+_SECRETS = frozenset({"WHISPER_API_KEY", "WHISPER_CALLBACK_SECRET", "WHISPER_JOB_STORE"})  # never shown
 MAX_HOST_BYTES = 253  # of a name in the DNS; addresses are shorter
 
 
@@ -92,7 +94,7 @@ class ProcessSettings(BaseModel):
         return value
 
 
-class Settings(ModelSettings, ClientSettings, ProcessSettings, BaseSettings):
+class Settings(JobSettings, ModelSettings, ClientSettings, ProcessSettings, BaseSettings):
     """What the operator decided; frozen."""
 
     # Fields are collected from the last base to the first: the order of the docs.
@@ -178,8 +180,8 @@ def _converted(renamed: Renamed, value: Any) -> Any:
 
 
 def _config_error(variable: str, error: ValidationError) -> ConfigError:
-    """Say in one line what is wrong with a variable; the key is never shown."""
+    """Say in one line what is wrong with a variable; secrets are never shown."""
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")[:MAX_REASON_CHARS]
-    shown = "" if variable == "WHISPER_API_KEY" else f" (got {str(first['input'])[:80]!r})"
+    shown = "" if variable in _SECRETS else f" (got {str(first['input'])[:80]!r})"
     return ConfigError(f"{variable}: {reason}{shown}")

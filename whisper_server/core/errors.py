@@ -11,8 +11,10 @@
     |-- Forbidden                        403 a Host or Origin that is not configured
     |-- RouteNotFound                    404
     |-- ModelNotFound                    404 model_not_found
+    |-- JobNotFound                      404 job_not_found
     |-- MethodNotAllowed                 405
     |-- UploadStalled                    408 the client sends too slowly
+    |-- JobNotFinished                   409 job_not_finished; its result is not there, or never will be
     |-- PayloadTooLarge                  413 as the hosted API words it
     |   |-- RecordingTooLarge            413 raw samples of more seconds than allowed
     |-- Overloaded                       429 rate_limit_exceeded; too many requests are admitted
@@ -122,6 +124,27 @@ class ModelNotFound(WhisperServerError):
     code = "model_not_found"
     param = "model"
     retry_helps = False
+
+
+class JobNotFound(WhisperServerError):
+    """A job that is not there, or no longer."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "job_not_found"
+    retry_helps = False
+
+
+class JobNotFinished(WhisperServerError):
+    """A job has no result: not yet, or never."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "job_not_finished"
+
+    def __init__(self, message: str, *, retry_helps: bool = True) -> None:
+        super().__init__(message)
+        self.retry_helps = retry_helps
 
 
 class MethodNotAllowed(WhisperServerError):

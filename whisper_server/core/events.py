@@ -46,6 +46,15 @@ class Events:
     def worker_replaced(self) -> None:
         """The thread that runs the device was replaced."""
 
+    def job_submitted(self) -> None:
+        """A job was taken."""
+
+    def job_ended(self, status: str) -> None:
+        """A job has ended; `status` is one of its states."""
+
+    def callback_sent(self, outcome: str) -> None:
+        """A callback was sent; `outcome` is delivered, retried or given_up."""
+
     def gauge(self, name: str, read: Callable[[], float]) -> None:
         """Show what `read` returns at each `exposition`, whose thread calls it."""
 

@@ -21,6 +21,8 @@ from whisper_server.core.logging import dropped_lines
 
 OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+JOB_ENDS = ("completed", "failed", "expired", "cancelled")
+CALLBACKS = ("delivered", "retried", "given_up")
 NOT_CLASSES = ("bug", "shutdown")  # outcomes of requests besides our errors
 
 WAIT_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -39,6 +41,7 @@ GAUGES = {
     "whisper_models_loaded": "Models in memory.",
     "whisper_models_bytes": "Bytes that they take at the busiest moment, weights included.",
     "whisper_realtime_sessions": "Realtime sessions that are open.",
+    "whisper_jobs_running": "Jobs that this server is at.",
 }
 
 
@@ -53,6 +56,7 @@ class Metrics(Events):
         self._count_requests()
         self._count_audio()
         self._count_windows()
+        self._count_jobs()
 
     def _count_requests(self) -> None:
         registry = self.registry
@@ -125,6 +129,18 @@ class Metrics(Events):
             "whisper_workers_replaced", "Workers of the device that were replaced.", registry=registry
         )
 
+    def _count_jobs(self) -> None:
+        registry = self.registry
+        self._submitted = Counter("whisper_jobs_submitted", "Jobs that were taken.", registry=registry)
+        self._ended = Counter("whisper_jobs_ended", "Jobs that have ended.", ["state"], registry=registry)
+        self._callbacks = Counter(
+            "whisper_job_callbacks", "Callbacks that were sent.", ["outcome"], registry=registry
+        )
+        for status in JOB_ENDS:
+            self._ended.labels(status)
+        for outcome in CALLBACKS:
+            self._callbacks.labels(outcome)
+
     def request_done(self, route: str | None, method: str, status: int, wall_s: float) -> None:
         """Count a request; status 0 is one that was never answered."""
         route = route or OTHER
@@ -170,6 +186,18 @@ class Metrics(Events):
     def worker_replaced(self) -> None:
         """Count a worker that was replaced."""
         self._replaced.inc()
+
+    def job_submitted(self) -> None:
+        """Count a job."""
+        self._submitted.inc()
+
+    def job_ended(self, status: str) -> None:
+        """Count the end of a job."""
+        self._ended.labels(status if status in JOB_ENDS else OTHER).inc()
+
+    def callback_sent(self, outcome: str) -> None:
+        """Count a callback."""
+        self._callbacks.labels(outcome if outcome in CALLBACKS else OTHER).inc()
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
         """Show one of `GAUGES`."""

@@ -222,6 +222,7 @@ class DecodeOptions:
     compression_ratio_threshold: float = 2.4
     logprob_threshold: float = -1.0
     no_speech_threshold: float = 0.6
+    is_draft: bool = False  # another decode of the same sound follows: one attempt, without timestamps
 
 
 @dataclass(frozen=True, slots=True)

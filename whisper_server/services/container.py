@@ -18,6 +18,7 @@ from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
 from whisper_server.services.engines.registry import remove_unfinished
+from whisper_server.services.jobs.jobs import Jobs
 from whisper_server.services.loaded_models.loader import ModelLoader
 from whisper_server.services.loaded_models.speech_model import SpeechModel
 from whisper_server.services.model_files.catalog import Catalog
@@ -61,6 +62,7 @@ class Services:
     metrics: Events
     downloads: Downloads
     live: LiveSessions
+    jobs: Jobs
     shutdown: Shutdown
 
     def drain(self) -> None:
@@ -68,6 +70,7 @@ class Services:
         self.shutdown.drain()
         self.downloads.drain()
         self.live.draining.set()
+        self.jobs.drain()
         self.models.drain()
 
 
@@ -97,7 +100,8 @@ async def open_services(
     transcriber = _transcriber(settings, audio, models, pool)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission, live = Admission(limits, throughput=remote.throughput if remote else None), LiveSessions()
-    _watch(metrics, admission, models, live)
+    jobs = Jobs(settings, transcriber, catalog, metrics, shutdown)
+    _watch(metrics, admission, models, live, jobs)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
     try:
         yield Services(
@@ -112,11 +116,13 @@ async def open_services(
             metrics=metrics,
             downloads=downloads,
             live=live,
+            jobs=jobs,
             shutdown=shutdown,
         )
     finally:
         shutdown.drain()
         downloads.drain()
+        await jobs.close()
         await asyncio.to_thread(_close, pool, decoders, models)
         shutdown.close()
 
@@ -152,7 +158,11 @@ def _remote(remote: RemoteModels, settings: Settings, shutdown: Shutdown) -> Mod
 
 
 def _watch(
-    metrics: Events, admission: Admission, models: ModelManager[SpeechModel], live: LiveSessions
+    metrics: Events,
+    admission: Admission,
+    models: ModelManager[SpeechModel],
+    live: LiveSessions,
+    jobs: Jobs,
 ) -> None:
     """Show what is admitted and in memory, as it is at the moment of each look."""
     metrics.gauge("whisper_queue_requests", lambda: admission.state().requests)
@@ -165,6 +175,7 @@ def _watch(
     metrics.gauge("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
     metrics.gauge("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
     metrics.gauge("whisper_realtime_sessions", lambda: live.count)
+    metrics.gauge("whisper_jobs_running", lambda: jobs.running)
 
 
 def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[SpeechModel]) -> None:

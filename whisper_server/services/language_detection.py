@@ -1,7 +1,8 @@
 """Which language a recording is in, by its first minutes of speech; nothing is written down.
 
-Films begin with music and credits, so windows without a voice are passed over, and several windows vote: one
-phrase in another language does not decide. Must not know how audio is opened, or of requests.
+Films begin with music and credits, so windows without a voice are passed over, and several windows are
+heard together, as at the beginning of a transcript (`decoding.language.pooled`): one phrase in another
+language does not decide. Must not know how audio is opened, or of requests.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import defaultdict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whisper_server.core.types import DecodeOptions, Priority, VadOptions, Window, WindowJob
-from whisper_server.services.transcription import SampleStream, has_voice, windows_of
+from whisper_server.services.decoding.language import Heard, pooled
+from whisper_server.services.transcription import SampleStream, has_voice, heard_in, windows_of
 
 if TYPE_CHECKING:
     from whisper_server.services.loaded_models.speech_model import SpeechModel
@@ -39,7 +40,7 @@ class Detection:
     """The language that most speaks for."""
 
     code: str
-    confidence: float  # mean probability over the windows that were heard
+    confidence: float  # mean probability over the windows that were heard, by the seconds of their voice
 
 
 async def detect_language(
@@ -53,21 +54,19 @@ async def detect_language(
 
     Raises what `Transcription.segments` does.
     """
-    scores: dict[str, float] = defaultdict(float)
-    heard = 0
+    heard: list[Heard] = []
     with model.scheduler.open_stream(priority) as stream:
         async with contextlib.aclosing(_spoken(audio, model.engine.info.n_mels, pool, stretch)) as windows:
             async for window in windows:
                 job = stream.submit(WindowJob(window, None), NOTHING_DECODED)
                 decoded = await asyncio.wrap_future(job)
-                scores[decoded.language] += decoded.language_probability
-                heard += 1
-                if heard == ENOUGH_WINDOWS:
+                heard.append(heard_in(window, decoded))
+                if len(heard) == ENOUGH_WINDOWS:
                     break
     if not heard:
         return Detection(*NO_SPEECH)
-    code = max(scores, key=scores.__getitem__)
-    return Detection(code, scores[code] / heard)
+    together = pooled(heard)
+    return Detection(together.best, together.scores[together.best])
 
 
 async def _spoken(

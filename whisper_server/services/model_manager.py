@@ -81,12 +81,14 @@ class ModelManager(Generic[M]):
         return Lease(model, lambda: self._table.leave(turn))
 
     @asynccontextmanager
-    async def lease(self, source: ModelSource) -> AsyncIterator[M]:
+    async def lease(self, source: ModelSource, *, is_background: bool = False) -> AsyncIterator[M]:
         """Lend the model to the block, waiting for room and its load without blocking the event loop.
+
+        Where work `is_background`, its wait is none that others make room for (`is_room_wanted`).
 
         A cancelled wait gives its lease back and leaves the load to the others. Raises as `acquire`.
         """
-        turn, model = await self._leased(source)
+        turn, model = await self._leased(source, is_background)
         try:
             yield model
         finally:
@@ -105,6 +107,10 @@ class ModelManager(Generic[M]):
         """Return what is in memory or on its way, the most recently used model last."""
         return self._table.states()
 
+    def is_room_wanted(self) -> bool:
+        """Tell whether a request waits for room: work that can wait had better give its lease back."""
+        return self._table.is_room_wanted()
+
     def drain(self) -> None:
         """Lend no more, and let each model refuse what has not begun. Idempotent; does not block.
 
@@ -119,26 +125,26 @@ class ModelManager(Generic[M]):
         """
         self._table.close(timeout)
 
-    async def _leased(self, source: ModelSource) -> tuple[Turn[M], M]:
+    async def _leased(self, source: ModelSource, is_background: bool) -> tuple[Turn[M], M]:
         """Return a turn that has its lease, and the model.
 
         What a model takes is only known once it has been loaded. Where it has to go again then, the next turn
         waits until there is as much room.
         """
-        turn = self._reserve(source)
+        turn = self._reserve(source, is_background)
         try:
             entry = await self._granted(turn)
             try:
                 return turn, await self._loaded(entry)
             except NoRoomForModel:
                 self._table.leave(turn)
-                turn = self._reserve(source)
+                turn = self._reserve(source, is_background)
                 return turn, await self._loaded(await self._granted(turn))
         except BaseException:
             self._table.leave(turn)
             raise
 
-    def _reserve(self, source: ModelSource) -> Turn[M]:
+    def _reserve(self, source: ModelSource, is_background: bool = False) -> Turn[M]:
         def start_load(entry: Entry[M]) -> None:
             try:
                 check_threads()
@@ -146,7 +152,7 @@ class ModelManager(Generic[M]):
                 raise as_ours(error, source.name, "load", log) from error
             start_thread(self._run_load, entry, failed=lambda error: self._fail(entry, error))
 
-        return self._table.reserve(source, start_load)
+        return self._table.reserve(source, start_load, is_background=is_background)
 
     async def _granted(self, turn: Turn[M]) -> Entry[M]:
         """Wait for room, at most as long as a request does."""

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from whisper_server.services.audio_processor import AudioProcessor, AudioSource
     from whisper_server.services.loaded_models.speech_model import SpeechModel
     from whisper_server.services.model_manager import ModelManager
+    from whisper_server.services.scheduling.remembered import DecodedMemory
     from whisper_server.services.work_pool import WorkPool
+
+DRAFTED = DecodeOptions(beam_size=1, temperatures=(0.0,), is_draft=True)
 
 
 class Transcriber:
@@ -61,12 +64,13 @@ class Transcriber:
         params: TranscribeParams,
         admit: Callable[[AudioInfo], None] = lambda _: None,
         on_read: Callable[[float], None] = lambda _: None,
+        memory: DecodedMemory | None = None,
     ) -> SegmentSource:
         """Open the audio; nothing is loaded, and only channels are compared.
 
         `admit` is called once, when the header is known and before anything is decoded; what it raises is
         raised here, and the file is closed. `on_read` is told the seconds that were read so far where the
-        channels are compared; what it raises, too.
+        channels are compared; what it raises, too. Windows that `memory` knows are not decoded.
 
         How often a file is read: once, and its samples as windows are pulled. By channels, a first time for
         the survey, which must have measured all of it before a segment may be kept or the file refused, and
@@ -82,7 +86,7 @@ class Transcriber:
         try:
             admit(stream.info)
             if params.speakers is None:
-                return self._transcription(stream, params)
+                return self._transcription(stream, params, memory)
             assert not hasattr(source, "read"), "a file object cannot be read by several at once"
 
             await self._settle(stream)
@@ -92,7 +96,7 @@ class Transcriber:
 
             async def open_one(channel: int) -> Transcription:
                 opened = await self._open(source, track, channel, stream.budget)
-                return self._transcription(opened, of_channel)
+                return self._transcription(opened, of_channel, memory)
 
             return await open_channels(stream, params.speakers, self._pool, open_one, on_read)
         except BaseException:
@@ -104,12 +108,14 @@ class Transcriber:
     ) -> Transcription:
         """Open sound that is in memory, float32 [n] at 16 kHz mono.
 
-        A draft, which another decode of the same sound will replace, gets one greedy attempt a window.
+        A draft, which another decode of the same sound will replace, gets one greedy attempt a window, and
+        its words have times.
         """
-        transcription = self._transcription(MemoryStream(samples), params)
-        if is_draft:
-            greedy = replace(transcription.options, beam_size=1)
-            transcription.options = replace(greedy, temperatures=greedy.temperatures[:1])
+        if not is_draft:
+            return self._transcription(MemoryStream(samples), params)
+        timed = replace(params, word_timestamps=True, language_switching=False)
+        transcription = self._transcription(MemoryStream(samples), timed)
+        transcription.options = DRAFTED
         return transcription
 
     async def align(
@@ -156,6 +162,10 @@ class Transcriber:
         finally:
             audio.close()
 
+    def is_room_wanted(self) -> bool:
+        """Tell whether a request waits for room for its model; work that can wait had better give way."""
+        return self._models.is_room_wanted()
+
     async def transcribe(self, source: AudioSource, params: TranscribeParams) -> Transcript:
         """Transcribe a whole file; `Transcription.segments` says what may be raised."""
         transcription = await self.open(source, params)
@@ -180,10 +190,14 @@ class Transcriber:
             async for _ in steps:
                 pass
 
-    def _transcription(self, stream: SampleStream, params: TranscribeParams) -> Transcription:
+    def _transcription(
+        self, stream: SampleStream, params: TranscribeParams, memory: DecodedMemory | None = None
+    ) -> Transcription:
         options = DecodeOptions(beam_size=self._beam_size)
         if params.temperature > 0:
             options = replace(options, temperatures=(params.temperature,))
         asked = params.language_switching
         switches = self._switches_language if asked is None else asked
-        return Transcription(stream, params, options, self._models, self._pool, self._use_vad, switches)
+        return Transcription(
+            stream, params, options, self._models, self._pool, self._use_vad, switches, memory
+        )

@@ -38,12 +38,14 @@ from whisper_server.core.types import (
 )
 from whisper_server.services.decoding import belief, leftover, seams, segments
 from whisper_server.services.decoding.language import FileLanguage, Heard
+from whisper_server.services.scheduling.remembered import RememberedStream
 from whisper_server.services.speech import vad, windows
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples, VadOptions
-    from whisper_server.services.loaded_models.speech_model import SpeechModel, WindowStream
+    from whisper_server.services.loaded_models.speech_model import SpeechModel
     from whisper_server.services.model_manager import ModelManager
+    from whisper_server.services.scheduling.remembered import DecodedMemory, DecodeStream
     from whisper_server.services.work_pool import WorkPool
 
 
@@ -52,7 +54,7 @@ class LeasedModel:
     """What one request works with: the model, and the request's own stream of windows to it."""
 
     model: SpeechModel
-    stream: WindowStream
+    stream: DecodeStream
 
 
 class SampleStream(Protocol):
@@ -132,6 +134,7 @@ class Transcription(SegmentSource):
     _pool: WorkPool
     _use_vad: bool
     _switches_language: bool = True
+    _memory: DecodedMemory | None = None  # of what was said of its windows before
     greedy_below_s: float = field(default=0.0, init=False)  # shorter windows get one hypothesis, no beam
     _language: FileLanguage = field(init=False)
     _is_first: bool = field(default=True, init=False)  # no window with a voice was submitted yet
@@ -173,9 +176,11 @@ class Transcription(SegmentSource):
     @contextlib.asynccontextmanager
     async def lease(self) -> AsyncIterator[LeasedModel]:
         """Lend the model of this file, loading it where needed, with a stream for this request."""
-        async with self._models.lease(self.params.model) as model:
+        is_background = self.params.priority == "background"
+        async with self._models.lease(self.params.model, is_background=is_background) as model:
             with model.scheduler.open_stream(self.params.priority) as stream:
-                yield LeasedModel(model, stream)
+                memory = self._memory
+                yield LeasedModel(model, stream if memory is None else RememberedStream(stream, memory))
 
     async def segments(self, lease: LeasedModel | None = None) -> AsyncGenerator[Segment, None]:
         """Produce segments in file order, each as soon as its window is decoded.
@@ -218,7 +223,7 @@ class Transcription(SegmentSource):
         held: list[tuple[WindowJob, Decoded]] = []
         async for job, result in decoded:
             held.append((job, result))
-            if result.language_scores and not self._language.hear(_heard(job.window, result)):
+            if result.language_scores and not self._language.hear(heard_in(job.window, result)):
                 continue
             for each in held:
                 yield each[0].window, await self._in_its_language(lease, *each)
@@ -232,7 +237,7 @@ class Transcription(SegmentSource):
         scores = result.language_scores
         if not scores:
             return replace(result, language_probability=self._language.probability)
-        language = self._language.of(_heard(job.window, result))
+        language = self._language.of(heard_in(job.window, result))
         if language == result.language:
             return result
         again = await self._decode(lease.stream, replace(job, language=language, switches=False))
@@ -267,7 +272,7 @@ class Transcription(SegmentSource):
 
     def _submit(
         self,
-        stream: WindowStream,
+        stream: DecodeStream,
         ready: deque[Window],
         pending: deque[tuple[WindowJob, AsyncFuture[Decoded]]],
     ) -> None:
@@ -285,6 +290,8 @@ class Transcription(SegmentSource):
         shorter than the window, so this ends.
         """
         tokenizer, threshold = lease.model.engine.tokenizer, self.params.vad.threshold
+        if self.options.is_draft:
+            return await self._pool.run(segments.of, window, result, tokenizer, threshold)
         result = leftover.completed(result, tokenizer)
         undone = await self._pool.run(
             partial(leftover.stretches, window, result, tokenizer, threshold, is_part=is_part)
@@ -314,7 +321,7 @@ class Transcription(SegmentSource):
             found = seams.merged(found, more, start_s, end_s, replaces=stretch.has_text)
         return found
 
-    def _decode(self, stream: WindowStream, job: WindowJob) -> AsyncFuture[Decoded]:
+    def _decode(self, stream: DecodeStream, job: WindowJob) -> AsyncFuture[Decoded]:
         """Submit a window; over one without a voice, only what the model is sure of at once is believed."""
         options = self.options
         if not has_voice(job.window, self.params.vad.threshold):
@@ -377,8 +384,10 @@ def parts(window: Window, stretch: leftover.Stretch) -> list[Window]:
     return [windows.part(window, start_s, end_s) for start_s, end_s in stretch.pieces]
 
 
-def _heard(window: Window, result: Decoded) -> Heard:
-    return Heard(result.language_scores, belief.spoken_s(window))
+def heard_in(window: Window, result: Decoded) -> Heard:
+    """Return what a window says about its language; a model that knows one language says that."""
+    scores = result.language_scores or {result.language: result.language_probability}
+    return Heard(scores, belief.spoken_s(window))
 
 
 def has_voice(window: Window, threshold: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ async def test_one_too_many_closes_the_one_that_has_been_idle_for_longest(house:
     await house.settle()
     clock.move_to(2)
     _, fourth = house.connect()
+    await house.settle()
     assert second.is_closed
     assert not fourth.is_closed
     assert [each.is_idle for each in (first, third)] == [True, True]
@@ -47,6 +49,7 @@ async def test_a_busy_connection_is_not_closed_for_one_too_many(house: House) ->
         protocol.data_received(POST)
     await house.settle()
     _, late = house.connect()
+    await house.settle()
     assert late.is_closed
     assert not any(transport.is_closed for _, transport in connections)
 
@@ -59,7 +62,19 @@ async def test_a_connection_that_takes_a_reply_is_not_idle(house: House) -> None
         transport.left_bytes = 1
         protocol.pause_writing()
     _, late = house.connect()
+    await house.settle()
     assert late.is_closed
+
+
+async def test_of_many_at_once_each_is_read_before_one_is_closed(house: House) -> None:
+    """As after a moment in which the loop did not turn; and the first one is not the newest."""
+    connections = [house.connect() for _ in range(20)]
+    await asyncio.sleep(0)  # the next round, in which what has come in is read
+    for protocol, _ in connections[:3]:
+        protocol.data_received(GET)
+    await house.settle()
+    assert [transport.written[:13] for _, transport in connections[:3]] == [b"HTTP/1.1 204 "] * 3
+    assert sum(transport.is_closed for _, transport in connections[3:]) == 17
 
 
 # --- replies ----------------------------------------------------------------------------------------
@@ -177,6 +192,7 @@ async def test_refused_connections_are_closed_before_all_others() -> None:
     await house.settle()
     assert all(protocol.is_lingering for protocol, _ in refused)
     _, fresh = house.connect()
+    await house.settle()
     assert [transport.is_aborted for _, transport in refused] == [True, False]
     assert not fresh.is_closed
 
@@ -199,6 +215,7 @@ async def test_what_an_application_only_reads_on_is_closed_before_all_others() -
     assert lingering.is_lingering
     house.connect()
     house.connect()
+    await house.settle()
     assert transport.is_aborted
     assert not idle_transport.is_closed
 
@@ -210,6 +227,7 @@ async def test_a_crowd_of_silent_connections_takes_the_reserved_places_of_none()
     for _ in range(20):
         house.clock.move_to(house.clock.now_s + 0.01)
         silent.append(house.connect())
+        await house.settle()
     closed = [transport.is_closed for _, transport in silent]
     assert closed == [True] * 18 + [False] * 2
     assert not any(each.is_closed for _, each in busy)

@@ -38,6 +38,9 @@ ROOMS_OF = {
     "budoux": ["services/rendering"],
     "regex": ["services/rendering"],
     "wyoming": ["wyoming"],
+    "sqlalchemy": ["services/jobs"],
+    "standardwebhooks": ["services/jobs"],
+    "httpx2": ["services/jobs", "cli/remote.py"],
 }
 
 # What is not imported until it is needed, by where a process starts. Measured on one core: ctranslate2 takes
@@ -50,9 +53,10 @@ LATE = {
         "fastapi",
         "starlette",
         "numpy",
+        "sqlalchemy",
     ],  # /health answers before them
-    "api/app.py": [*INFERENCE, "av"],
-    "cli/transcribe.py": [*INFERENCE, "av", "tqdm"],
+    "api/app.py": [*INFERENCE, "av", "sqlalchemy", "httpx2"],
+    "cli/transcribe.py": [*INFERENCE, "av", "tqdm", "httpx2", "sqlalchemy"],
     "services/audio/decoder_process/child.py": [*INFERENCE, "av", "fastapi", "pydantic", "numpy"],
     "services/engines/ct2/convert.py": [*INFERENCE, "numpy"],
 }

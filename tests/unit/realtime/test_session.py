@@ -14,7 +14,7 @@ from whisper_server.core.errors import InvalidRequest, ModelNotFound, Overloaded
 from whisper_server.core.types import SAMPLE_RATE, VOICE_SAMPLES, ModelSource, TranscribeParams
 from whisper_server.services.realtime.agreement import Phrase
 from whisper_server.services.realtime.configuration import SessionConfig
-from whisper_server.services.realtime.session import KEPT_S, MAX_TURN_S, Session
+from whisper_server.services.realtime.session import KEPT_S, MAX_TURN_S, TAIL_FRAMES, Session
 from whisper_server.services.realtime.transitions import TRANSITIONS, Cause, State
 from whisper_server.services.realtime.work import Turn
 
@@ -299,6 +299,36 @@ def test_words_are_shown_before_the_commit_and_once() -> None:
     assert {event["item_id"] for event in driven.of("delta")} == {turn.item_id}
 
 
+def test_a_turn_is_decoded_where_its_silence_begins() -> None:
+    driven = Driven({"type": "server_vad", "prefix_padding_ms": 0, "silence_duration_ms": 20 * FRAME_MS})
+    driven.hear(VOICE, 7)
+    driven.hear(SILENCE, TAIL_FRAMES - 1)
+    assert driven.session.next_partial() is None
+    driven.hear(SILENCE, 1)
+    partial = driven.session.next_partial()
+    assert partial is not None
+    assert len(partial.samples) == (7 + TAIL_FRAMES) * VOICE_SAMPLES
+    driven.hear(SILENCE, 20 - TAIL_FRAMES)
+    turn = driven.session.next_turn()
+    assert turn is not None
+    assert partial.is_of(turn)
+    assert turn.duration_s == pytest.approx(27 * FRAME_MS / 1000)
+
+
+def test_what_may_be_a_voice_in_the_silence_is_decoded_with_the_turn() -> None:
+    driven = Driven({"type": "server_vad", "prefix_padding_ms": 0, "silence_duration_ms": 20 * FRAME_MS})
+    driven.hear(VOICE, 10)
+    driven.hear(SILENCE, TAIL_FRAMES)
+    partial = driven.session.next_partial()
+    assert partial is not None
+    driven.hear(0.2, 5)
+    driven.hear(SILENCE, 15 - TAIL_FRAMES)
+    turn = driven.session.next_turn()
+    assert turn is not None
+    assert not partial.is_of(turn)
+    assert len(turn.samples) == (10 + TAIL_FRAMES + 5 + TAIL_FRAMES) * VOICE_SAMPLES
+
+
 def test_a_decode_that_comes_after_the_turn_is_ignored() -> None:
     driven = Driven(None)
     driven.hear(VOICE, 40)
@@ -346,8 +376,9 @@ def test_the_drafts_of_a_long_turn_stay_short(says: str) -> None:
             sound_s = len(partial.samples) / SAMPLE_RATE
             longest = max(longest, sound_s)
             # Phrases of Whisper's are 30 s long at most.
-            end_s = partial.start_s + (sound_s if says == "one long phrase" else sound_s / 2)
-            phrases = [Phrase(f" {number} words", min(end_s, partial.start_s + 30.0))]
+            start_s = partial.stretch.start_s
+            end_s = start_s + (sound_s if says == "one long phrase" else sound_s / 2)
+            phrases = [Phrase(f" {number} words", min(end_s, start_s + 30.0))]
             driven.session.heard_partial(partial, [] if says == "nothing" else phrases, 0.1)
     assert driven.session.next_turn() is None  # all of it was one turn
     assert longest <= 40

@@ -54,6 +54,13 @@ def test_a_clip_behind_a_long_file_is_in_the_next_batch() -> None:
     assert flows["long"].has_begun
 
 
+def test_of_those_that_come_together_the_heavier_is_first() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for name, weight in (("draft", 16), ("file", 4), ("turn", 64), ("other turn", 64)):
+        queue.add(Flow(weight), name, "kind")
+    assert drained(queue, 1) == [["turn"], ["other turn"], ["draft"], ["file"]]
+
+
 def test_a_flow_that_was_away_has_no_claim_on_the_past() -> None:
     queue, flows = queue_of(a=1, b=100)
     queue.take(2)

@@ -22,8 +22,9 @@ from whisper_server.api.disconnect import until_disconnect
 from whisper_server.api.endpoints.transcribe import Transcribing, named_as, observed
 from whisper_server.api.replies.asr import DetectedLanguage, StatusReply
 from whisper_server.api.requests.asr import FILE, AsrQuery, DetectQuery, is_raw
-from whisper_server.api.requests.read import Upload, validated
+from whisper_server.api.requests.read import validated
 from whisper_server.api.requests.streamed_part import ArrivingBody, StreamedPart
+from whisper_server.api.requests.upload import Upload
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import language_name
 from whisper_server.core.types import ModelSource, TrackChoice, TranscribeParams, Transcript

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
 from whisper_server.api.disconnect import until_disconnect
+from whisper_server.api.endpoints.background import ACCEPTED, submitted
 from whisper_server.api.endpoints.transcribe import Transcribing, expect, named_as, rendered, reply_of
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.audio import (
@@ -38,12 +39,11 @@ from whisper_server.api.requests.bodies import (
 )
 from whisper_server.api.requests.read import (
     TranscriptionRequest,
-    Upload,
     read_transcription,
     read_translation,
-    read_upload,
     validated,
 )
+from whisper_server.api.requests.upload import Upload, read_upload
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import (
     AudioInfo,
@@ -81,7 +81,8 @@ def _bodies(form: type[BaseModel], json: type[BaseModel]) -> dict[str, Any]:
 _BODIES = _bodies(FormBody, JsonBody)
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _TRANSLATIONS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The translation.", "model": TranslationReply, "content": _TEXT}
+    200: {"description": "The translation.", "model": TranslationReply, "content": _TEXT},
+    **ACCEPTED,
 }
 _STREAM_EXAMPLE = (
     "event: transcript.text.delta\n"
@@ -105,7 +106,8 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
                 "example": _STREAM_EXAMPLE,
             },
         },
-    }
+    },
+    **ACCEPTED,
 }
 
 
@@ -117,6 +119,8 @@ async def create_transcription(admitted: AdmittedDep) -> Response:
     started = time.monotonic()
     wanted = await read_transcription(admitted)
     admitted.log["format"] = "stream" if wanted.stream else wanted.response_format
+    if wanted.job is not None:
+        return await submitted(admitted, wanted, wanted.job)
     work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
     if wanted.stream:
         return sse.EventStream(_events(work, wanted))
@@ -158,6 +162,8 @@ async def create_translation(admitted: AdmittedDep) -> Response:
     """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""
     wanted = await read_translation(admitted)
     admitted.log["format"] = wanted.response_format
+    if wanted.job is not None:
+        return await submitted(admitted, wanted, wanted.job)
     work = Transcribing(admitted, wanted.upload, wanted.model, wanted.params)
     transcript, _ = await work.transcribe()
     return await rendered(admitted, wanted, transcript)

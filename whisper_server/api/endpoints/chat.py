@@ -19,7 +19,8 @@ from whisper_server.api.replies import sse
 from whisper_server.api.replies.chat import ChatChoice, ChatMessage, ChatReply, ChatUsage
 from whisper_server.api.requests.bodies import ChatBody, ChatFields
 from whisper_server.api.requests.json_text import parse_json
-from whisper_server.api.requests.read import Upload, read_body, validated
+from whisper_server.api.requests.read import validated
+from whisper_server.api.requests.upload import Upload, read_body
 from whisper_server.core.chat_audio import newest_spoken
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import parse_language

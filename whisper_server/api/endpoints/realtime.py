@@ -26,6 +26,7 @@ from whisper_server.services.realtime.configuration import SessionConfig
 from whisper_server.services.realtime.conversation import Conversation, Means
 from whisper_server.services.realtime.params import params_of
 from whisper_server.services.realtime.session import Session
+from whisper_server.services.realtime.turn_decoder import TurnDecoder
 
 router = APIRouter()
 
@@ -52,7 +53,8 @@ async def realtime(socket: WebSocket) -> None:
         offered = socket.scope["subprotocols"]
         await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         pump = _Pump(socket, services)
-        means = Means(services.transcriber, services.models, services.pool, services.metrics, slot, pump.send)
+        decoder = TurnDecoder(services.transcriber, services.models)
+        means = Means(decoder, services.pool, services.metrics, slot, pump.send)
         await Conversation(session, means).run(pump.events())
         await socket.close(GOING_AWAY)
 

@@ -14,7 +14,8 @@ from whisper_server.api.compat.groq import with_groq_id
 from whisper_server.api.deps import Admitted
 from whisper_server.api.disconnect import until_disconnect
 from whisper_server.api.middleware.request_log import record_of
-from whisper_server.api.requests.read import TranscriptionRequest, Upload
+from whisper_server.api.requests.read import TranscriptionRequest
+from whisper_server.api.requests.upload import Upload
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.types import AudioInfo, Segment, TranscribeParams, Transcript
 from whisper_server.services.rendering.deltas import Deltas

@@ -27,11 +27,15 @@ _LINE_BREAKS = str.maketrans({"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029"
 _END = b""
 
 
-def event(value: dict[str, Any]) -> bytes:
-    """Frame one event; its `type`, where it has one, is the event's name too, which some clients go by."""
+def event(value: dict[str, Any], number: int | None = None) -> bytes:
+    """Frame one event; its `type`, where it has one, is the event's name too, which some clients go by.
+
+    Its `number` is what a client that comes back names as the last one that it has seen.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_LINE_BREAKS)
     name = f"event: {value['type']}\n" if "type" in value else ""
-    return f"{name}data: {text}\n\n".encode("utf-8", "replace")
+    place = "" if number is None else f"id: {number}\n"
+    return f"{place}{name}data: {text}\n\n".encode("utf-8", "replace")
 
 
 class EventStream(StreamingResponse):

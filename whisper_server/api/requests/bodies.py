@@ -127,7 +127,28 @@ Chunking = Annotated[
 ]
 
 
-class TranscriptionFields(SubtitleFields):
+class JobFields(SubtitleFields):
+    """Whether the work goes on without the request."""
+
+    background: bool = Field(
+        False,
+        description="Beyond OpenAI: answer 202 with a job at once, whose result will be at "
+        "`/v1/jobs/{id}/result`. Other requests go before it.",
+    )
+
+    callback_url: str = Field(
+        "",
+        description="With `background`: where a signed event goes when the job has ended. The operator says "
+        "to which hosts (WHISPER_CALLBACK_HOSTS).",
+    )
+    file_url: str = Field(
+        "",
+        description="With `background`, in place of the file: where the job fetches it. The operator says "
+        "from which hosts (WHISPER_FILE_URL_HOSTS).",
+    )
+
+
+class TranscriptionFields(JobFields):
     """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
@@ -190,7 +211,7 @@ class FormBody(TranscriptionFields):
     file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
 
 
-class TranslationFields(SubtitleFields):
+class TranslationFields(JobFields):
     """What a client may ask of a translation; unknown fields are ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")

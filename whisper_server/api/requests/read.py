@@ -5,43 +5,37 @@ Owns both encodings, multipart and JSON. Bodies stay in memory: nothing of an up
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect
 
 from whisper_server.api.asgi import Scope, header
 from whisper_server.api.deps import Admitted
-from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.errors import invalid_value
 from whisper_server.api.requests.asr import is_raw
 from whisper_server.api.requests.bodies import (
     AlignmentFields,
     InferenceFields,
+    JobFields,
     SubtitleFields,
     TranscriptionFields,
     TranslationFields,
 )
-from whisper_server.api.requests.form import from_form, read_form
-from whisper_server.api.requests.json_text import parse_json
-from whisper_server.core.chat_audio import data_of
+from whisper_server.api.requests.upload import FILE_URL, Upload, read_upload
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import (
     InvalidRequest,
     PayloadTooLarge,
     RecordingTooLarge,
-    UnsupportedEncoding,
 )
 from whisper_server.core.languages import parse_language
 from whisper_server.core.types import TranscribeParams, VadOptions
 from whisper_server.core.validators import (
     MAX_PROMPT_CHARS,
-    OPENROUTER_FIELD,
     check_granularities,
     check_include,
     check_keywords,
@@ -51,11 +45,9 @@ from whisper_server.core.validators import (
     check_streamed,
     check_temperature,
     check_text,
-    decode_base64,
-    find_audio,
-    no_references,
 )
 from whisper_server.services.audio.pcm import BYTES_PER_SECOND
+from whisper_server.services.jobs.outside import OutsideHosts
 from whisper_server.services.model_files.names import tells_languages
 from whisper_server.services.rendering.formats import (
     ALIGNMENT_FORMATS,
@@ -69,29 +61,14 @@ F = TypeVar("F", bound=BaseModel)
 
 FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
-# Those of a translation and of /debug/audio-info are among them.
-_FIELDS = frozenset().union(
-    *(kind.model_fields for kind in (TranscriptionFields, InferenceFields, AlignmentFields))
-)
-
 
 @dataclass(frozen=True, slots=True)
-class Upload:
-    """What a client sent, of either encoding."""
+class JobOrder:
+    """What a request with `background` asks for beside its transcript."""
 
-    data: bytes
-    fields: Mapping[str, Any]  # those that count, as they came; unchecked
-    param: str  # what the client calls the audio: "file", "audio", "input_audio" or "messages"
-
-    @property
-    def held_bytes(self) -> int:
-        """What it takes up in memory."""
-        return len(self.data) + _size_of(self.fields)
-
-    @property
-    def is_json(self) -> bool:
-        """Whether it came as the desktop app's JSON, whose replies have fields of their own."""
-        return self.param == "audio"
+    shows_words: bool  # in verbose_json
+    callback_url: str | None
+    file_url: str | None  # where the upload is still to be had; its data is empty then
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +81,7 @@ class TranscriptionRequest:
     response_format: str
     subtitles: SubtitleOptions
     stream: bool
+    job: JobOrder | None = None  # where the work is to go on without the request
 
 
 def validated(kind: type[F], fields: Mapping[str, Any]) -> F:
@@ -136,11 +114,12 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         PayloadTooLarge: the audio is larger than the limit.
         ModelNotFound: the name of the model is not configured.
     """
-    upload = await read_upload(admitted)
+    upload = await read_upload(admitted, takes_url=True)
     fields = validated(TranscriptionFields, upload.fields)
     response_format = check_format(fields.response_format)
     if fields.stream:
         check_streamed(response_format)
+    job = _job_order(fields, admitted, shows_words="word" in fields.timestamp_granularities)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
     speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
     language = parse_language(fields.language)
@@ -168,7 +147,25 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
         priority=fields.priority,
     )
-    return TranscriptionRequest(upload, model, params, response_format, subtitles, fields.stream)
+    return TranscriptionRequest(upload, model, params, response_format, subtitles, fields.stream, job)
+
+
+def _job_order(fields: JobFields, admitted: Admitted, *, shows_words: bool = False) -> JobOrder | None:
+    """Return what a job is to do, None where none is asked for; its addresses are checked."""
+    settings = admitted.services.settings
+    if fields.background and isinstance(fields, TranscriptionFields) and fields.stream:
+        raise InvalidRequest("stream does not go with background: a job has its events.", param="stream")
+    for param, url, hosts, setting in (
+        ("callback_url", fields.callback_url, settings.callback_hosts, "WHISPER_CALLBACK_HOSTS"),
+        (FILE_URL, fields.file_url, settings.file_url_hosts, "WHISPER_FILE_URL_HOSTS"),
+    ):
+        if url and not fields.background:
+            raise InvalidRequest(f"{param} needs background=true.", param=param)
+        if url:
+            OutsideHosts(hosts).check(url, param, setting)
+    if not fields.background:
+        return None
+    return JobOrder(shows_words, fields.callback_url or None, fields.file_url or None)
 
 
 def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
@@ -180,8 +177,9 @@ def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
 
 async def read_translation(admitted: Admitted) -> TranscriptionRequest:
     """Read the body of a translation; raises as `read_transcription`."""
-    upload = await read_upload(admitted)
+    upload = await read_upload(admitted, takes_url=True)
     fields = validated(TranslationFields, upload.fields)
+    job = _job_order(fields, admitted)
     response_format = check_format(fields.response_format, TRANSLATED_FORMATS)
     temperature = check_temperature(fields.temperature)
     subtitles = _subtitles(fields, response_format)
@@ -197,7 +195,7 @@ async def read_translation(admitted: Admitted) -> TranscriptionRequest:
         audio_track=fields.audio_track,
         priority=fields.priority,
     )
-    return TranscriptionRequest(upload, model, params, response_format, subtitles, stream=False)
+    return TranscriptionRequest(upload, model, params, response_format, subtitles, stream=False, job=job)
 
 
 async def read_inference(admitted: Admitted) -> TranscriptionRequest:
@@ -249,98 +247,3 @@ async def read_alignment(admitted: Admitted) -> AlignmentRequest:
         priority=fields.priority,
     )
     return AlignmentRequest(upload, model, params, text, response_format, subtitles)
-
-
-async def read_upload(admitted: Admitted) -> Upload:
-    """Read the body into memory, whatever its encoding, and keep what counts of it.
-
-    Raises:
-        InvalidRequest: it is neither a form nor JSON, or has no audio.
-        PayloadTooLarge: base64 of more bytes than the limit.
-        Overloaded: there is no room for so many bytes now.
-        UploadStalled: the client sends too slowly.
-        ClientDisconnected: the client left before the end of the body.
-    """
-    services = admitted.services
-    content_type = admitted.request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    upload = None
-    try:
-        if content_type == "multipart/form-data":
-            upload = await _read_form(admitted)
-        if content_type == "application/json":
-            limit_bytes = services.settings.max_audio_bytes
-            upload = await services.pool.run(_upload_of, await read_body(admitted), limit_bytes)
-    except ClientDisconnect as error:
-        raise ClientDisconnected from error
-    if upload is not None:
-        admitted.slot.keep(upload.held_bytes)
-        return upload
-    raise InvalidRequest(
-        "Send the audio as multipart/form-data with the field 'file', or as application/json with the field "
-        "'audio'. The content type was " + (repr(content_type[:80]) if content_type else "missing") + ".",
-        param="file",
-    )
-
-
-async def read_body(admitted: Admitted) -> bytearray:
-    """Return the whole body; raises `Overloaded` where there is no room for it."""
-    body = bytearray()  # in its place: a list of chunks and what joins them would be twice as much
-    async for chunk in _received(admitted):
-        body += chunk
-    return body
-
-
-async def _received(admitted: Admitted) -> AsyncIterator[bytes]:
-    """Yield the body as it comes in, counted: not every client declares its length.
-
-    Raises:
-        UnsupportedEncoding: it is compressed, which no audio gains from, and which hides its size.
-    """
-    encoding = admitted.request.headers.get("content-encoding", "").strip().lower()
-    if encoding not in {"", "identity"}:
-        raise UnsupportedEncoding(
-            f"The body is compressed: its Content-Encoding is {encoding[:40]!r}. Send it as it is."
-        )
-    async for chunk in admitted.request.stream():
-        admitted.slot.receive(len(chunk))
-        yield chunk
-
-
-async def _read_form(admitted: Admitted) -> Upload:
-    try:
-        form = await read_form(admitted.request.headers["content-type"], _received(admitted))
-    except InvalidRequest as error:
-        if error.param == "known_speaker_references":
-            # They are longer than a field may be, but that is not what is wrong with them.
-            raise no_references() from error
-        raise
-    if form.file is None:
-        raise InvalidRequest(
-            "The form has no file. Send the audio in the field 'file', for example with "
-            "curl -F file=@speech.wav.",
-            param="file",
-        )
-    fields = from_form(form.fields)
-    return Upload(bytes(form.file), {name: fields[name] for name in fields.keys() & _FIELDS}, "file")
-
-
-def _upload_of(body: bytearray, max_bytes: int) -> Upload:
-    """Parse and decode; runs on the pool."""
-    parsed = parse_json(body)
-    found = find_audio(parsed.value)
-    param = OPENROUTER_FIELD if found is data_of(parsed.value.get(OPENROUTER_FIELD)) else "audio"
-    try:
-        return Upload(decode_base64(parsed.content(found), max_bytes), parsed.fields(_FIELDS), param)
-    except InvalidRequest as error:
-        error.param = param
-        raise
-
-
-def _size_of(value: Any) -> int:
-    """Return what a value of a request takes up, roughly: its texts, and what holds them."""
-    size = sys.getsizeof(value)
-    if isinstance(value, Mapping):
-        size += sum(_size_of(name) + _size_of(item) for name, item in value.items())
-    elif isinstance(value, list | tuple):
-        size += sum(map(_size_of, value))
-    return size

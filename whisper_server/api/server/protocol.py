@@ -140,6 +140,11 @@ class TimeoutProtocol(H11Protocol):
         return self._awaits_headers and not self.flow.write_paused and not self.transport.is_closing()
 
     @property
+    def is_at_work(self) -> bool:
+        """Whether a request is under way, or its reply is not taken yet."""
+        return not self.is_lingering and (self.flow.write_paused or not self._awaits_headers)
+
+    @property
     def _awaits_headers(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
@@ -150,7 +155,9 @@ class TimeoutProtocol(H11Protocol):
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]  # asyncio's, where it reads from sockets
         self._idle_since_s = self.loop.time()
         self._await_headers()
-        self._make_room()
+        # Once what it has sent is read: a server that was busy accepts hundreds of connections in one round
+        # of the loop, and reads of each in the next. Until then a probe among them looks as idle as the rest.
+        self.loop.call_soon(self.loop.call_soon, self._make_room)
 
     def data_received(self, data: bytes) -> None:
         """Take what came in; headers that have begun get their deadline."""
@@ -294,8 +301,8 @@ class TimeoutProtocol(H11Protocol):
         limit = self.limits.connections
         if len(self.connections) <= limit or scope["path"] in PROBES:
             return None
-        idle, lingering = self._idle_and_lingering()
-        if len(self.connections) - len(idle) - len(lingering) <= limit:
+        n_at_work = sum(not isinstance(each, TimeoutProtocol) or each.is_at_work for each in self.connections)
+        if n_at_work <= limit:
             return None
         return Overloaded(f"The server is busy: {limit} connections are at work (WHISPER_MAX_CONNECTIONS).")
 
@@ -308,7 +315,6 @@ class TimeoutProtocol(H11Protocol):
         if lingering:
             min(lingering, key=lambda each: each._idle_since_s).transport.abort()
         elif len(idle) > max(limits.reserved, limits.connections - (len(self.connections) - len(idle))):
-            # At least this one is: where all others are at work, it is the one too many.
             min(idle, key=lambda each: each._idle_since_s).transport.close()
 
     def _idle_and_lingering(self) -> tuple[list[TimeoutProtocol], list[TimeoutProtocol]]:

@@ -185,7 +185,9 @@ def serve(
 ) -> int:
     """Serve on these sockets until a signal comes or a watched process ends; return the exit code."""
 
-    from whisper_server.api.server.protocol import protocol_of  # noqa: PLC0415  (not before the port is bound)
+    # Not before the port is bound.
+    from whisper_server.api.server.live_protocol import live_protocol_of  # noqa: PLC0415
+    from whisper_server.api.server.protocol import protocol_of  # noqa: PLC0415
 
     def build() -> FastAPI:
         from whisper_server.api.app import create_app  # noqa: PLC0415  (see the module)
@@ -201,7 +203,8 @@ def serve(
     limit, reserved = connections
     shutdown = Shutdown()
     startup = StartupApp(build, shutdown, on_failure=stop, drain_app=lambda app: app.state.drain())
-    config = _config(startup, protocol_of(settings, limit, reserved), max(1, reserved // 4))
+    protocols = protocol_of(settings, limit, reserved), live_protocol_of(settings)
+    config = _config(startup, *protocols, max(1, reserved // 4))
     server = _Server(config, startup.drain, settings.shutdown_grace_s)
 
     def end() -> None:
@@ -223,13 +226,16 @@ def serve(
 
 
 def _config(
-    startup: StartupApp[FastAPI], http: type[asyncio.Protocol], accepted_at_once: int
+    startup: StartupApp[FastAPI],
+    http: type[asyncio.Protocol],
+    ws: type[asyncio.Protocol],
+    accepted_at_once: int,
 ) -> uvicorn.Config:
     return uvicorn.Config(
         startup,
         loop="asyncio",
         http=http,
-        ws="websockets-sansio",
+        ws=ws,
         ws_max_size=MAX_EVENT_BYTES,
         ws_per_message_deflate=False,  # sound does not get smaller, and an inflated bomb does
         lifespan="on",

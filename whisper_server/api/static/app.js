@@ -1,6 +1,7 @@
-// The page: options, the queue of recordings, the recorder, live captions.
+// The page: options, the queue of recordings, the recorder, live captions, the server's jobs.
 
 import { Item } from "./item.js";
+import { showJobs } from "./jobs.js";
 import { Live } from "./live.js";
 import { key, models, prepare } from "./server.js";
 
@@ -222,4 +223,6 @@ function press(button, isPressed, text) {
 }
 
 fillLanguages();
-withKey(fillModels).catch((error) => tell(error.message, true));
+withKey(fillModels)
+  .then(() => showJobs(() => find("#format").value))
+  .catch((error) => tell(error.message, true));

@@ -3,11 +3,14 @@
 import { sessionKey } from "./server.js";
 
 const PREFIX = "conversation.item.input_audio_transcription.";
+const LAST_TEXT_MS = 60_000; // a bound on the wait for it, for a server that does not answer
 
 export class Live {
   #socket;
   #context;
   #stream;
+  #texts = new Map(); // item -> what is shown of it, of those without their final text
+  #isCleared = false;
 
   // `show(item, text, isFinal)` is told of every text, `ended(message)` of the end that nobody asked for.
   static async start({ model, language, show, ended }) {
@@ -30,7 +33,9 @@ export class Live {
     // What is being said gets its text before the session ends.
     this.#socket = null;
     send(socket, "input_audio_buffer.commit");
-    setTimeout(() => socket.close(), 10_000);
+    send(socket, "input_audio_buffer.clear"); // whose answer comes after that of the commit
+    const timer = setTimeout(() => socket.close(), LAST_TEXT_MS);
+    socket.addEventListener("close", () => clearTimeout(timer));
   }
 
   async #open({ model, language, show, ended }) {
@@ -50,8 +55,10 @@ export class Live {
       socket.onerror = () => reject(new Error("The live session was refused; the server's log says why."));
     });
     this.#socket = socket;
-    const texts = new Map();
-    socket.onmessage = ({ data }) => hear(JSON.parse(data), texts, show, ended);
+    socket.onmessage = ({ data }) => {
+      this.#hear(JSON.parse(data), show, ended);
+      if (this.#isCleared && !this.#texts.size) socket.close();
+    };
     socket.onclose = () => this.#socket && ended("The live session has ended.");
     send(socket, "session.update", {
       session: {
@@ -69,19 +76,24 @@ export class Live {
     node.port.onmessage = ({ data }) => this.#socket && send(socket, "input_audio_buffer.append", { audio: base64(data) });
     this.#context.createMediaStreamSource(this.#stream).connect(node);
   }
-}
 
-function hear(event, texts, show, ended) {
-  if (event.type === `${PREFIX}delta`) {
-    texts.set(event.item_id, (texts.get(event.item_id) ?? "") + event.delta);
-    show(event.item_id, texts.get(event.item_id), false);
-  } else if (event.type === `${PREFIX}completed`) {
-    texts.delete(event.item_id);
-    show(event.item_id, event.transcript, true);
-  } else if (event.type === `${PREFIX}failed`) {
-    ended(event.error.message);
-  } else if (event.type === "error" && event.error.code !== "input_audio_buffer_commit_empty") {
-    ended(event.error.message);
+  #hear({ type, item_id: item, ...event }, show, ended) {
+    if (type === "input_audio_buffer.committed") {
+      this.#texts.set(item, this.#texts.get(item) ?? "");
+    } else if (type === `${PREFIX}delta`) {
+      this.#texts.set(item, (this.#texts.get(item) ?? "") + event.delta);
+      show(item, this.#texts.get(item), false);
+    } else if (type === `${PREFIX}completed`) {
+      this.#texts.delete(item);
+      show(item, event.transcript, true);
+    } else if (type === `${PREFIX}failed`) {
+      this.#texts.delete(item);
+      show(item, `(${event.error.message})`, true); // the turn is lost, and the session goes on
+    } else if (type === "input_audio_buffer.cleared") {
+      this.#isCleared = true; // after the last commit: nothing more is said
+    } else if (type === "error" && event.error.code !== "input_audio_buffer_commit_empty") {
+      ended(event.error.message);
+    }
   }
 }
 

@@ -64,6 +64,9 @@ class Decoder(Protocol):
         ...
 
 
+MISSING_S = 10.0  # of sound behind the last packet in an index; it takes no second
+
+
 class LibavDecoder:
     """Runs libav in this process, on the caller's thread."""
 
@@ -101,6 +104,18 @@ class LibavDecoder:
             except BaseException:
                 self._container.close()
                 raise
+
+    @property
+    def cut_index_packets(self) -> int:
+        """How many packets the track of an MP4 has whose index ends before them; else 0.
+
+        Where libav finds no memory for the index, it makes a shorter one and says nothing.
+        """
+        stream, index = self._stream, self._stream.index_entries
+        if "mp4" not in self.info.container or not stream.duration or not stream.time_base or not len(index):
+            return 0
+        missing = (stream.start_time or 0) + stream.duration - index[-1].timestamp
+        return stream.frames if missing * stream.time_base > MISSING_S else 0
 
     def close(self) -> None:
         """Let libav's objects go; idempotent."""

@@ -61,7 +61,10 @@ def normalised(blocks: Iterable[Samples], look_ahead: int = LOOK_AHEAD_BLOCKS) -
             return
         gain = min(MAX_GAIN, TARGET_PEAK / peak) if peak else 1.0
         scaled = held.popleft()
-        scaled *= np.linspace(last_gain or gain, gain, len(scaled), dtype=np.float32)
+        if last_gain is None or last_gain == gain:
+            scaled *= np.float32(gain)
+        else:
+            scaled *= np.linspace(last_gain, gain, len(scaled), dtype=np.float32)
         last_gain = gain
         yield scaled
 

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 MIN_ROUNDS = 4
 MIN_WORDS = 16
 
+# People say up to 10 tokens a second where a token is a word or a syllable, more where it is a part of a
+# character; loops have more.
+TOKENS_PER_S = 25.0
+SPARE_TOKENS = 12  # timestamps, and a short word that was said quickly
+
+
+def most_tokens(duration_s: float) -> int:
+    """Return how many tokens so much speech may have."""
+    return int(SPARE_TOKENS + TOKENS_PER_S * duration_s)
+
 
 def cut(tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the tokens of a window with the first round of each loop only: whole words, whole characters.

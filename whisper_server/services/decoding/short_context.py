@@ -16,20 +16,19 @@ from typing import Protocol
 from whisper_server.core.types import (
     FRAMES_PER_SECOND,
     WINDOW_FRAMES,
+    WINDOW_S,
     Decoded,
     DecodeOptions,
     Window,
     WindowJob,
 )
 from whisper_server.services.decoding.leftover import CUT_OFF_TOKENS
+from whisper_server.services.decoding.loops import most_tokens
 from whisper_server.services.engines.base import IsWanted, everything
 from whisper_server.services.engines.batching import rows_by
 from whisper_server.services.engines.model_shape import STEP_FRAMES
 
-# People say up to 10 tokens a second where a token is a word or a syllable, more where it is a part of a
-# character; loops have more.
-TOKENS_PER_S = 25.0
-SPARE_TOKENS = 12  # timestamps, and a short word that was said quickly
+DRAFT_SILENCE_S = 1.0  # what loses itself over so little is not shown, and soon decoded again
 
 
 class DecodeFrames(Protocol):
@@ -54,6 +53,8 @@ class ContextDecoder:
         self, jobs: Sequence[WindowJob], options: DecodeOptions, is_wanted: IsWanted = everything
     ) -> list[Decoded]:
         """Decode jobs that share `options`; result i belongs to job i. Raises as `WindowDecoder.decode`."""
+        if options.is_draft:
+            return self._drafts(jobs, options, is_wanted)
         lengths = [frames_of(job.window, self._silence_s) for job in jobs]
         # One attempt, and loops are left in it: they tell that it is not to be trusted.
         once = replace(options, temperatures=options.temperatures[:1], compression_ratio_threshold=math.inf)
@@ -70,6 +71,18 @@ class ContextDecoder:
         if whole:
             decoded = self._decode_rows(whole, jobs, options, is_wanted, WINDOW_FRAMES)
             found.update(zip(whole, decoded, strict=True))
+        return [found[row] for row in range(len(jobs))]
+
+    def _drafts(
+        self, jobs: Sequence[WindowJob], options: DecodeOptions, is_wanted: IsWanted
+    ) -> list[Decoded]:
+        """Decode drafts over less silence: what goes wrong there is not tried again, the next draft is."""
+        silence_s = min(self._silence_s, DRAFT_SILENCE_S) if self._silence_s < WINDOW_S else WINDOW_S
+        lengths = [frames_of(job.window, silence_s) for job in jobs]
+        found: dict[int, Decoded] = {}
+        for rows in rows_by(lengths):
+            decoded = self._decode_rows(rows, jobs, options, is_wanted, lengths[rows[0]])
+            found.update(zip(rows, decoded, strict=True))
         return [found[row] for row in range(len(jobs))]
 
     def _decode_rows(
@@ -97,5 +110,5 @@ def is_trusted(decoded: Decoded, window: Window, options: DecodeOptions) -> bool
         decoded.avg_logprob >= options.logprob_threshold
         and decoded.compression_ratio <= options.compression_ratio_threshold
         and n_tokens < CUT_OFF_TOKENS
-        and n_tokens <= SPARE_TOKENS + TOKENS_PER_S * window.duration_s
+        and n_tokens <= most_tokens(window.duration_s)
     )

@@ -106,6 +106,8 @@ class WindowDecoder:
             InvalidRequest: the model does not know a language or cannot translate.
         """
         encoded = self._engine.encode(np.stack([job.window.mel[:, :n_frames] for job in jobs]))
+        if not any(map(is_wanted, range(len(jobs)))):
+            raise EngineFailure("None of these windows is wanted any more.")
         languages = self._languages(encoded, jobs)
         if not options.temperatures:
             return self._taken(encoded, jobs, languages)
@@ -117,10 +119,12 @@ class WindowDecoder:
             self._tokenizer.prompt(start, job.prompt, job.keywords)
             for start, job in zip(starts, jobs, strict=True)
         ]
+        if options.is_draft:
+            prompts = [[*prompt, self._tokenizer.no_timestamps] for prompt in prompts]
         batch = _Batch(encoded, jobs, languages, is_wanted)
         decoded = self._with_fallback(batch, prompts, options)
         doubtful = [row for row, job in enumerate(jobs) if self._is_doubtful(decoded[row], job)]
-        doubtful = [row for row in doubtful if is_wanted(row)]
+        doubtful = [row for row in doubtful if is_wanted(row) and not options.is_draft]
         if doubtful:
             bare = self._with_fallback(batch.select(doubtful), [starts[row] for row in doubtful], options)
             for row, without in zip(doubtful, bare, strict=True):
@@ -198,6 +202,7 @@ class WindowDecoder:
     ) -> list[Decoded]:
         """Decode at rising temperatures until each row is good enough, or keep its best attempt."""
         is_wanted, jobs = batch.is_wanted, batch.jobs
+        longest = max(loops.most_tokens(job.window.duration_s) for job in jobs)
         kept: dict[int, Decoded] = {}
         pending = list(range(len(prompts)))
         for temperature in options.temperatures:
@@ -205,6 +210,7 @@ class WindowDecoder:
                 beam_size=options.beam_size,
                 temperature=temperature,
                 seeds=tuple(_seed(jobs[row], temperature) for row in pending) if temperature > 0 else (),
+                max_tokens=longest if options.is_draft else None,
             )
             hypotheses = self._engine.generate(
                 batch.encoded.select(pending),

@@ -51,6 +51,7 @@ class Sampling:
     temperature: float  # 0: search; above: sample
     best_of: int = BEST_OF  # candidates where tokens are sampled
     seeds: tuple[int, ...] = ()  # one per row, unsigned 64 bits: all that chance may depend on above 0
+    max_tokens: int | None = None  # of a row; None: as many as the model has room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,8 @@ class Engine(Protocol):
     ) -> list[Hypothesis]:
         """Decode each row after its prompt (which ends with the start-of-transcript sequence).
 
-        Where the engine can, it asks `is_wanted` between the tokens and gives up the rows that are
-        not, with any result.
+        After a prompt that ends with <|notimestamps|> no timestamps are written. Where the engine can, it
+        asks `is_wanted` between the tokens and gives up the rows that are not, with any result.
         """
         ...
 

@@ -115,8 +115,11 @@ class Entry(Generic[M]):
 class Turn(Generic[M]):
     """A request for a model, from when it waits for room until its lease ends."""
 
-    def __init__(self, source: ModelSource, start_load: Callable[[Entry[M]], None]) -> None:
+    def __init__(
+        self, source: ModelSource, start_load: Callable[[Entry[M]], None], is_background: bool = False
+    ) -> None:
         self.source = source
+        self.is_background = is_background  # nobody makes room for it before its time
         self.start_load = start_load  # for a new entry; must not block
         self.waits_since: float | None = None  # on the clock of the table; None: no room was looked for yet
         self.is_over = False  # its lease was given back

@@ -82,7 +82,14 @@ class ModelTable(Generic[M]):
 
     # --- leases -----------------------------------------------------------------------------------
 
-    def reserve(self, source: ModelSource, start_load: Callable[[Entry[M]], None]) -> Turn[M]:
+    def is_room_wanted(self) -> bool:
+        """Tell whether somebody waits for room who goes before work in the background."""
+        with self._changed:
+            return any(not turn.is_background for turn in self._waiting)
+
+    def reserve(
+        self, source: ModelSource, start_load: Callable[[Entry[M]], None], *, is_background: bool = False
+    ) -> Turn[M]:
         """Ask for a lease on a model; the turn is granted at once where there is room, else later.
 
         A new entry is given to `start_load`, which must not block: what it starts calls `keep` or `fail`, and
@@ -97,7 +104,7 @@ class ModelTable(Generic[M]):
             self._shutdown.check_open()
             if len(self._waiting) >= MAX_WAITING:
                 raise self._room.refusal(source.name)
-            turn = Turn(source, start_load)
+            turn = Turn(source, start_load, is_background)
             self._waiting.append(turn)
             self._serve()
             return turn

@@ -2,9 +2,9 @@
 
 LocalAgreement-2 (Liu et al. 2020, as whisper_streaming applies it to Whisper): the end of a decode is
 unreliable, because the sound that it stands on goes on. Words are shown when two successive decodes begin
-with them. So the recording is decoded again and again; phrases whose words have all been shown are left out
-of the next decode (`settled_s`). Where decodes do not agree for long, what ended some time ago is taken as it
-is (`sure_s`), which bounds what is decoded again. Pure; must not know where the decodes come from.
+with them, or when they ended some time ago (`sure_s`). So the recording is decoded again and again; phrases
+whose words have all been shown are left out of the next decode (`settled_s`). Pure; must not know where the
+decodes come from.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ LOOKED_FOR = 5  # pieces
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A phrase of one decode, with its end in seconds of the turn."""
+    """Words of one decode that are shown together, with their end in seconds of the turn."""
 
     text: str  # leading space kept
     end_s: float
+    is_cut: bool = True  # the next decode may begin after it
 
 
 class Agreement:
@@ -60,14 +61,15 @@ class Agreement:
 
         The last, too, where it ends by `sure_s`, and then everything up to there.
         """
-        n_settled = 0
-        ended = _ended(phrases, sure_s)
-        for phrase in max(ended, phrases[:-1], key=len):
-            n_phrase = len(_pieces(phrase.text))
-            if n_settled + n_phrase > self._n_shown:
+        n_pieces = n_settled = 0
+        for number, phrase in enumerate(phrases, 1):
+            n_pieces += len(_pieces(phrase.text))
+            is_sure = phrase.end_s <= sure_s
+            if n_pieces > self._n_shown or not (is_sure or number < len(phrases)):
                 break
-            self.settled_s, n_settled = phrase.end_s, n_settled + n_phrase
-        if len(ended) == len(phrases):
+            if is_sure or phrase.is_cut:
+                self.settled_s, n_settled = phrase.end_s, n_pieces
+        if len(_ended(phrases, sure_s)) == len(phrases):
             self.settled_s = max(self.settled_s, sure_s)
         self._n_shown -= n_settled
         self._spoken = self._spoken[len(self._spoken) - self._n_shown :] if self._n_shown else []

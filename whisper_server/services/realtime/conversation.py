@@ -1,41 +1,36 @@
 """Drives one session: sound through voice detection, turns and drafts through the pipeline, events out.
 
-Owns the order of the work and the model's lease; `session` owns what it means. Must not know of sockets:
+Owns the order of the work; `session` owns what it means, `turn_decoder` the model. Must not know of sockets:
 what comes from the client is an iterator of parsed events, what goes to it a function.
 
 Theory of operation. Two tasks share the session, on one event loop, and neither awaits within a method of
 it. `run` takes the client's events in order. `_work` decodes: complete turns first, one after the other,
-and in between a draft of the open one, which is cancelled as soon as the turn is complete. Both send what
-their step made the session say, before the next step.
+and in between the open one, as the session wants it; as soon as the turn is complete that is cancelled, or
+its text is the turn's. Both send what their step made the session say, before the next step.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whisper_server.core.errors import EngineFailure, InvalidRequest, WhisperServerError
-from whisper_server.services.realtime.agreement import Phrase
+from whisper_server.core.types import seconds_by_language
+from whisper_server.services.realtime.drafts import phrases_of
 from whisper_server.services.realtime.session import Session
 from whisper_server.services.realtime.sound_input import SoundInput
 from whisper_server.services.rendering.formats import logprob_objects
-from whisper_server.services.transcription import LeasedModel
 
 if TYPE_CHECKING:
     from whisper_server.core.events import Events
-    from whisper_server.core.types import ModelSource, TranscribeParams, Transcript
+    from whisper_server.core.types import Transcript
     from whisper_server.services.admission import Slot
-    from whisper_server.services.loaded_models.speech_model import SpeechModel
-    from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.realtime.server_events import Event
+    from whisper_server.services.realtime.turn_decoder import Decoder
     from whisper_server.services.realtime.work import Partial, Turn
-    from whisper_server.services.transcriber import Transcriber
-    from whisper_server.services.transcription import Transcription
     from whisper_server.services.work_pool import WorkPool
 
 log = logging.getLogger(__name__)
@@ -45,12 +40,19 @@ log = logging.getLogger(__name__)
 class Means:
     """What a conversation works with."""
 
-    transcriber: Transcriber
-    models: ModelManager[SpeechModel]
+    decoder: Decoder
     pool: WorkPool
     events: Events
     slot: Slot
     send: Callable[[Event], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A decode of the open turn, under way or done."""
+
+    partial: Partial
+    decode: asyncio.Task[Transcript | None]
 
 
 class Conversation:
@@ -60,11 +62,10 @@ class Conversation:
         self._session = session
         self._means = means
         self._input = SoundInput()
-        self._lease = _Lease(means.models)
         self._has_work = asyncio.Event()
         self._is_over = False  # the client has nothing more to say
         self._sending = asyncio.Lock()  # events leave in the order in which the session made them
-        self._draft: asyncio.Task[None] | None = None
+        self._latest: _Early | None = None  # the decode of an open turn that was begun last
         self._decoded_s = 0.0  # of committed turns
 
     async def run(self, incoming: AsyncIterator[Mapping[str, Any] | InvalidRequest]) -> None:
@@ -131,35 +132,38 @@ class Conversation:
                 self._has_work.clear()
                 await self._send()
                 while (turn := self._session.next_turn()) is not None:
-                    await self._cancel_draft()
                     await self._decode(turn)
                 if self._is_over:
                     return
-                if self._draft is None and (partial := self._session.next_partial()) is not None:
-                    self._draft = asyncio.create_task(self._decode_draft(partial))
-                if self._draft is None and not self._session.is_open:
-                    await self._lease.give_back()
+                if (partial := self._session.next_partial()) is not None:
+                    await self._cancel()
+                    self._latest = _Early(partial, asyncio.create_task(self._decode_early(partial)))
+                if not self._is_busy and not self._session.is_open:
+                    await self._means.decoder.give_back()
         finally:
-            await self._cancel_draft()
-            await self._lease.give_back()
+            await self._cancel()
+            await self._means.decoder.give_back()
 
     async def _decode(self, turn: Turn) -> None:
         """Give a turn its text, or say why it has none."""
-        started = time.monotonic()
+        started = _now_s()
         try:
             # A long session beside much other work may be refused this turn, and go on.
             self._means.slot.progress(self._decoded_s, self._decoded_s + turn.duration_s)
-            opened = self._means.transcriber.open_samples(turn.samples, turn.params)
-            transcript = await self._lease.transcript(opened)
+            transcript = await self._early_text(turn)
+            if transcript is None:
+                transcript = await self._means.decoder.turn(turn.samples, turn.params)
         except WhisperServerError as problem:
             await self._fail(turn, problem)
         except Exception:
             log.exception("a turn could not be decoded")
             await self._fail(turn, EngineFailure("The server failed on this turn; its log says why."))
         else:
-            self._means.events.audio_transcribed(turn.duration_s, time.monotonic() - started)
+            self._means.events.audio_transcribed(turn.duration_s, _now_s() - started)
             logprobs = logprob_objects(transcript.segments) if turn.params.logprobs else None
-            self._session.completed(turn, transcript.text, _languages(transcript), logprobs)
+            heard = list(seconds_by_language(transcript.segments))
+            languages = heard if transcript.shows_languages else None
+            self._session.completed(turn, transcript.text, languages, logprobs)
         self._means.events.audio_read(turn.duration_s)
         self._decoded_s += turn.duration_s
         self._means.slot.progress(self._decoded_s)
@@ -168,74 +172,41 @@ class Conversation:
     async def _fail(self, turn: Turn, problem: WhisperServerError) -> None:
         """Say why a turn has no text; the next one gets a model that has not failed."""
         self._session.failed(turn, problem)
-        await self._lease.give_back()
+        await self._means.decoder.give_back()
 
-    async def _decode_draft(self, partial: Partial) -> None:
+    async def _early_text(self, turn: Turn) -> Transcript | None:
+        """Return the text of a turn that was decoded before it ended, waiting for it if need be."""
+        if self._latest is not None and self._latest.partial.is_of(turn):
+            latest, self._latest = self._latest, None
+            return await latest.decode
+        await self._cancel()
+        return None
+
+    async def _decode_early(self, partial: Partial) -> Transcript | None:
         """Tell the session what has been said so far; what fails here fails again at the turn's end."""
-        started = time.monotonic()
-        phrases: list[Phrase] | None = None
+        decoder, started = self._means.decoder, _now_s()
+        transcript: Transcript | None = None
         try:
-            opened = self._means.transcriber.open_samples(partial.samples, partial.params, is_draft=True)
-            transcript = await self._lease.draft(opened)
-            phrases = [Phrase(each.text, partial.start_s + each.end_s) for each in transcript.segments]
+            decode = decoder.early if partial.stretch.is_whole else decoder.draft
+            transcript = await decode(partial.samples, partial.params)
         except Exception as problem:  # noqa: BLE001
             log.debug("a draft came to nothing: %s", type(problem).__name__)
         finally:
-            self._draft = None
-            self._session.heard_partial(partial, phrases, time.monotonic() - started)
+            phrases = phrases_of(transcript, partial.stretch.start_s) if transcript else None
+            self._session.heard_partial(partial, phrases, _now_s() - started)
             self._has_work.set()
+        return transcript
 
-    async def _cancel_draft(self) -> None:
-        draft = self._draft
-        if draft is not None:
-            draft.cancel()
-            await asyncio.gather(draft, return_exceptions=True)
+    @property
+    def _is_busy(self) -> bool:
+        return self._latest is not None and not self._latest.decode.done()
 
-
-class _Lease:
-    """The model, kept from a turn's first draft to its text: it stays loaded while somebody speaks."""
-
-    def __init__(self, models: ModelManager[SpeechModel]) -> None:
-        self._models = models
-        self._stack = contextlib.AsyncExitStack()
-        self._source: ModelSource | None = None
-        self._leased: LeasedModel | None = None
-
-    async def transcript(self, opened: Transcription) -> Transcript:
-        """Decode a whole recording; raises what `Transcription.segments` does."""
-        with contextlib.closing(opened.audio):
-            leased = await self._take(opened.params)
-            return await _collected(opened, leased)
-
-    async def draft(self, opened: Transcription) -> Transcript:
-        """Decode one that may be cancelled: its windows leave the device with it."""
-        with contextlib.closing(opened.audio):
-            model = (await self._take(opened.params)).model
-            with model.scheduler.open_stream(opened.params.priority) as stream:
-                return await _collected(opened, LeasedModel(model, stream))
-
-    async def give_back(self) -> None:
-        """Let the model go."""
-        self._leased = None
-        stack, self._stack = self._stack, contextlib.AsyncExitStack()
-        await stack.aclose()
-
-    async def _take(self, params: TranscribeParams) -> LeasedModel:
-        if self._leased is None or self._source != params.model:
-            await self.give_back()
-            model = await self._stack.enter_async_context(self._models.lease(params.model))
-            stream = self._stack.enter_context(model.scheduler.open_stream(params.priority, is_live=True))
-            self._leased, self._source = LeasedModel(model, stream), params.model
-        return self._leased
+    async def _cancel(self) -> None:
+        if self._latest is not None:
+            self._latest.decode.cancel()
+            await asyncio.gather(self._latest.decode, return_exceptions=True)
 
 
-async def _collected(opened: Transcription, leased: LeasedModel) -> Transcript:
-    async with contextlib.aclosing(opened.segments(leased)) as segments:
-        return opened.transcript(tuple([segment async for segment in segments]))
-
-
-def _languages(transcript: Transcript) -> list[str] | None:
-    """Return the languages that were heard, where those to choose from were named."""
-    if not transcript.shows_languages:
-        return None
-    return list(dict.fromkeys(segment.language for segment in transcript.segments))
+def _now_s() -> float:
+    """Return the time on the event loop's clock, which a replay may turn itself."""
+    return asyncio.get_running_loop().time()

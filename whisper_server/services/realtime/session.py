@@ -10,8 +10,9 @@ states:
 
 `TRANSITIONS` has all that can happen to it, and what is done then. A turn that is committed becomes work
 (`next_turn`): it is decoded in the usual way, one turn after the other, and `completed` or `failed` says
-what came of it. While a turn is open it is decoded now and then as far as it goes (`next_partial`), for
-words to be shown before its end; what two of these decodes agree on is sent as deltas.
+what came of it. While a turn is open it is decoded now and then as far as it goes (`next_partial`): `drafts`
+says when, and which words of that are sent as deltas. Where its silence begins all of it is decoded, as it
+will be if nobody goes on.
 
 Whoever drives the session calls one method at a time, sends what `take_events` returns after each, and does
 the work. Nothing is lost where it is slow: a buffer that reaches `MAX_TURN_S` is committed as it is.
@@ -26,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 from whisper_server.core.errors import InvalidRequest, WhisperServerError
 from whisper_server.core.types import SAMPLE_RATE, VOICE_SAMPLES, TranscribeParams
 from whisper_server.services.realtime import server_events
-from whisper_server.services.realtime.agreement import Agreement, Phrase
+from whisper_server.services.realtime.agreement import Phrase
 from whisper_server.services.realtime.configuration import SemanticVad, ServerVad, SessionConfig
-from whisper_server.services.realtime.pace import Pace
+from whisper_server.services.realtime.drafts import Drafts, OpenTurn
 from whisper_server.services.realtime.sound_buffer import SoundBuffer
 from whisper_server.services.realtime.transitions import TRANSITIONS, Cause, State
 from whisper_server.services.realtime.turn_detection import Change, TurnDetector, frames_of
@@ -41,16 +42,13 @@ MAX_TURN_S = 900.0  # of sound in one turn: 58 MB
 MIN_COMMIT_S = 0.1  # of the hosted API
 # Without a turn the latest sound is kept: a client may commit what the detection did not take for speech.
 KEPT_S = 30.0
-SETTLE_S = 15.0  # a partial decode of more leaves out what has been shown
-# A longer one takes what ended before its last seconds as it is, agreed on or not: a window of Whisper's, and
-# more than the longest word. So an open turn never costs more than two windows, whatever is in it.
-LONG_S, UNSURE_S = 30.0, 3.0
 MIN_VOICE = 0.1  # a probability under which certainly nobody speaks
+# Behind the last voice of a detected turn so much is decoded: more than the end of a word, and so little that
+# the decode can begin before the silence has ended the turn.
+TAIL_FRAMES = frames_of(200)
 
 SEMANTIC_SILENCE_MS = {"high": 2_000, "medium": 4_000, "auto": 4_000, "low": 8_000}  # after half a sentence
 SENTENCE_SILENCE_MS = 300  # after a whole one
-# Of Latin and Chinese script, full-width forms included; Devanagari's danda; Arabic.
-SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01", "\u0964", "\u061f")
 SEMANTIC_PREFIX_MS = 300
 SEMANTIC_THRESHOLD = 0.5
 
@@ -86,11 +84,7 @@ class Session:
         self._decoding_bytes = 0  # of the turn that is being decoded
         self._item_id = new_id("item")  # of the open turn
         self._last_item_id: str | None = None
-        self._agreement = Agreement()
-        self._pace = Pace()
-        self._partial: Partial | None = None  # the one that is being decoded
-        self._partial_end = 0  # position up to which the open turn has been decoded
-        self._ends_sentence = False
+        self._drafts = Drafts()
         self._state, self._detector = State.COLLECTING, TurnDetector(1.0, 1)
         self._send(server_events.session("session.created", self._id, expires_at, config.wire()))
         if config.turn_detection is not None:
@@ -138,21 +132,8 @@ class Session:
 
     def heard_partial(self, partial: Partial, phrases: Sequence[Phrase] | None, took_s: float) -> None:
         """Take a decode of the open turn: phrases, ends in seconds of the turn; None where it failed."""
-        self._partial = None
-        if partial.item_id != self._item_id:
-            return  # the turn may have been committed meanwhile
-        self._pace.took(took_s)
-        self._partial_end = partial.end  # also where it failed: the next attempt waits for more sound
-        if phrases is None:
-            self._ends_sentence = False
-            return
-        sound_s = len(partial.samples) / SAMPLE_RATE
-        sure_s = partial.start_s + sound_s - UNSURE_S if sound_s > LONG_S else 0.0
-        if text := self._agreement.add(phrases, sure_s):
+        if text := self._drafts.heard(partial.stretch, phrases, took_s):
             self._send(server_events.delta(self._item_id, text))
-        if sound_s > SETTLE_S:
-            self._agreement.settle(phrases, sure_s)
-        self._ends_sentence = bool(phrases) and phrases[-1].text.rstrip().endswith(SENTENCE_ENDS)
         self._weigh_sentence()
 
     def completed(
@@ -190,18 +171,21 @@ class Session:
         return turn
 
     def next_partial(self) -> Partial | None:
-        """Return the open turn where it is time to decode it again; one at a time."""
-        if self._partial is not None or not self.is_open or self._turns:
+        """Return what of the open turn is to be decoded now, in place of what is; None: go on with that."""
+        if not self.is_open or self._turns:
             return None
-        start = self._turn_start + round(self._agreement.settled_s * SAMPLE_RATE)
-        fresh = self._sound.end - max(self._partial_end, start)
-        if not (self._pace.is_due(fresh) or self._wants_sentence):
-            return None
-        samples = self._sound.slice(start, self._sound.end)
-        self._partial = Partial(
-            self._item_id, samples, self._params, self._agreement.settled_s, self._sound.end
+        turn = OpenTurn(
+            self._item_id,
+            self._turn_start,
+            self._sound.end,
+            self._voiced_until,
+            self._quiet_end,
+            isinstance(self.config.turn_detection, SemanticVad),
+            self._wants_sentence,
         )
-        return self._partial
+        if (stretch := self._drafts.next(turn)) is None:
+            return None
+        return Partial(stretch, self._sound.slice(stretch.start, stretch.end), self._params)
 
     @property
     def is_open(self) -> bool:
@@ -234,9 +218,11 @@ class Session:
         self._send(event)
 
     def _commit(self) -> None:
-        end = self._turn_end
-        samples = self._sound.slice(self._turn_start, end)
-        self._turns.append(Turn(self._item_id, samples, self._params, self._agreement))
+        end, is_quiet = self._turn_end, self.config.turn_detection and self._voiced_until > self._turn_start
+        decoded_end = min(end, self._voiced_end) if is_quiet else end
+        samples = self._sound.slice(self._turn_start, decoded_end)
+        duration_s = (end - self._turn_start) / SAMPLE_RATE
+        self._turns.append(Turn(self._item_id, samples, duration_s, self._params, self._drafts.agreement))
         for event in server_events.committed(self._item_id, self._last_item_id):
             self._send(event)
         self._last_item_id = self._item_id
@@ -268,14 +254,24 @@ class Session:
         return min(self._sound.end, self._frame * VOICE_SAMPLES)
 
     @property
+    def _voiced_end(self) -> int:
+        """Where the sound of a detected turn ends if nobody goes on."""
+        return self._voiced_until + TAIL_FRAMES * VOICE_SAMPLES
+
+    @property
+    def _quiet_end(self) -> int | None:
+        is_quiet = self._state is State.SPEAKING and self._voiced_end <= self._turn_end
+        return self._voiced_end if is_quiet else None
+
+    @property
     def _length(self) -> int:
         return self._sound.end - self._turn_start
 
     def _begin_buffer(self, position: int) -> None:
         self._start = self._idle_since = position
         self._sound.drop_before(position)
-        self._item_id, self._agreement = self._new_id("item"), Agreement()
-        self._partial_end, self._ends_sentence = position, False
+        self._item_id = self._new_id("item")
+        self._drafts.begin(position)
 
     def _bound(self) -> None:
         """Forget what no turn needs, and end a turn that is too long."""
@@ -317,7 +313,7 @@ class Session:
         """Whether the end of the turn hangs on words that have not been decoded yet."""
         return (
             isinstance(self.config.turn_detection, SemanticVad)
-            and self._detector.silent_frames >= frames_of(SENTENCE_SILENCE_MS) // 2
+            and self._detector.silent_frames >= frames_of(SENTENCE_SILENCE_MS)
             and not self._is_decoded
         )
 
@@ -325,13 +321,13 @@ class Session:
     def _is_decoded(self) -> bool:
         """Whether the words before the silence have been decoded."""
         silence = self._detector.silence_start
-        return silence is not None and self._partial_end >= silence * VOICE_SAMPLES
+        return silence is not None and self._drafts.decoded_until >= silence * VOICE_SAMPLES
 
     def _weigh_sentence(self) -> None:
         """Let a turn that ends with a sentence end sooner."""
         if not isinstance(self.config.turn_detection, SemanticVad) or self._state is not State.SPEAKING:
             return
-        is_sentence = self._is_decoded and self._ends_sentence
+        is_sentence = self._is_decoded and self._drafts.ends_sentence
         self._detector.silence_frames = (
             frames_of(SENTENCE_SILENCE_MS) if is_sentence else self._silence_frames
         )
@@ -363,7 +359,7 @@ class Session:
     def _update(self, config: SessionConfig, kind: str) -> None:
         params = self._params_of(config)
         before, self.config, self._params = self.config, config, params
-        self._pace.delay = config.transcription.delay
+        self._drafts.pace.delay = config.transcription.delay
         if config.turn_detection != before.turn_detection:
             self._happen(Cause.COLLECT if config.turn_detection is None else Cause.DETECT)
         self._send(server_events.session(kind, self._id, self._expires_at, config.wire()))

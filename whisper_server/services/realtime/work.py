@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from whisper_server.core.types import SAMPLE_RATE, TranscribeParams
+from whisper_server.core.types import TranscribeParams
 from whisper_server.services.realtime.agreement import Agreement
 
 if TYPE_CHECKING:
     from whisper_server.core.types import Samples
+    from whisper_server.services.realtime.drafts import Stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,22 +18,21 @@ class Turn:
     """A complete turn, to be decoded."""
 
     item_id: str
-    samples: Samples = field(repr=False)
+    samples: Samples = field(repr=False)  # of the silence that ended it, no more than a little
+    duration_s: float  # of all its sound
     params: TranscribeParams
     agreement: Agreement = field(repr=False)
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of sound."""
-        return len(self.samples) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The open turn as far as it goes, without what is settled, to be decoded for its words so far."""
+    """A stretch of the open turn, to be decoded before its end."""
 
-    item_id: str
+    stretch: Stretch
     samples: Samples = field(repr=False)
     params: TranscribeParams
-    start_s: float  # in seconds of the turn
-    end: int  # position in the session
+
+    def is_of(self, turn: Turn) -> bool:
+        """Tell whether its text is that of the turn."""
+        mine = (self.stretch.item_id, len(self.samples), self.params)
+        return self.stretch.is_whole and mine == (turn.item_id, len(turn.samples), turn.params)

@@ -1,11 +1,11 @@
 """Which windows go to the device next: the scheduler's policy, without device, thread or clock.
 
 Theory of operation: stride scheduling (Waldspurger and Weihl, 1995). Every request is a flow with a
-pass; the flow with the smallest pass gives the next window, and each window moves its pass on by one
-over the flow's weight. A flow that comes, or comes back, starts at the pass the queue has reached: it
-has no claim on the past and does not wait for the backlog of others. So requests are interleaved by window,
-a short clip behind a long file is in one of the next batches, and a flow of weight 4 gets four windows for
-every one of its neighbours' while no flow starves.
+pass; the flow with the smallest pass gives the next window, among equals the heaviest, and each window
+moves its pass on by one over the flow's weight. A flow that comes, or comes back, starts at the pass the
+queue has reached: it has no claim on the past and does not wait for the backlog of others. So requests are
+interleaved by window, a short clip behind a long file is in one of the next batches, and a flow of weight
+4 gets four windows for every one of its neighbours' while no flow starves.
 
 Not thread-safe: the owner of a queue guards it.
 """
@@ -60,7 +60,8 @@ class FairQueue(Generic[J]):
             ready = [flow for flow in self._flows if not batch or flow.waiting[0][1] == kind]
             if not ready:
                 break
-            flow = min(ready, key=lambda each: each.pass_)  # among equals the first to come
+            # Among equals of one weight the first to come.
+            flow = min(ready, key=lambda each: (each.pass_, -each.weight))
             if not batch:
                 self._now = flow.pass_
             job, kind = flow.waiting.popleft()

@@ -28,6 +28,7 @@ from whisper_server.services.scheduling.fair_queue import BatchLimit, FairQueue,
 from whisper_server.services.scheduling.workers import Reload, WorkerPool
 
 WEIGHTS: dict[Priority, int] = {"interactive": 16, "normal": 4, "background": 1}
+LIVE_SHARE = 4  # times the weight: a turn that has ended goes before drafts of turns that go on
 
 
 class WindowStream:
@@ -126,13 +127,14 @@ class Scheduler:
     def open_stream(self, priority: Priority = "normal", *, is_live: bool = False) -> WindowStream:
         """Open a stream for one request; close it when its windows are no longer wanted.
 
-        A live one has begun before its first window: while the server drains, it goes on.
+        A live one is for the turns of a session. It has begun before its first window: while the server
+        drains, it goes on.
 
         Raises:
             ShuttingDown: no new work is taken.
             ModelUnavailable: the engine was lost and could not be reloaded.
         """
-        flow: Flow[Job] = Flow(WEIGHTS[priority])
+        flow: Flow[Job] = Flow(WEIGHTS[priority] * (LIVE_SHARE if is_live else 1))
         flow.has_begun = is_live and not self._shutdown.is_draining
         with self._lock:
             self._check_open(flow)

@@ -37,9 +37,14 @@ if TYPE_CHECKING:
 STEP_BYTES = 1 << 20  # of samples between two answers: 16 s of one channel
 READ_BYTES = 1 << 16  # asked for at once; twice what libav asks for
 STEP_LIMIT_S = 30.0  # a step takes milliseconds; what takes this long is a hang
-# Data that the process may have, where the system can limit it: 40 MB for itself, and the index of a film of
-# four hours takes 100 MB (`mp4_guard`). The file that finds no room is read again in a process of its own.
+# Data that the process may have, where the system can limit it: 40 MB for itself, and 120 MB for a moment
+# where it opens an MP4 of four hours at 60 frames/s with sound. Operators who allow longer ones get more,
+# up to what as many packets take as `mp4_guard` lets pass. A file that finds no room is read again in a
+# process of its own.
 MEMORY_BYTES = 256 << 20
+MOST_MEMORY_BYTES = 448 << 20
+PACKET_BYTES = 80  # of an index, for a moment; 77 were seen
+PACKETS_PER_S = 107  # 60 of pictures, 47 of AAC at 48 kHz
 SLACK_S = 2.0  # of the processor, beyond the budget, before the system ends the process; it counts in seconds
 STATM = Path("/proc/self/statm")
 OOM_SCORE = Path("/proc/self/oom_score_adj")
@@ -146,11 +151,17 @@ class _Child:
     ) -> None:
         upload = io.BufferedReader(_Upload(self, number, size_bytes), READ_BYTES)
         file = BoundedFile(upload, size_bytes, is_ours=True)
+        limit_bytes = memory_limit(max_seconds)
+        _limit_memory(limit_bytes)
+        room_bytes = limit_bytes - _data_bytes()
         budget = Budget()
         budget.has_checked_tables = has_checked_tables
         self._others[number] = budget.share()
         self._others[number].set(*spent)
         decoder = self._decoders[number] = LibavDecoder(file, max_seconds, TrackChoice(**choice), budget)
+        is_short_enough = (decoder.info.header_duration_s or 0.0) <= max_seconds  # else that is what to say
+        if is_short_enough and decoder.cut_index_packets * PACKET_BYTES > room_bytes:
+            raise MemoryError
         self._answer(Kind.OPENED, number, info=asdict(decoder.info))
 
     def _step(self, number: int, channel: Any, spent: list[Any]) -> None:
@@ -191,7 +202,8 @@ def main() -> None:
         os.dup2(nothing.fileno(), 1)  # what a library prints must not get between the messages
     import av.filter  # noqa: F401, PLC0415  (all of it, before the limit)
 
-    _limit_memory()
+    _go_first()
+    _limit_memory(MEMORY_BYTES)
     if hasattr(signal, "SIGXCPU"):
         faulthandler.register(signal.SIGXCPU, all_threads=False, chain=True)  # tells where, and ends
     with suppress(BrokenPipeError):
@@ -199,18 +211,28 @@ def main() -> None:
     os._exit(0)
 
 
-def _limit_memory() -> None:
-    """Let an allocation fail, and not the machine, where a file makes libav take too much.
+def memory_limit(max_seconds: float) -> int:
+    """Return how many bytes of data a process may have where audio may be so long."""
+    index_bytes = int(max_seconds * PACKETS_PER_S * PACKET_BYTES)
+    return min(max(MEMORY_BYTES, (64 << 20) + index_bytes), MOST_MEMORY_BYTES)
 
-    Where the machine has no memory for other reasons, this process goes first and not the server.
-    """
+
+def _go_first() -> None:
+    """Let the system end this process and not the server, where the machine has no memory; leave no core."""
     with suppress(OSError):  # Linux has it
         OOM_SCORE.write_text("1000")
     with suppress(ImportError, ValueError, OSError):
         import resource  # noqa: PLC0415  (not on Windows)
 
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Let an allocation fail, and not the machine, where a file makes libav take too much."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource  # noqa: PLC0415  (not on Windows)
+
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, resource.RLIM_INFINITY))
 
 
 def _limit_time(left_s: float) -> None:
@@ -224,8 +246,17 @@ def _limit_time(left_s: float) -> None:
 
 def _resident_bytes() -> int:
     """Return what this process has in memory; 0 where the system does not tell."""
+    return _pages(1)
+
+
+def _data_bytes() -> int:
+    """Return what counts against the limit on memory; 0 where the system does not tell."""
+    return _pages(5)
+
+
+def _pages(column: int) -> int:
     try:
-        return int(STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(STATM.read_bytes().split()[column]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 

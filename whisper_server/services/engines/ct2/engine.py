@@ -23,6 +23,7 @@ from whisper_server.services.engines.base import (
 from whisper_server.services.engines.batching import rows_by, rows_within
 from whisper_server.services.engines.ct2.active_calls import ActiveCalls
 from whisper_server.services.engines.ct2.chance import repetition_penalty, shaken
+from whisper_server.services.engines.model_shape import TEXT_POSITIONS
 from whisper_server.services.engines.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class CTranslate2Engine:
                 beam_size=sampling.beam_size,
                 repetition_penalty=repetition_penalty(sampling.temperature),
                 return_no_speech_prob=True,
+                max_length=_max_length(prompts, sampling.max_tokens),
             )
         )
         return [_best(row) for row in rows]
@@ -210,6 +212,13 @@ class CTranslate2Engine:
         """Unload the weights."""
         self._encoder = None
         self._model.unload_model()
+
+
+def _max_length(prompts: Sequence[Sequence[int]], max_tokens: int | None) -> int:
+    """Return the limit that lets a row have so many tokens: half of it, at most what its prompt leaves."""
+    if max_tokens is None:
+        return TEXT_POSITIONS
+    return min(TEXT_POSITIONS, max(2 * max_tokens, len(prompts[0]) + max_tokens))
 
 
 def _batch(encoded: Encoded) -> _EncodedBatch | _HostBatch:

@@ -53,7 +53,7 @@ from whisper_server.services.engines.torch.plan import (
     max_batch,
     plan,
 )
-from whisper_server.services.engines.torch.search import Prompts, Search
+from whisper_server.services.engines.torch.search import MAX_NEW_TOKENS, Prompts, Search
 from whisper_server.services.engines.torch.token_rules import TokenRules
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,14 @@ class TorchEngine:
         is_wanted: IsWanted = everything,
     ) -> list[Hypothesis]:
         """Decode all rows in one call, whatever the lengths of their prompts."""
-        given = Prompts(prompts, self.tokenizer.start, self.tokenizer.end, self._no_speech)
+        given = Prompts(
+            prompts,
+            self.tokenizer.start,
+            self.tokenizer.end,
+            self._no_speech,
+            timestamps=any(prompt[-1] != self.tokenizer.no_timestamps for prompt in prompts),
+            most=sampling.max_tokens or MAX_NEW_TOKENS,
+        )
         with self._device():
             search = Search(self.network, self._rules, given, sampling, self.steps)
             cache = self.network.open_cache(_states(encoded), 1)

@@ -34,10 +34,12 @@ class Prompts:
     start: int  # the start-of-transcript token, where "no speech" is read
     end: int  # the end token
     no_speech: int | None  # its token, where the vocabulary has one
+    timestamps: bool = True  # False: all end with <|notimestamps|>
+    most: int = MAX_NEW_TOKENS  # tokens that are wanted after each
 
     def room(self, window: int) -> int:
         """Return how many tokens may be written after a prompt."""
-        return min(MAX_NEW_TOKENS, TEXT_POSITIONS - len(self.tokens[window]) + 1)
+        return min(self.most, MAX_NEW_TOKENS, TEXT_POSITIONS - len(self.tokens[window]) + 1)
 
 
 @dataclass(slots=True)
@@ -108,7 +110,9 @@ class Search:
         )
         choose = self._sample if self._samples or self.group == 1 else self._beam
         while True:
-            log_probs = self._rules.log_probabilities(logits, _first_of_groups(batch, logits))
+            log_probs = self._rules.log_probabilities(
+                logits, _first_of_groups(batch, logits), timestamps=self._prompts.timestamps
+            )
             origins = choose(log_probs, batch)
             kept = self._still_searching(batch, is_wanted)
             if not kept:

@@ -43,17 +43,26 @@ class TokenRules:
         never[first_timestamp - 1] = True  # <|notimestamps|>
         first = never.clone()
         first[[token for token in suppressed_first if 0 <= token < vocabulary]] = True
+        first_plain = first.clone()
         first[:first_timestamp] = True
         first[first_timestamp + MAX_INITIAL_TIMESTAMP + 1 :] = True
         self._never, self._first = never.to(device), first.to(device)
+        self._first_plain = first_plain.to(device)
         self._times = torch.arange(first_timestamp, vocabulary, device=device)
 
-    def log_probabilities(self, logits: Tensor, written: NDArray[np.int64]) -> Tensor:
+    def log_probabilities(
+        self, logits: Tensor, written: NDArray[np.int64], *, timestamps: bool = True
+    ) -> Tensor:
         """Return log-probabilities [R, vocabulary], -inf for what must not come after `written` [R, step].
 
-        Overwrites `logits`, float32.
+        Without `timestamps`, as after <|notimestamps|>, there are no rules for them. Overwrites `logits`,
+        float32.
         """
-        if not written.shape[1]:
+        is_first = not written.shape[1]
+        if not timestamps:
+            never = self._first_plain if is_first else self._never
+            return torch.log_softmax(logits.masked_fill_(never, _NEVER), dim=-1)
+        if is_first:
             return torch.log_softmax(logits.masked_fill_(self._first, _NEVER), dim=-1)
         logits.masked_fill_(self._never, _NEVER)
         earliest, closes = self._timestamps(written)

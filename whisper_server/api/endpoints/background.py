@@ -1,0 +1,75 @@
+"""A request of the audio routes that becomes a job: its file is looked at and kept before the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Response
+
+from whisper_server.api.deps import Admitted
+from whisper_server.api.endpoints.transcribe import named_as
+from whisper_server.api.replies.jobs import JobObject, job_object
+from whisper_server.api.requests.read import JobOrder, TranscriptionRequest
+from whisper_server.core.types import TrackChoice
+from whisper_server.services.audio_processor import AudioStream
+from whisper_server.services.channels import check_channels
+from whisper_server.services.jobs import codec
+from whisper_server.services.jobs.states import NewJob
+
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"description": "With `background`: the job that was begun.", "model": JobObject}
+}
+
+
+async def submitted(admitted: Admitted, wanted: TranscriptionRequest, order: JobOrder) -> Response:
+    """Keep the upload as a job and return it with 202.
+
+    Raises:
+        InvalidRequest: no jobs are taken here, or the file is no audio.
+        Overloaded: there is enough to do.
+    """
+    jobs = admitted.services.jobs
+    jobs.check_taken()
+    # Where the file comes from elsewhere its size is not known: there is to be room for the largest.
+    is_here = order.file_url is None
+    seconds_total = await _look(admitted, wanted) if is_here else None
+    size = len(wanted.upload.data) if is_here else admitted.services.settings.max_audio_bytes
+    new = NewJob(
+        endpoint=admitted.request.scope["path"],
+        model=wanted.model,
+        request=_request_text(wanted, order),
+        seconds_total=seconds_total,
+        upload_bytes=size,
+        callback_url=order.callback_url,
+        file_url=order.file_url,
+    )
+    job = await jobs.submit(new, [wanted.upload.data] if is_here else None)
+    admitted.log["job"] = job.id
+    body = job_object(job, job.created_at).model_dump_json()
+    headers = {"location": f"/v1/jobs/{job.id}"}
+    return Response(body, status_code=202, media_type="application/json", headers=headers)
+
+
+async def _look(admitted: Admitted, wanted: TranscriptionRequest) -> float | None:
+    """Read the header, as the work will; return the seconds that it claims."""
+    services, params = admitted.services, wanted.params
+    choice = TrackChoice(params.audio_track, params.language)
+    with named_as(wanted.upload.param):
+        stream = await services.pool.run(
+            services.audio.open, wanted.upload.data, None, choice, unclaimed=AudioStream.close
+        )
+        with stream:
+            if params.speakers is not None:
+                check_channels(stream.info.channels)
+            return stream.info.header_duration_s
+
+
+def _request_text(wanted: TranscriptionRequest, order: JobOrder) -> str:
+    request = codec.JobRequest(
+        wanted.params,
+        wanted.response_format,
+        wanted.subtitles,
+        shows_words=order.shows_words,
+        shows_logprobs=wanted.params.logprobs,
+    )
+    return codec.request_text(request)

@@ -1,0 +1,1 @@
+"""Work that outlives its request: kept in a database, and taken up again after a stop."""
