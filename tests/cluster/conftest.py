@@ -53,6 +53,13 @@ class Cluster:
     folder: Path
     lines: list[str]  # of the log, as they come
 
+    @property
+    def address(self) -> str:
+        """Where Ray is: `auto` would be the cluster that was started last on this machine."""
+        words = [word for each in psutil.Process(self.process.pid).children() for word in each.cmdline()]
+        (found,) = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
+        return found
+
     def pids(self, deployment: str) -> set[int]:
         """Return the processes of a deployment that are there now."""
         return replicas_below(self.process.pid, deployment)
@@ -74,9 +81,7 @@ def replicas_below(root: int, deployment: str) -> set[int]:
 @contextmanager
 def another_machine(cluster: Cluster, cache: Path) -> Iterator[int]:
     """Join another node to the cluster, in processes of its own; yield the first of them."""
-    words = [word for each in psutil.Process(cluster.process.pid).children() for word in each.cmdline()]
-    (address,) = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={address}"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={cluster.address}"]
     flags = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=100000000"]
     with (cluster.folder / "node.log").open("w") as log:
         node = subprocess.Popen([*command, *flags], env=environment_of(cache), stdout=log, stderr=log)

@@ -268,7 +268,7 @@ def port_of(cluster: Cluster) -> int:
 async def deploy(cluster: Cluster, content: dict[str, Any], cache: Path) -> None:
     """Run the command again, with another file, on the cluster that runs."""
     process = await asyncio.create_subprocess_exec(
-        *command(cluster.folder, content, "--address", "auto", "--detach"),
+        *command(cluster.folder, content, "--address", cluster.address, "--detach"),
         env=environment_of(cache),
         cwd=cluster.folder,
         stdout=asyncio.subprocess.PIPE,

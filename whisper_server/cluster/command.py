@@ -89,7 +89,8 @@ def _serve(config: ServeDeploySchema, address: str | None, *, stays: bool) -> in
     try:
         # Ray would listen on every address: whoever reaches its ports can run code here.
         own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": LOOPBACK}
-        ray.init(address=address, namespace="serve", **({} if address else own))
+        # Without an address Ray would wait for the cluster that was here last, be it gone or not.
+        ray.init(address=address or "local", namespace="serve", **({} if address else own))
     except (ConnectionError, RuntimeError, ValueError) as error:
         return _fail(f"the Ray cluster cannot be used: {error}", CANNOT_START)
     stopping = threading.Event()
