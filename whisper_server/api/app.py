@@ -76,11 +76,8 @@ def create_app(
             app.state.drain = drain
             app.state.preloading = asyncio.create_task(_preload(opened, settings))
             opened.jobs.start()
-            try:
+            async with _cancelled_at_the_end(app.state.preloading):
                 yield
-            finally:
-                app.state.preloading.cancel()
-                await asyncio.wait({app.state.preloading})
 
     app = FastAPI(
         title="whisper-server",
@@ -96,6 +93,15 @@ def create_app(
     )
     _install(app, settings)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _cancelled_at_the_end(task: asyncio.Task[None]) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def _install(app: FastAPI, settings: Settings) -> None:
