@@ -17,8 +17,11 @@ import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings as hypothesis_settings
 
+from tests.support.postgres import postgres_server, postgres_url
 from whisper_server.core.config import Settings
 from whisper_server.core.types import ModelSource
+
+__all__ = ["postgres_server", "postgres_url"]  # one server for the whole run
 
 # The default ends an example after 0.2 s, which on a busy machine says nothing of the code.
 hypothesis_settings.register_profile("no wall clock", deadline=None)

@@ -20,11 +20,8 @@ from tests.support.http_requests import URL, b64, error_of, form
 from tests.support.in_process import MakeSettings, OpenClient, client_of
 from tests.support.job_requests import JOBS, frames_of, result_of, submit, until_end
 from tests.support.long_audio import speak_for
-from tests.support.postgres import postgres_server, postgres_url
 from whisper_server.services.engines import fake
 from whisper_server.services.jobs import work
-
-__all__ = ["postgres_server", "postgres_url"]
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
-from tests.support.postgres import postgres_server, postgres_url
 from whisper_server.core.errors import ConfigError, JobNotFound, Overloaded
 from whisper_server.services.jobs.schema import jobs, meta, open_database, segments, sqlite_url, writing
 from whisper_server.services.jobs.states import NewJob
@@ -27,8 +26,6 @@ from whisper_server.services.jobs.store import (
 
 LIMITS = JobLimits(100, 1e6, 1 << 30)
 NEW = NewJob("/v1/audio/transcriptions", "tiny", "{}", 60.0, 1000)
-
-__all__ = ["postgres_server", "postgres_url"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.postgres import postgres_server, postgres_url
 from whisper_server.services.jobs.owners import Owners
 from whisper_server.services.jobs.schema import open_database, sqlite_url
 from whisper_server.services.jobs.uploads import DatabaseUploads, FolderUploads, Uploads
-
-__all__ = ["postgres_server", "postgres_url"]
 
 LONG = bytes(range(256)) * (40 << 10)  # 10 MiB: several parts
 
