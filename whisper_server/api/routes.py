@@ -18,6 +18,7 @@ from whisper_server.api.endpoints import (
     asr_webservice,
     audio,
     chat,
+    diarization,
     inference,
     model_downloads,
     realtime,
@@ -160,3 +161,4 @@ router.include_router(realtime.router)
 router.include_router(model_downloads.router)
 router.include_router(asr_webservice.router)
 router.include_router(alignments.router)
+router.include_router(diarization.router)

@@ -24,6 +24,8 @@ from whisper_server.services.model_files.downloads import Downloads
 from whisper_server.services.model_files.prepare import expected_bytes, prepare_model
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.realtime.live_sessions import LiveSessions
+from whisper_server.services.speaker_turns import SpeakerTurns
+from whisper_server.services.speakers.loaded import SpeakerNetworks, load_networks
 from whisper_server.services.transcriber import Transcriber
 from whisper_server.services.work_pool import WorkPool
 
@@ -45,6 +47,7 @@ class Services:
     models: ModelManager[WhisperModel]
     pool: WorkPool
     transcriber: Transcriber
+    speakers: SpeakerTurns
     admission: Admission
     metrics: Events
     downloads: Downloads
@@ -78,10 +81,15 @@ async def open_services(
     open_decoder = decoders.open if n_decoders else LibavDecoder
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
     models = _models(settings, metrics, shutdown)
+    networks: ModelManager[SpeakerNetworks] = ModelManager(
+        lambda _: load_networks(settings), 1, idle_unload_s=settings.idle_unload_s, shutdown=shutdown
+    )
+    speakers = SpeakerTurns(audio, networks, pool)
     transcriber = Transcriber(
         audio,
         models,
         pool,
+        speakers,
         beam_size=settings.beam_size,
         use_vad=settings.vad,
         switches_language=settings.language_switching,
@@ -99,6 +107,7 @@ async def open_services(
             models=models,
             pool=pool,
             transcriber=transcriber,
+            speakers=speakers,
             admission=admission,
             metrics=metrics,
             downloads=downloads,
@@ -108,7 +117,7 @@ async def open_services(
     finally:
         shutdown.drain()
         downloads.drain()
-        await asyncio.to_thread(_close, pool, decoders, models)
+        await asyncio.to_thread(_close, pool, decoders, models, networks)
         shutdown.close()
 
 
@@ -139,9 +148,15 @@ def _watch(
     metrics.gauge("whisper_realtime_sessions", lambda: live.count)
 
 
-def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[WhisperModel]) -> None:
+def _close(
+    pool: WorkPool,
+    decoders: DecoderProcesses,
+    models: ModelManager[WhisperModel],
+    networks: ModelManager[SpeakerNetworks],
+) -> None:
     """End what is left; requests were given their time to end before the services close."""
     deadline = time.monotonic() + CLOSE_TIMEOUT_S
     pool.close(CLOSE_TIMEOUT_S)
     decoders.close()
     models.close(max(0.0, deadline - time.monotonic()))
+    networks.close(max(0.0, deadline - time.monotonic()))

@@ -22,7 +22,9 @@ from whisper_server.api.errors import invalid_value
 from whisper_server.api.requests.asr import is_raw
 from whisper_server.api.requests.bodies import (
     AlignmentFields,
+    DiarizationFields,
     InferenceFields,
+    SpeakerFields,
     SubtitleFields,
     TranscriptionFields,
     TranslationFields,
@@ -38,7 +40,7 @@ from whisper_server.core.errors import (
     UnsupportedEncoding,
 )
 from whisper_server.core.languages import parse_language
-from whisper_server.core.types import TranscribeParams, VadOptions
+from whisper_server.core.types import TrackChoice, TranscribeParams, VadOptions, VoiceOptions
 from whisper_server.core.validators import (
     MAX_PROMPT_CHARS,
     OPENROUTER_FIELD,
@@ -47,18 +49,20 @@ from whisper_server.core.validators import (
     check_keywords,
     check_languages,
     check_seed,
+    check_speaker_format,
     check_speakers,
     check_streamed,
     check_temperature,
     check_text,
+    check_voices,
     decode_base64,
     find_audio,
-    no_references,
 )
 from whisper_server.services.audio.pcm import BYTES_PER_SECOND
 from whisper_server.services.model_files.names import tells_languages
 from whisper_server.services.rendering.formats import (
     ALIGNMENT_FORMATS,
+    DIARIZATION_FORMATS,
     SUBTITLE_FORMATS,
     TRANSLATED_FORMATS,
     check_format,
@@ -71,7 +75,10 @@ FORM_OVERHEAD_BYTES = 1 << 20  # for everything in a request that is not audio
 
 # Those of a translation and of /debug/audio-info are among them.
 _FIELDS = frozenset().union(
-    *(kind.model_fields for kind in (TranscriptionFields, InferenceFields, AlignmentFields))
+    *(
+        kind.model_fields
+        for kind in (TranscriptionFields, InferenceFields, AlignmentFields, DiarizationFields)
+    )
 )
 
 
@@ -142,7 +149,10 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
     if fields.stream:
         check_streamed(response_format)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
-    speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
+    speakers, voices = None, VoiceOptions()
+    if fields.diarize or response_format == "diarized_json":
+        check_speaker_format(response_format)
+        speakers, voices = await _speakers(admitted, fields)
     language = parse_language(fields.language)
     languages = check_languages(fields.languages, language)
     keywords = check_keywords((*fields.keywords, *fields.hotwords))
@@ -163,12 +173,27 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
         shows_segments=granularities != ("word",),
         logprobs="logprobs" in include,
-        speakers=speakers if response_format == "diarized_json" else None,
+        speakers=speakers,
+        voices=voices,
         audio_track=fields.audio_track,
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
         priority=fields.priority,
     )
     return TranscriptionRequest(upload, model, params, response_format, subtitles, fields.stream)
+
+
+async def _speakers(admitted: Admitted, fields: SpeakerFields) -> tuple[tuple[str, ...], VoiceOptions]:
+    """Return the names of speakers, and what else is known of them."""
+    names = check_speakers(fields.known_speaker_names)
+    voices = await admitted.services.pool.run(
+        check_voices,
+        names,
+        fields.known_speaker_references,
+        fields.num_speakers,
+        fields.min_speakers,
+        fields.max_speakers,
+    )
+    return names, voices
 
 
 def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
@@ -251,6 +276,27 @@ async def read_alignment(admitted: Admitted) -> AlignmentRequest:
     return AlignmentRequest(upload, model, params, text, response_format, subtitles)
 
 
+@dataclass(frozen=True, slots=True)
+class DiarizationRequest:
+    """A checked request for who speaks when."""
+
+    upload: Upload
+    names: tuple[str, ...]
+    voices: VoiceOptions
+    track: TrackChoice
+    response_format: str
+
+
+async def read_diarization(admitted: Admitted) -> DiarizationRequest:
+    """Read the body of a diarization; raises as `read_transcription`, but for the model."""
+    upload = await read_upload(admitted)
+    fields = validated(DiarizationFields, upload.fields)
+    response_format = check_format(fields.response_format, DIARIZATION_FORMATS)
+    names, voices = await _speakers(admitted, fields)
+    track = TrackChoice(fields.audio_track, parse_language(fields.language))
+    return DiarizationRequest(upload, names, voices, track, response_format)
+
+
 async def read_upload(admitted: Admitted) -> Upload:
     """Read the body into memory, whatever its encoding, and keep what counts of it.
 
@@ -307,13 +353,7 @@ async def _received(admitted: Admitted) -> AsyncIterator[bytes]:
 
 
 async def _read_form(admitted: Admitted) -> Upload:
-    try:
-        form = await read_form(admitted.request.headers["content-type"], _received(admitted))
-    except InvalidRequest as error:
-        if error.param == "known_speaker_references":
-            # They are longer than a field may be, but that is not what is wrong with them.
-            raise no_references() from error
-        raise
+    form = await read_form(admitted.request.headers["content-type"], _received(admitted))
     if form.file is None:
         raise InvalidRequest(
             "The form has no file. Send the audio in the field 'file', for example with "
