@@ -36,6 +36,9 @@ class Voices:
         self._points: list[Vectors] = []
         self._weights: list[float] = []
 
+    def __len__(self) -> int:
+        return len(self._points)
+
     def add(self, voice: Vectors, weight: float) -> None:
         """Take one stretch's voice, float32 [n] of length 1, and how much it counts."""
         self._points.append(voice)

@@ -71,7 +71,8 @@ class Diarizer:
         self._heard = 0  # file position up to which windows reach
         self._scenes: list[Scene] = []
         self._vectors: list[list[Vector | None]] = []  # of each voice of each scene
-        self._voices = Voices()
+        self._voices = Voices()  # of those heard for long enough
+        self._short = Voices()  # of the others, for where there is nobody else
 
     @property
     def position_s(self) -> float:
@@ -102,7 +103,8 @@ class Diarizer:
         first = int(start_s / FRAME_S)
         last = -(-self._end // FRAME_SAMPLES)
         end = last if end_s is None else min(last, int(np.ceil(end_s / FRAME_S)))
-        centres = self._voices.speakers(self._threshold, self._segmentation.small, self._count)
+        voices = self._voices or self._short
+        centres = voices.speakers(self._threshold, self._segmentation.small, self._count)
         speakers = [_assigned(vectors, centres) for vectors in self._vectors]
         found = runs(self._scenes, speakers, len(centres), first, max(first, end))
         names = self._names.of(centres, dict.fromkeys(run.speaker for run in found))
@@ -142,8 +144,7 @@ class Diarizer:
         vector = self._encoder.voice(window[places[places < len(window)]])
         if not vector.any():
             return None
-        if is_clean:
-            self._voices.add(vector, 1.0)
+        (self._voices if is_clean else self._short).add(vector, 1.0)
         return vector
 
 

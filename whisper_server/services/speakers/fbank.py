@@ -38,7 +38,8 @@ def fbank(samples: Samples) -> NDArray[np.float32]:
     windowed = (frames - np.float32(PREEMPHASIS) * before) * np.hamming(FFT_SAMPLES).astype(np.float32)
     power = np.abs(np.fft.rfft(windowed, FFT_SIZE)) ** 2
     bins = np.log(np.maximum(power[:, :-1] @ _filters(), FLOOR))
-    return (bins - bins.mean(axis=0)).astype(np.float32)
+    found: NDArray[np.float32] = (bins - bins.mean(axis=0)).astype(np.float32)
+    return found
 
 
 @functools.lru_cache(maxsize=1)

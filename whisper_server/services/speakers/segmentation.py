@@ -65,7 +65,8 @@ class NetworkSegmentation(Segmentation):
         found = self._network.voices(samples)
         n_frames = len(samples) // FRAME_SAMPLES
         centres = (np.arange(n_frames) + 0.5) * len(found) / n_frames
-        return found[centres.astype(int)]
+        aligned: Activity = found[centres.astype(int)]
+        return aligned
 
 
 class VoiceSegmentation(Segmentation):
