@@ -24,6 +24,7 @@ from tests.support.speaker_networks import (
     RATE,
     filter_bank_encoder,
     loudness_segmentation,
+    stairs,
 )
 from tests.support.stand_in_hub import Hub
 from whisper_server.api.replies.audio import DiarizedReply, VerboseReply
@@ -241,16 +242,6 @@ async def test_a_diarizer_that_fails_fails_its_request_alone(
 
 
 # --- the intended networks, by their shapes ---------------------------------------------------------
-
-
-def stairs() -> np.ndarray:
-    """Three levels of loudness, 4 s each, each of another sound, then the first again."""
-    rng = np.random.default_rng(2)
-    rough = rng.choice(np.float32([-1, 1]), 4 * RATE)
-    t = np.arange(4 * RATE) / RATE
-    square = np.sign(np.sin(2 * np.pi * 300 * t)).astype(np.float32)
-    high = np.sign(np.sin(2 * np.pi * 3000 * t)).astype(np.float32)
-    return np.concatenate([0.15 * rough, 0.5 * square, 0.89 * high, 0.15 * rough])
 
 
 @pytest.fixture

@@ -56,5 +56,15 @@ def filter_bank_encoder() -> bytes:
     return graph.encoded({"feats": (None, None, 80)}, {"embs": (None, 256)})
 
 
+def stairs() -> np.ndarray:
+    """Three levels of loudness, 4 s each, each of another sound, then the first again."""
+    rng = np.random.default_rng(2)
+    rough = rng.choice(np.float32([-1, 1]), 4 * RATE)
+    t = np.arange(4 * RATE) / RATE
+    square = np.sign(np.sin(2 * np.pi * 300 * t)).astype(np.float32)
+    high = np.sign(np.sin(2 * np.pi * 3000 * t)).astype(np.float32)
+    return np.concatenate([0.15 * rough, 0.5 * square, 0.89 * high, 0.15 * rough])
+
+
 def _ends(graph: OnnxGraph, first: int, last: int, axis: int) -> list[str]:
     return [graph.constant(np.array([value])) for value in (first, last, axis)]

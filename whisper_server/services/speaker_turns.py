@@ -71,10 +71,13 @@ class SpeakerTurns:
             )
         try:
             async with self.lease() as networks:
-                found = [
-                    KnownVoice(name, networks.encoder.voice(await self._sample(data, number)))
-                    for number, (name, data) in enumerate(zip(names, voices.references, strict=True), 1)
-                ]
+                found = []
+                for number, (name, data) in enumerate(zip(names, voices.references, strict=True), 1):
+                    samples = await self._sample(data, number)
+                    voice = await self._pool.run(networks.known_voice, name, samples)
+                    if voice is None:
+                        raise _wrong_sample(number, "has no voice in it")
+                    found.append(voice)
         except ModelUnavailable as error:
             before = "" if by_channel is None else f"{by_channel} "
             raise InvalidRequest(

@@ -5,8 +5,8 @@
             --Voices.speakers------> centres   of as many speakers as there are
             --turns.runs-----------> [Turn]
 
-Holds ten seconds of sound and what it found; four hours take some 40 MB. One thread at a time may call it.
-Must not know of tasks, of text or of files.
+Holds ten seconds of sound, and a kilobyte for each voice of a window. One thread at a time may call it. Must
+not know of tasks, of text or of files.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Diarizer:
         self._vectors: list[list[Vector | None]] = []  # of each voice of each scene
         self._voices = Voices()  # of those heard for long enough
         self._short = Voices()  # of the others, for where there is nobody else
+        self._centres: Vectors | None = None  # of the speakers; None: not known since a voice was added
 
     @property
     def position_s(self) -> float:
@@ -103,9 +104,14 @@ class Diarizer:
         first = int(start_s / FRAME_S)
         last = -(-self._end // FRAME_SAMPLES)
         end = last if end_s is None else min(last, int(np.ceil(end_s / FRAME_S)))
-        voices = self._voices or self._short
-        centres = voices.speakers(self._threshold, self._segmentation.small, self._count)
-        speakers = [_assigned(vectors, centres) for vectors in self._vectors]
+        if self._centres is None:
+            voices = self._voices or self._short
+            self._centres = voices.speakers(self._threshold, self._segmentation.small, self._count)
+        centres = self._centres
+        speakers = [
+            _assigned(vectors, centres) if scene.first < end and scene.end > first else []
+            for scene, vectors in zip(self._scenes, self._vectors, strict=True)
+        ]
         found = runs(self._scenes, speakers, len(centres), first, max(first, end))
         names = self._names.of(centres, dict.fromkeys(run.speaker for run in found))
         limit_s = self._end / SAMPLE_RATE
@@ -113,6 +119,12 @@ class Diarizer:
             Turn(run.first * FRAME_S, min(run.end * FRAME_S, limit_s), names[run.speaker]) for run in found
         ]
         return _joined(turns)
+
+    def voice(self) -> Vector | None:
+        """Return what the voices that were heard are like together, of length 1; None where there is none."""
+        [*centres] = (self._voices or self._short).speakers(2.0, 0.0, SpeakerCount(1, 1))
+        length = float(np.linalg.norm(centres[0])) if centres else 0.0
+        return centres[0] / length if length else None
 
     def _look(self, end: int) -> None:
         """Find the voices of the window that ends at a file position."""
@@ -145,16 +157,23 @@ class Diarizer:
         if not vector.any():
             return None
         (self._voices if is_clean else self._short).add(vector, 1.0)
+        self._centres = None
         return vector
 
 
 def _assigned(vectors: Sequence[Vector | None], centres: Vectors) -> list[int]:
-    """Return the speaker of each voice of a window, -1 where it cannot be told; no two share one."""
+    """Return the speaker of each voice of a window, -1 where it cannot be told.
+
+    Two voices are two speakers, unless there are fewer speakers than voices.
+    """
     found = [-1] * len(vectors)
+    if not len(centres):
+        return found
     distances = np.full((len(vectors), len(centres)), np.inf)
     for i, vector in enumerate(vectors):
         if vector is not None:
             distances[i] = np.linalg.norm(centres - vector, axis=1)
+            found[i] = int(distances[i].argmin())
     for _ in range(min(distances.shape)):
         voice, speaker = np.unravel_index(distances.argmin(), distances.shape)  # the surest comes first
         if np.isinf(distances[voice, speaker]):
@@ -175,29 +194,35 @@ class _Names:
 
     def of(self, centres: Vectors, speaking: Iterable[int]) -> dict[int, str]:
         """Return the names of those who speak, who come in the order of their first turns."""
-        found: dict[int, str] = {}
         pending = list(speaking)
-        for speaker in pending:
-            direction = centres[speaker] / max(float(np.linalg.norm(centres[speaker])), 1e-9)
-            near = [(_apart(direction, each.voice), each.name) for each in self._known]
-            if near and min(near)[0] <= self._threshold:
-                found[speaker] = min(near)[1]
-        near_given = sorted(
+        found = {each: name for each in pending if (name := self._known_name(centres[each]))}
+        found |= self._names_given(centres, [each for each in pending if each not in found])
+        given = dict(self._given)
+        for each in pending:
+            if each not in found:
+                found[each] = next(self._letters)
+            if all(found[each] != one.name for one in self._known):
+                given[found[each]] = centres[each]
+        self._given = list(given.items())
+        return found
+
+    def _known_name(self, centre: Vector) -> str:
+        """Return whose sample is like a speaker's voices, "" where nobody's is."""
+        direction = centre / max(float(np.linalg.norm(centre)), 1e-9)
+        near = min(((_apart(direction, each.voice), each.name) for each in self._known), default=(np.inf, ""))
+        return near[1] if near[0] <= self._threshold else ""
+
+    def _names_given(self, centres: Vectors, speakers: Sequence[int]) -> dict[int, str]:
+        """Return the letters that speakers were given before, as far as they can be told again."""
+        found: dict[int, str] = {}
+        pairs = sorted(
             (_apart(centres[speaker], vector), speaker, name)
-            for speaker in pending
-            if speaker not in found
+            for speaker in speakers
             for name, vector in self._given
         )
-        for distance, speaker, name in near_given:
+        for distance, speaker, name in pairs:
             if distance <= self._threshold and speaker not in found and name not in found.values():
                 found[speaker] = name
-        given = dict(self._given)
-        for speaker in pending:
-            name = found.setdefault(speaker, "") or next(self._letters)
-            found[speaker] = name
-            if name not in {each.name for each in self._known}:
-                given[name] = centres[speaker]
-        self._given = list(given.items())
         return found
 
 

@@ -15,6 +15,7 @@ from whisper_server.services.speakers.weights import NONE, network_file
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
+    from whisper_server.core.types import Samples
 
 SPEAKERS = ModelSource("speakers")  # what the manager calls both networks
 
@@ -48,6 +49,14 @@ class SpeakerNetworks:
             VoiceSegmentation() if self.segmentation is None else NetworkSegmentation(self.segmentation)
         )
         return Diarizer(segmentation, self.encoder, self.threshold, count, known)
+
+    def known_voice(self, name: str, samples: Samples) -> KnownVoice | None:
+        """Return whose voice speaks in some sound, float32 [n]; None where nobody does."""
+        diarizer = self.diarizer(SpeakerCount(1, 1))
+        diarizer.add(samples)
+        diarizer.catch_up()
+        voice = diarizer.voice()
+        return None if voice is None else KnownVoice(name, voice)
 
 
 def load_networks(settings: Settings) -> SpeakerNetworks:
