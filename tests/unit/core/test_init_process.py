@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -16,6 +19,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="adopting strang
 PROGRAM = """
 import ctypes, os, signal, subprocess, sys, time
 from whisper_server.core.system.init_process import go_on_in_child
+# `nohup` and shells without job control leave some of them ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 first = os.getpid()
 go_on_in_child()
@@ -35,13 +42,20 @@ signal.pause()
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=server_environment(),
-    )
+@contextmanager
+def start(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the program; what does not end by itself is killed with its child."""
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    environment = server_environment()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            yield process
+            process.wait(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_strangers_are_waited_for_and_own_children_are_not_taken() -> None:
@@ -57,7 +71,6 @@ def test_signals_are_handed_on(number: signal.Signals) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
-        process.wait(timeout=60)
     expected = (
         {128 + number} if number != signal.SIGINT else {1, 128 + number}
     )  # Python's own: KeyboardInterrupt

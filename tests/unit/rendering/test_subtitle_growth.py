@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.growth import check_linear
+from tests.support.odd_texts import HOSTILE
 from tests.support.subtitle_files import segment, talk
 from whisper_server.core.types import Word
 from whisper_server.services.rendering.formats import render_alignment
@@ -16,7 +17,8 @@ from whisper_server.services.rendering.subtitles import SubtitleOptions
 SHAPES = [
     "a", "a ", ".", "a. ", "-", "a-", "- ", "(", '"', "\u6211", "\u3042", "\u30a2", "\u0e01", "\u0e01\u0e31",
     "\u1000\u103a", "\u0301", "a\u200d", "\u200b", "\U0001f1e6", "\U0001f469\u200d", "\u0915\u094d",
-    "\u1100", "\r\n", "\u0e01\u6211", "->", "&", "<",
+    "\u1100", "\r\n", "\u0e01\u6211", "->", "&", "<", "5", "\u30fc", "\u3001", "\uff0c", "\u300c", "\u0e31",
+    "\u0e40", "\u0e81", "\u1000", *HOSTILE.values(),
 ]  # fmt: skip
 
 
