@@ -68,14 +68,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--word-timestamps", action="store_true", help="add the time of each word (--format verbose_json)"
     )
-    parser.add_argument(
-        "--speakers",
-        action="store_true",
-        help="say who speaks: by channel where channels differ, else by voice",
-    )
-    parser.add_argument(
-        "--num-speakers", type=int, metavar="N", help="how many there are, 1 to 20 (default: find out)"
-    )
+    _add_speakers(parser)
     parser.add_argument(
         "--seed",
         type=int,
@@ -86,6 +79,17 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     _add_cues(parser)
     parser.add_argument("--version", action="version", version=__version__)
     return parser
+
+
+def _add_speakers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--speakers",
+        action="store_true",
+        help="say who speaks: by channel where channels differ, else by voice",
+    )
+    parser.add_argument(
+        "--num-speakers", type=int, metavar="N", help="how many there are, 1 to 20 (default: find out)"
+    )
 
 
 def _add_cues(parser: argparse.ArgumentParser) -> None:

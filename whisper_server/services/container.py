@@ -81,19 +81,9 @@ async def open_services(
     open_decoder = decoders.open if n_decoders else LibavDecoder
     audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
     models = _models(settings, metrics, shutdown)
-    networks: ModelManager[SpeakerNetworks] = ModelManager(
-        lambda _: load_networks(settings), 1, idle_unload_s=settings.idle_unload_s, shutdown=shutdown
-    )
+    networks = _networks(settings, shutdown)
     speakers = SpeakerTurns(audio, networks, pool)
-    transcriber = Transcriber(
-        audio,
-        models,
-        pool,
-        speakers,
-        beam_size=settings.beam_size,
-        use_vad=settings.vad,
-        switches_language=settings.language_switching,
-    )
+    transcriber = _transcriber(settings, audio, models, pool, speakers)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission, live = Admission(limits), LiveSessions()
     _watch(metrics, admission, models, live)
@@ -129,6 +119,31 @@ def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelMan
         expect_bytes=lambda source: expected_bytes(source, settings),
         idle_unload_s=settings.idle_unload_s,
         shutdown=shutdown,
+    )
+
+
+def _transcriber(
+    settings: Settings,
+    audio: AudioProcessor,
+    models: ModelManager[WhisperModel],
+    pool: WorkPool,
+    speakers: SpeakerTurns,
+) -> Transcriber:
+    return Transcriber(
+        audio,
+        models,
+        pool,
+        speakers,
+        beam_size=settings.beam_size,
+        use_vad=settings.vad,
+        switches_language=settings.language_switching,
+    )
+
+
+def _networks(settings: Settings, shutdown: Shutdown) -> ModelManager[SpeakerNetworks]:
+    """Return what lends the networks for speakers: both at once, beside the models' room."""
+    return ModelManager(
+        lambda _: load_networks(settings), 1, idle_unload_s=settings.idle_unload_s, shutdown=shutdown
     )
 
 
