@@ -29,6 +29,7 @@ from tests.support.speaker_networks import (
 from tests.support.stand_in_hub import Hub
 from whisper_server.api.replies.audio import DiarizedReply, VerboseReply
 from whisper_server.api.replies.diarization import DiarizationReply
+from whisper_server.cli.transcribe import main
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import EngineFailure
 from whisper_server.core.types import TranscribeParams, VoiceOptions
@@ -239,6 +240,43 @@ async def test_a_diarizer_that_fails_fails_its_request_alone(
                 await services.transcriber.transcribe(encode(np.tile(talk(), 12)), params)
         found = await services.transcriber.transcribe(encode(talk()), params)
         assert {segment.speaker for segment in found.segments} == {"A", "B"}
+
+
+async def test_channels_are_speakers_in_every_format(client: httpx.AsyncClient) -> None:
+    """On the fake engine, without networks; what names say is of the channels, in order."""
+    both = np.zeros((2, 8 * RATE), np.float32)
+    both[0, : 2 * RATE] = clip(FIRST)[RATE : 3 * RATE]
+    both[1, 5 * RATE : 7 * RATE] = clip(SECOND)[: 2 * RATE]
+    asked = {"diarize": "true", "known_speaker_names[]": ["Ada"]}
+    text = (await client.post(URL, **form(encode(both), response_format="text", **asked))).text
+    assert [line.partition(":")[0] for line in text.splitlines()] == ["Ada", "B"]
+    body = (await client.post(URL, **form(encode(both), response_format="verbose_json", **asked))).json()
+    assert [segment["speaker"] for segment in body["segments"]] == ["Ada", "B"]
+
+
+def test_the_command_line(
+    voice_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable, value in {
+        "WHISPER_MODEL": voice_settings.model,
+        "WHISPER_CACHE_DIR": str(voice_settings.cache_dir),
+        "WHISPER_SPEAKER_ENCODER": voice_settings.speaker_encoder,
+        "WHISPER_SPEAKER_SEGMENTATION": "none",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    (tmp_path / "talk.wav").write_bytes(encode(talk()))
+    assert main(["talk.wav", "--speakers", "--num-speakers", "2"]) == 0
+    out, err = capfd.readouterr()
+    assert [line[:3] for line in out.splitlines()] == ["A: ", "B: ", "A: "]
+    assert err == ""
+    assert main(["talk.wav", "--speakers", "--num-speakers", "30"]) == 2
+    for wrong in (["--num-speakers", "2"], ["--speakers", "--format", "json"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["talk.wav", *wrong])
 
 
 # --- the intended networks, by their shapes ---------------------------------------------------------
