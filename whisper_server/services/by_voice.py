@@ -36,6 +36,8 @@ class Overheard(SampleStream):
     def __init__(self, stream: SampleStream) -> None:
         self._stream = stream
         self._blocks: deque[Samples] = deque()  # appended by a thread of the pool, taken by the loop
+        self._n_arrived = 0  # samples, counted by the one
+        self._n_taken = 0  # samples, counted by the other
         self._loop: asyncio.AbstractEventLoop | None = None
         self.arrived = asyncio.Event()  # a block, or the end
         self.taken = asyncio.Event()
@@ -55,7 +57,7 @@ class Overheard(SampleStream):
     @property
     def waiting_s(self) -> float:
         """Seconds that nobody has taken yet."""
-        return sum(map(len, tuple(self._blocks))) / SAMPLE_RATE
+        return (self._n_arrived - self._n_taken) / SAMPLE_RATE
 
     async def ready(self) -> None:
         """Wait until there is room for another block, and until one can be pulled."""
@@ -74,14 +76,17 @@ class Overheard(SampleStream):
         for block in self._stream.blocks():
             if not self._is_left:
                 self._blocks.append(block.copy())
+                self._n_arrived += len(block)
                 self._tell()
             yield block
 
     def take(self) -> list[Samples]:
         """Return some of what has arrived, about `STEP_S` of it."""
         found: list[Samples] = []
-        while self._blocks and sum(map(len, found)) < STEP_S * SAMPLE_RATE:
+        n_before = self._n_taken
+        while self._blocks and self._n_taken - n_before < STEP_S * SAMPLE_RATE:
             found.append(self._blocks.popleft())
+            self._n_taken += len(found[-1])
         self.taken.set()
         return found
 
@@ -136,8 +141,10 @@ class Listening:
         while self._diarizer.position_s < end_s and self._source.waiting_s and not task.done():
             self._heard.clear()
             heard = asyncio.create_task(self._heard.wait())
-            await asyncio.wait({heard, task}, return_when=asyncio.FIRST_COMPLETED)
-            heard.cancel()
+            try:
+                await asyncio.wait({heard, task}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                heard.cancel()
         if task.done():
             task.result()
         return await self.turns(start_s, end_s)
@@ -223,6 +230,6 @@ class ByVoice(SegmentSource):
                     yield listening, task
                 finally:
                     task.cancel()
-                    await asyncio.wait([task])
+                    await asyncio.gather(task, return_exceptions=True)
         finally:
             self.audio.close()

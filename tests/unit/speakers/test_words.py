@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from whisper_server.core.types import Segment, TokenScore, Turn, Word
-from whisper_server.services.speakers.words import NOBODY, with_speakers
+from whisper_server.services.speakers.words import NOBODY, Speaking, with_speakers
 
 TIMESTAMP = 50_364
 
@@ -88,3 +88,15 @@ def test_text_and_tokens_are_what_they_were(text: str) -> None:
     assert sum((part.tokens for part in parts), ()) == whole.tokens
     assert sum((part.scores for part in parts), ()) == whole.scores
     assert all(left.end_s <= right.end_s for left, right in pairwise(parts))
+
+
+def test_the_nearest_turn_is_the_one_that_ends_last() -> None:
+    turns = [Turn(0.0, 4.0, "A"), Turn(1.0, 2.0, "B"), Turn(9.0, 9.5, "C")]
+    assert told(with_speakers([segment("one", 5.0)], turns)) == [("A", " one")]
+
+
+def test_many_turns_are_looked_at_once() -> None:
+    """A word looks at the turns around it, not at those of the whole file."""
+    turns = [Turn(float(i), i + 1.0, "AB"[i % 2]) for i in range(5_000)]
+    looked = sum(len(list(Speaking(turns)._around(i + 1, float(i)))) for i in range(0, 5_000, 500))
+    assert looked <= 3 * 10

@@ -22,7 +22,7 @@ class Speaking:
         """Take turns by start."""
         self._turns = turns
         self._starts = [turn.start_s for turn in turns]
-        self._longest_s = max((turn.end_s - turn.start_s for turn in turns), default=0.0)
+        self._latest_s = list(accumulate((turn.end_s for turn in turns), max))  # end of any turn up to there
 
     def during(self, start_s: float, end_s: float) -> str | None:
         """Return who speaks for most of a stretch; where nobody does, who spoke or speaks nearest to it."""
@@ -40,13 +40,12 @@ class Speaking:
         return None if nearest is None else nearest[1]
 
     def _around(self, last: int, start_s: float) -> Iterator[Turn]:
-        """Yield the turns that may overlap with what starts then, one before, and one after."""
+        """Yield the turns that may overlap with what starts then, those that end last before, and one after."""
         if last < len(self._turns):
             yield self._turns[last]
         for place in range(last - 1, -1, -1):
-            turn = self._turns[place]
-            yield turn
-            if turn.end_s <= start_s and turn.start_s + self._longest_s <= start_s:
+            yield self._turns[place]
+            if self._latest_s[place] <= start_s and self._turns[place].end_s == self._latest_s[place]:
                 break
 
 
