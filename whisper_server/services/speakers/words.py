@@ -40,7 +40,7 @@ class Speaking:
         return None if nearest is None else nearest[1]
 
     def _around(self, last: int, start_s: float) -> Iterator[Turn]:
-        """Yield the turns that may overlap with what starts then, those that end last before, and one after."""
+        """Yield the turns that may overlap with what starts then, the last before, and one after."""
         if last < len(self._turns):
             yield self._turns[last]
         for place in range(last - 1, -1, -1):
