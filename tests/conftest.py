@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings as hypothesis_settings
 
 from whisper_server.core.config import Settings
@@ -21,6 +23,16 @@ from whisper_server.core.types import ModelSource
 # The default ends an example after 0.2 s, which on a busy machine says nothing of the code.
 hypothesis_settings.register_profile("no wall clock", deadline=None)
 hypothesis_settings.load_profile("no wall clock")
+
+# httpx waits 5 s for an answer, and on a busy machine the first one, which loads a model, takes longer.
+for _phase in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, _phase, 60.0)
+
+# `nohup`, and shells that start a job in the background, leave signals ignored that tests send to children.
+if sys.platform != "win32":
+    for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_number) is signal.SIG_IGN:
+            signal.signal(_number, _handler)
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "models" / "nano-whisper"

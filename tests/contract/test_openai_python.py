@@ -46,6 +46,7 @@ def counting(server: Server, **options: Any) -> tuple[Any, list[str]]:
 # --- a busy server ----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_it_comes_back_to_a_server_that_was_busy(start_contract_server: StartServer, speech: Sample) -> None:
     server = start_contract_server("--queue-requests", "1")
     client, made = counting(server)
@@ -65,6 +66,7 @@ def test_it_comes_back_to_a_server_that_was_busy(start_contract_server: StartSer
     assert waits == ["1"]
 
 
+@pytest.mark.long
 def test_what_it_sees_of_a_server_that_stays_busy(start_contract_server: StartServer, speech: Sample) -> None:
     server = start_contract_server("--queue-requests", "1")
     client, made = counting(server, max_retries=0)

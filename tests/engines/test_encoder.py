@@ -189,6 +189,7 @@ def test_unsigned_weights_give_the_same(mels: Mels, tmp_path: Path) -> None:
     np.testing.assert_allclose(unsigned, signed, atol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("is_exact", "compute_type", "kind"),
     [(True, "int8", "int8"), (False, "int8", "uint8"), (False, "float32", "float32")],
@@ -286,6 +287,7 @@ def test_engine_says_what_encodes(engine: Engine) -> None:
     assert engine.info.workers == 2
 
 
+@pytest.mark.long
 def test_every_robust_clip(engine: Engine, mels: Mels) -> None:
     rows = [row for row, clip in enumerate(CLIPS) if clip.kind == "plain"]
     got = [text for first in range(0, len(rows), 4) for text in texts(engine, mels, rows[first : first + 4])]
@@ -344,6 +346,7 @@ def test_model_bin_holds_no_second_encoder(tmp_path: Path) -> None:
     assert json.loads((lean / MARKER).read_text())["files"].keys() >= {ENCODER_FILE, f"{ENCODER_FILE}.data"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [ENCODER_FILE, f"{ENCODER_FILE}.data"])
 def test_lost_encoder_is_converted_again(tmp_path: Path, name: str) -> None:
     folder = ensure_converted(NANO, tmp_path, "int8", "int8")

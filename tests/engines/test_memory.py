@@ -59,6 +59,7 @@ def test_unloading_returns_the_memory(nano_cache: Path) -> None:
     assert floor[-1] - floor[2] < 20, floor
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_busy_model_takes_about_what_is_counted(nano_cache: Path) -> None:
     found = in_a_process(NANO, EngineSpec(device="cpu", compute_type="int8", threads=2), nano_cache)

@@ -114,6 +114,7 @@ def test_the_words_are_those_of_the_clips(load: LoadEngine, name: str) -> None:
     assert [one.language for one in heard] == [clip.language for clip in PLAIN]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [BEAMS, FALLBACK], ids=["beams", "fallback"])
 @pytest.mark.parametrize("name", BOTH)
 def test_alone_and_in_a_crowd(load: LoadEngine, name: str, options: DecodeOptions) -> None:

@@ -48,6 +48,7 @@ def prepared_target(cache: Path) -> Path:
     return prepare_engine(NANO, SPEC, cache)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -159,6 +160,7 @@ def test_numbers_are_bounded(tmp_path: Path, name: str, field: str, value: objec
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [-1, 2**31, 1.5, "7", None])
 def test_numbers_of_tokens_are_bounded(tmp_path: Path, number: object) -> None:
     folder = nano_copy(tmp_path / "theirs")

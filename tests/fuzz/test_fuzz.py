@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from tests.fuzz import bad_target
 from tests.fuzz.corpus import seeds
 from tests.fuzz.mutate import mutated
@@ -15,6 +17,7 @@ from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
 from whisper_server.services.audio_processor import AudioProcessor
 
 
+@pytest.mark.long
 def test_three_thousand_inputs_do_no_harm() -> None:
     found = run(3_000, seed=20)
     assert found["findings"] == {}

@@ -28,6 +28,7 @@ ROBUST = [sample for sample in all_samples() if sample.is_robust and sample.kind
 # --- real words -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_real_speech_as_form_and_as_json(nano_client: httpx.AsyncClient) -> None:
     for sample in ROBUST:
         as_form = await nano_client.post(URL, **form(sample.data, model="nano-whisper"))

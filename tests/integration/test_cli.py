@@ -200,6 +200,7 @@ def test_ctrl_c_while_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) ->
     assert main(["-"]) == 130
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "2>&- >&-"])
 def test_a_process_without_streams_still_works(closed: str, tmp_path: Path) -> None:

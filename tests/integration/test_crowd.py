@@ -44,6 +44,7 @@ def wanted(sample: Sample, number: int) -> TranscribeParams:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("threads", [2, 4], ids=["one window a call", "batches"])
 async def test_sixteen_at_once_get_what_each_gets_alone(nano_settings: Settings, threads: int) -> None:
     async with open_services(nano_settings.model_copy(update={"threads": threads})) as services:
@@ -72,6 +73,7 @@ def times(transcript: Transcript) -> list[tuple[float, float, list[tuple[float, 
     return [(s.start_s, s.end_s, [(w.start_s, w.end_s) for w in s.words]) for s in transcript.segments]
 
 
+@pytest.mark.long
 async def test_draws_are_the_same_alone_in_a_crowd_and_after_a_restart(nano_settings: Settings) -> None:
     async def texts(client: httpx.AsyncClient, *requests: tuple[Sample, str]) -> list[str]:
         return await asyncio.gather(*[drawn(client, sample, seed) for sample, seed in requests])

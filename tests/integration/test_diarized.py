@@ -112,6 +112,7 @@ async def test_what_a_microphone_picks_up_of_another_speaker_is_left_out(
     assert not {"mother", "house", "flower", "brother", "left"} & set(said)
 
 
+@pytest.mark.long
 async def test_long_recordings_leave_early_and_free_everything(services: Services) -> None:
     data = encode(np.tile(call(), 6), RATE, "flac", "flac")
     conversation = await services.transcriber.open(data, BY_CHANNEL)

@@ -67,6 +67,7 @@ def test_the_curl_examples_transcribe(
     assert done.stdout.count(samples["fr-plain-009.flac"].text) == 2  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 def test_the_examples_for_those_who_move(
     start_server: StartServer, nano_cache: Path, samples: dict[str, Sample]
 ) -> None:
@@ -143,6 +144,7 @@ def test_the_readme_names_every_route() -> None:
     assert missing == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("marker", ["same machine", "another machine"])
 async def test_home_assistants_examples_listen(marker: str, tmp_path: Path) -> None:
     """The commands run as they are written, on other ports and without a download."""

@@ -92,6 +92,7 @@ def _kill_all(pid: int) -> None:
             continue
 
 
+@pytest.mark.long
 @linux_only
 @pytest.mark.parametrize(
     ("flags", "unpacked"),

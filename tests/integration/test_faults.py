@@ -135,6 +135,7 @@ def sent_away(replies: list[httpx.Response]) -> list[httpx.Response]:
     return errors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
     ("kind", "times", "codes"),

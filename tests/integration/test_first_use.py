@@ -18,6 +18,7 @@ async def transcribe(client: httpx.AsyncClient, speech: Sample, model: str) -> h
     )
 
 
+@pytest.mark.long
 async def test_first_use_downloads_and_later_ones_need_no_hub(
     stand_in: Hub,
     settings: MakeSettings,

@@ -130,6 +130,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 async def test_file_names_are_ignored_and_logs_stay_one_line(
     client: httpx.AsyncClient, speech: Sample, name: str, caplog: pytest.LogCaptureFixture
@@ -237,6 +238,7 @@ def test_spoilt_base64_is_bytes_or_a_400(spoilt: list[tuple[int, str]], prefix: 
         assert found == bytes(range(200))
 
 
+@pytest.mark.long
 async def test_silence_beside_speech_never_has_its_words(open_client: OpenClient, speech: Sample) -> None:
     """Two hundred requests, sixteen at a time: silence is silent, and speech is what it is alone."""
     quiet = [encode(np.zeros(16_000 * seconds, np.float32)) for seconds in (1, 3)]

@@ -208,6 +208,7 @@ def test_what_nohup_ignores_stays_ignored(start_server: StartServer) -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hard_limit", [48, 128, 500])
 def test_few_descriptors_are_fewer_connections(tmp_path: Path, hard_limit: int) -> None:
     """Said once at the start; with all of them taken the next client is still answered."""
@@ -257,6 +258,7 @@ def test_running_work_ends_within_the_grace_period(server: Server) -> None:
     assert server.process.wait(timeout=60) == 0
 
 
+@pytest.mark.long
 def test_a_decode_that_outlives_the_grace_period_is_left_behind(
     start_server: StartServer, nano_cache: Path
 ) -> None:
@@ -292,6 +294,7 @@ def test_work_that_goes_on_after_the_grace_period_gets_a_503(start_server: Start
     assert not [line for line in server.lines if "Traceback" in line]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("level", "path"), [("INFO", "/v1/models"), ("DEBUG", "/health")])
 def test_an_app_that_reads_one_line_and_no_more(tmp_path: Path, level: str, path: str) -> None:
     """Its pipe is full after 64 kB of log; nothing waits for that."""

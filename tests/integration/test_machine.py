@@ -38,6 +38,7 @@ async def test_a_cache_that_cannot_be_written(settings: MakeSettings, speech: Sa
         assert (health["status"], health["models"]) == ("ok", [])
 
 
+@pytest.mark.long
 @on_linux
 def test_a_disk_that_is_full_in_the_middle_of_a_conversion(tmp_path: Path, speech: Sample) -> None:
     """A process that may write no large files gets the same error in the same place; then there is room."""

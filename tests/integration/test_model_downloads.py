@@ -121,6 +121,7 @@ async def test_who_leaves_leaves_the_download_running(
     assert recorded(marker_of(SOURCE, tmp_path / "cache")) is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/v1/models/theirs", "/v1/models/theirs?stream=true", URL])
 def test_the_end_of_the_server_does_not_wait_for_the_hub(
     stand_in: Hub, start_server: StartServer, speech: Sample, tmp_path: Path, path: str

@@ -86,6 +86,7 @@ async def test_a_stream_keeps_the_model_that_is_taken_from_it(
         await until(lambda: [leases for _, _, leases in states(client)] == [0])
 
 
+@pytest.mark.long
 async def test_idle_time_0_in_a_crowd(open_client: OpenClient, speech: Sample) -> None:
     async with open_client(idle_unload_s=0.0, models="other=someone/other", vad=False) as client:
         names = ("whisper-1", "other", "whisper-1")

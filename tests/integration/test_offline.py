@@ -183,6 +183,7 @@ def is_installed(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("auto", ["", "true"])
 def test_traces_go_nowhere(
     canary: socket.socket, start_server: StartServer, seen: Path, speech: Sample, tmp_path: Path, auto: str
@@ -221,6 +222,7 @@ def test_traces_go_nowhere(
     assert bool(found) == is_installed("fastapi.telemetry")
 
 
+@pytest.mark.long
 def test_no_library_begins_to_report(tmp_path: Path, speech: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     """Native code passes the hook by; onnxruntime's telemetry begins with a file that names the machine."""
     home = tmp_path / "home"

@@ -141,6 +141,7 @@ def test_a_server_with_a_read_only_cache(filled: Path, cell: Path, speech: Sampl
     assert "Traceback" not in rest
 
 
+@pytest.mark.long
 def test_the_command_line_with_a_read_only_cache(filled: Path, cell: Path) -> None:
     models = {"WHISPER_MODELS": f"theirs=someone/nano,mine={NANO}"}
     done = run(CLI, "--model", "theirs", str(CLIP), cwd=cell, cache=filled, **models)

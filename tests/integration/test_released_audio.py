@@ -92,6 +92,7 @@ async def test_a_client_that_left(open_client: OpenClient, kept: Kept) -> None:
     assert kept(data, asked.content) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("status", "limits", "fields"),
     [
@@ -132,6 +133,7 @@ async def test_what_is_no_audio(open_client: OpenClient, kept: Kept, fields: dic
     assert kept(data, asked.content) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", [EngineFailure("broken"), ValueError("bug"), DeviceOutOfMemory("full")])
 @pytest.mark.parametrize("fields", [{}, {"stream": "true"}], ids=str)
 async def test_a_device_that_fails(

@@ -209,6 +209,7 @@ def test_many_idle_connections_do_not_keep_others_out(start_server: StartServer,
         assert working.recv(1 << 16).startswith(b"HTTP/1.1 400 ")  # it had its place all the time
 
 
+@pytest.mark.long
 def test_a_client_that_does_not_read_its_stream_loses_its_place(start_server: StartServer) -> None:
     server = start_server("--stall-timeout-s", "0.3")
     # Events of several kilobytes: every letter of the keywords, which the fake engine says, has its logprob.

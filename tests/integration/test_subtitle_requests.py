@@ -23,6 +23,7 @@ def text_of(cues: list[Shown]) -> str:
     return " ".join(line for cue in cues for line in cue.lines)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sample", SPOKEN, ids=[sample.name for sample in SPOKEN])
 async def test_real_speech_has_legal_cues_with_the_text_of_json(
     nano_client: httpx.AsyncClient, sample: Sample

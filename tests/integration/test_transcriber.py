@@ -134,6 +134,7 @@ async def test_languages_limit_the_detection(services: Services) -> None:
         assert transcript.language in possible
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", FORMATS)
 async def test_every_container(services: Services, name: str, channels: int) -> None:
@@ -146,6 +147,7 @@ async def test_every_container(services: Services, name: str, channels: int) -> 
     assert transcript.text == BY_NAME["en-plain-003.flac"].text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rate", [16_000, 22_050, 32_000, 44_100, 48_000])
 @pytest.mark.parametrize("container", ["wav", "flac"])
 async def test_every_rate(services: Services, rate: int, container: str) -> None:
@@ -180,6 +182,7 @@ async def test_quiet_recordings_are_heard_as_well(services: Services, gain_db: i
     assert (await heard(services, data)).text == BY_NAME["en-plain-003.flac"].text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(noises(1.0)))
 async def test_noise_and_silence_give_an_empty_text(services: Services, name: str) -> None:
     data = encode(noises(12.0)[name])
@@ -189,6 +192,7 @@ async def test_noise_and_silence_give_an_empty_text(services: Services, name: st
     assert transcript.duration_s == pytest.approx(12.0)
 
 
+@pytest.mark.long
 async def test_ten_minutes_of_silence_then_speech_at_the_right_time(services: Services) -> None:
     sample = BY_NAME["en-plain-003.flac"]
     quiet = np.zeros(600 * RATE, np.float32)
@@ -212,6 +216,7 @@ def around(transcript: Transcript, start_s: float, sample: Sample) -> str:
     return " ".join(s.text for s in transcript.segments if s.end_s > start_s and s.start_s < end_s)
 
 
+@pytest.mark.long
 async def test_a_long_file_keeps_every_sentence_in_order_and_in_place(services: Services) -> None:
     pieces, truth, position_s = [], [], 0.0
     for index, sample in enumerate([s for s in ROBUST if s.language == "en" and s.kind == "plain"] * 3):
@@ -250,6 +255,7 @@ async def test_without_voice_activity_detection_the_words_are_the_same(nano_sett
         assert (await heard(services, sample.data)).text == sample.text
 
 
+@pytest.mark.long
 async def test_alone_and_in_a_crowd_text_and_times_are_equal(services: Services) -> None:
     alone = [await heard(services, sample.data) for sample in ROBUST[:16]]
     crowd = await asyncio.gather(*(heard(services, sample.data) for sample in ROBUST[:16]))
@@ -258,6 +264,7 @@ async def test_alone_and_in_a_crowd_text_and_times_are_equal(services: Services)
         assert [(s.start_s, s.end_s) for s in one.segments] == [(s.start_s, s.end_s) for s in other.segments]
 
 
+@pytest.mark.long
 async def test_segments_come_one_by_one_and_leaving_early_frees_everything(services: Services) -> None:
     clip = pcm("en-plain-005.flac")
     long = np.concatenate([np.concatenate([clip, np.zeros(3 * RATE, np.float32)])] * 8)

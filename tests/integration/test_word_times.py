@@ -73,6 +73,7 @@ def test_near_the_truth_on_every_quantile(clips: list[Clip]) -> None:
         assert all(error < bound for error, bound in zip(errors_s, BOUNDS_S, strict=True)), errors_s
 
 
+@pytest.mark.long
 def test_words_run_forward_inside_their_segments_and_the_speech(
     clips: list[Clip], nano_settings: Settings
 ) -> None:
@@ -87,6 +88,7 @@ def test_words_run_forward_inside_their_segments_and_the_speech(
         assert said == clip.transcript.text
 
 
+@pytest.mark.long
 async def test_dense_speech_and_several_stretches_in_one_window(services: Services) -> None:
     pause = np.zeros(6 * RATE, np.float32)
     joined = np.concatenate([piece for n in (0, 3, 5) for piece in (pcm(f"en-plain-00{n}.flac"), pause)])
@@ -97,6 +99,7 @@ async def test_dense_speech_and_several_stretches_in_one_window(services: Servic
         check_inside(transcript, spans_of(services, data))
 
 
+@pytest.mark.long
 async def test_alone_and_in_a_crowd_word_times_are_equal(services: Services) -> None:
     data = [sample.data for sample in all_samples() if sample.kind == "plain"][:6]
     alone = [await services.transcriber.transcribe(one, WORDS) for one in data]

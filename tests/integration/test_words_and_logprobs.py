@@ -12,6 +12,7 @@ from tests.support.audio_files import wav_bytes
 from tests.support.http_requests import URL, b64, form
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("granularities", "has_segments", "has_words"),
     [

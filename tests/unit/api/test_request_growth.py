@@ -160,12 +160,14 @@ def test_forms_are_read_in_time_that_grows_with_them(shape: str) -> None:
         check_linear(lambda size, use=use: quiet(use(size)), 1 << 16, 1 << 19)  # type: ignore[misc]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", BY_BYTES)
 def test_forms_that_come_byte_by_byte(shape: str) -> None:
     for use in BY_BYTES[shape]:
         check_linear(lambda size, use=use: quiet(use(size)), 1 << 13, 1 << 15)  # type: ignore[misc]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TEXTS)
 def test_texts_are_read_in_time_that_grows_with_them(name: str) -> None:
     for text in REPEATED:
@@ -206,6 +208,7 @@ VALUES: dict[str, Callable[[int], Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", VALUES)
 def test_sound_in_messages_is_found_in_time_that_grows_with_them(shape: str) -> None:
     def work(n: int) -> Callable[[], object]:

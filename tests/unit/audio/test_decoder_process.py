@@ -114,6 +114,7 @@ BAD = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(BAD))
 def test_errors_are_the_same(remote: AudioProcessor, kind: str) -> None:
     with pytest.raises(InvalidAudio) as expected:
@@ -322,6 +323,7 @@ def test_a_decoder_that_is_stopped_at_work_is_replaced(
         np.testing.assert_array_equal(np.concatenate(list(stream.blocks())), samples_of(LOCAL, LONG))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not limit a process's time")
 def test_a_call_that_spins_is_ended_by_its_own_limit(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -334,6 +336,7 @@ def test_a_call_that_spins_is_ended_by_its_own_limit(
     assert any("crashing" in line or "File" in line for line in lines_of_decoders(caplog))
 
 
+@pytest.mark.long
 def test_what_takes_long_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """One process for all: two files stay in it for ever, and a third one finds no room to do so."""
     monkeypatch.setattr(watch, "IDLE_SLOW_S", 1.0)

@@ -69,6 +69,7 @@ def _with(data: bytes, at: int, layout: str, value: int) -> bytes:
     return data[:at] + new + data[at + size :]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("container", "codec"), CONTAINERS)
 def test_forged_headers_are_an_error_or_bounded_audio(container: str, codec: str) -> None:
     data = made(container, codec)
@@ -88,6 +89,7 @@ def test_a_title_that_claims_gigabytes_is_not_believed() -> None:
         outcome(data, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("container", "codec"), CONTAINERS)
 def test_a_file_that_breaks_off_anywhere(container: str, codec: str) -> None:
     data = made(container, codec)
@@ -97,6 +99,7 @@ def test_a_file_that_breaks_off_anywhere(container: str, codec: str) -> None:
     assert outcome(data, 0) == "audio"
 
 
+@pytest.mark.long
 def test_eight_bombs_at_once_stay_within_the_memory() -> None:
     """Eleven minutes of silence in some kilobytes: 307 MB up to the limit, were it all held."""
     silence = np.zeros(16_000 * 660, np.float32)

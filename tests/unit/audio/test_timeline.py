@@ -59,6 +59,7 @@ def test_a_gap_in_the_timestamps_is_silence(processor: AudioProcessor, container
     assert end_s == pytest.approx(4.5, abs=DELAY_S)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("container", "codec"), TIMED)
 def test_overlapping_timestamps_lose_no_sound(processor: AudioProcessor, container: str, codec: str) -> None:
     data = film(Sound(BEEP, jumps=((1.0, -0.5),)), container=container, codec=codec, picture_s=6)
@@ -66,6 +67,7 @@ def test_overlapping_timestamps_lose_no_sound(processor: AudioProcessor, contain
     assert end_s - start_s == pytest.approx(2.0, abs=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("container", "codec"), TIMED)
 def test_a_container_that_starts_late_as_a_whole_does_not_shift(
     processor: AudioProcessor, container: str, codec: str

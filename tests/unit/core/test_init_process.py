@@ -19,10 +19,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="adopting strang
 PROGRAM = """
 import ctypes, os, signal, subprocess, sys, time
 from whisper_server.core.system.init_process import go_on_in_child
-# `nohup` and shells without job control leave some of them ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGTERM, signal.SIG_DFL)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 first = os.getpid()
 go_on_in_child()

@@ -31,6 +31,7 @@ def tokenizer() -> Tokenizer:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_text_is_split_in_time_that_grows_with_it(shape: str, tokenizer: Tokenizer) -> None:
     def work(size: int) -> Callable[[], object]:
@@ -40,6 +41,7 @@ def test_a_text_is_split_in_time_that_grows_with_it(shape: str, tokenizer: Token
     check_linear(work, 1 << 11, 1 << 13)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_words_of_a_text_take_time_that_grows_with_it(shape: str) -> None:
     def work(size: int) -> Callable[[], object]:
@@ -49,6 +51,7 @@ def test_the_words_of_a_text_take_time_that_grows_with_it(shape: str) -> None:
     check_linear(work, 1 << 14, 1 << 17)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["a", "ab ", "\u6211", "a\n"])
 def test_a_text_takes_a_bounded_multiple_of_its_size(shape: str, tokenizer: Tokenizer) -> None:
     text = shape * ((1 << 16) // len(shape))
@@ -56,6 +59,7 @@ def test_a_text_takes_a_bounded_multiple_of_its_size(shape: str, tokenizer: Toke
         GivenText.of(text, tokenizer)
 
 
+@pytest.mark.long
 def test_a_text_is_dealt_out_in_time_that_grows_with_it(tokenizer: Tokenizer) -> None:
     phrases = (segments.Phrase(0.0, 1.0, ()),) * 20
 

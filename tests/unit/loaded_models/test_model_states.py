@@ -144,4 +144,4 @@ class Manager(RuleBasedStateMachine):
 
 
 TestManager = Manager.TestCase
-TestManager.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestManager.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)

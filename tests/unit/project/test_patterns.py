@@ -49,6 +49,7 @@ REPEATED = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize(("first", "last"), [("", ""), ("data:", "\n"), ("[", "!")])
 def test_time_grows_with_the_size(use: str, first: str, last: str) -> None:

@@ -22,6 +22,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 def test_lines_are_broken_in_time_that_grows_with_the_text(shape: str) -> None:
     def work(size: int) -> Callable[[], object]:
@@ -31,6 +32,7 @@ def test_lines_are_broken_in_time_that_grows_with_the_text(shape: str) -> None:
     check_linear(work, 1 << 11, 1 << 12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["a", "a ", "-", "\u6211", "\u0301", "\u200b", "\U0001f469\u200d", "->"])
 @pytest.mark.parametrize("timed", [True, False])
 def test_cues_are_made_in_time_that_grows_with_the_text(shape: str, timed: bool) -> None:
