@@ -237,7 +237,7 @@ async def test_a_diarizer_that_fails_fails_its_request_alone(
         with monkeypatch.context() as patch:
             patch.setattr(Diarizer, "add", fail)
             with pytest.raises(EngineFailure):
-                await services.transcriber.transcribe(encode(np.tile(talk(), 12)), params)
+                await services.transcriber.transcribe(encode(np.tile(talk(), 6)), params)
         found = await services.transcriber.transcribe(encode(talk()), params)
         assert {segment.speaker for segment in found.segments} == {"A", "B"}
 
