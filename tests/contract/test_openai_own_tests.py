@@ -34,7 +34,6 @@ REAL_VALUES = {
     '"gpt-6-astra"': '"whisper-1"',  # a model that hears nothing
     'language="language"': 'language="en"',  # no language
     'languages=["string"]': 'languages=["en", "de"]',  # no language
-    'known_speaker_references=["string"]': "known_speaker_references=[]",  # refused, and says so
     'timestamp_granularities=["word"]': 'timestamp_granularities=["segment"]',  # words need verbose_json
 }
 
@@ -42,7 +41,6 @@ MODEL_NOT_FOUND = "does not exist"
 # What fails with the values as they are: what the error says, and why that is right.
 EXPLAINED = {
     "Invalid file format": "'Example data' is no audio",
-    "known_speaker_references is not supported": "speakers are told apart by channel, not by voices",
     "Word timestamps need response_format verbose_json": "the tests ask for them in json",
     MODEL_NOT_FOUND: "fine-tuned and chat models of the hosted API are not here",
 }

@@ -17,6 +17,7 @@ from tests.conftest import NANO_MODEL, SAMPLES, Sample
 from tests.support.asgi_client import events_of
 from tests.support.audio_files import clips, encode, samples_of, tone, wav_bytes
 from tests.support.http_requests import URL, b64, error_of, form
+from tests.support.in_process import OpenClient
 from whisper_server.api.replies.audio import DiarizedReply
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import AudioTooLong, InvalidRequest
@@ -228,8 +229,9 @@ async def test_one_silent_channel(client: httpx.AsyncClient) -> None:
     ],
     ids=["mono", "dual mono", "lossy dual mono", "nine channels"],
 )
-async def test_recordings_without_a_channel_per_speaker(client: httpx.AsyncClient, data: bytes) -> None:
-    response = await client.post(URL, **form(data, **DIARIZED))
+async def test_recordings_without_a_channel_per_speaker(open_client: OpenClient, data: bytes) -> None:
+    async with open_client(offline=True) as client:
+        response = await client.post(URL, **form(data, **DIARIZED))
     assert "one speaker per channel" in error_of(response, 400, param="response_format")
 
 

@@ -223,6 +223,7 @@ async def until_end_or_gone(client: httpx.AsyncClient, job_id: str) -> None:
 async def test_jobs_are_counted(client: httpx.AsyncClient, speech: Sample) -> None:
     job = await submit(client, speech.data)
     await until_end(client, job["id"])
+    await until(lambda: client.app.state.services.jobs.running == 0)
     page = (await client.get("/metrics")).text
     assert "whisper_jobs_submitted_total 1.0" in page
     assert 'whisper_jobs_ended_total{state="completed"} 1.0' in page

@@ -341,7 +341,7 @@ async def test_a_file_is_admitted_once_and_not_opened_for_its_header_alone(
 ) -> None:
     opens = CountedOpens()
     audio = AudioProcessor(1 << 30, 3600.0, opens)
-    transcriber = Transcriber(audio, services.models, services.pool)
+    transcriber = Transcriber(audio, services.models, services.pool, services.speakers)
     left = pcm("en-plain-003.flac")
     data, params = encode(np.stack([left, left[::-1]])), replace(AUTO, speakers=speakers)
     admitted: list[AudioInfo] = []
@@ -358,7 +358,9 @@ async def test_what_is_not_admitted_is_closed_again(
     services: Services, speakers: tuple[str, ...] | None
 ) -> None:
     opens = CountedOpens()
-    transcriber = Transcriber(AudioProcessor(1 << 30, 3600.0, opens), services.models, services.pool)
+    transcriber = Transcriber(
+        AudioProcessor(1 << 30, 3600.0, opens), services.models, services.pool, services.speakers
+    )
 
     def refuse(_: AudioInfo) -> None:
         raise Overloaded("too much")

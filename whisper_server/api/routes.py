@@ -18,6 +18,7 @@ from whisper_server.api.endpoints import (
     asr_webservice,
     audio,
     chat,
+    diarization,
     inference,
     jobs,
     model_downloads,
@@ -162,3 +163,4 @@ router.include_router(model_downloads.router)
 router.include_router(asr_webservice.router)
 router.include_router(alignments.router)
 router.include_router(jobs.router)
+router.include_router(diarization.router)

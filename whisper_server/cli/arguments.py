@@ -28,6 +28,10 @@ def parse(argv: Sequence[str] | None, prog: str = PROG) -> argparse.Namespace:
             parser.error("--align takes one FILE, which the text belongs to")
         if arguments.task != "transcribe" or arguments.format == "text":
             parser.error("--align tells times: it goes with --format srt, vtt, json or verbose_json alone")
+    if arguments.num_speakers is not None and not arguments.speakers:
+        parser.error("--num-speakers goes with --speakers")
+    if arguments.speakers and (arguments.align is not None or arguments.format == "json"):
+        parser.error("--speakers goes with --format text, srt, vtt or verbose_json, and not with --align")
     if arguments.word_timestamps and arguments.format != "verbose_json":
         parser.error(
             "--word-timestamps needs --format verbose_json: the other formats have no place for words"
@@ -70,6 +74,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--word-timestamps", action="store_true", help="add the time of each word (--format verbose_json)"
     )
+    _add_speakers(parser)
     parser.add_argument(
         "--seed",
         type=int,
@@ -81,6 +86,17 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     _add_server(parser)
     parser.add_argument("--version", action="version", version=__version__)
     return parser
+
+
+def _add_speakers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--speakers",
+        action="store_true",
+        help="say who speaks: by channel where channels differ, else by voice",
+    )
+    parser.add_argument(
+        "--num-speakers", type=int, metavar="N", help="how many there are, 1 to 20 (default: find out)"
+    )
 
 
 def _add_cues(parser: argparse.ArgumentParser) -> None:

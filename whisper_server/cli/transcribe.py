@@ -27,12 +27,14 @@ from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
 from whisper_server.core.system.process import INTERRUPTED, ensure_streams, hear_interrupts, leave
-from whisper_server.core.validators import check_languages, check_seed, check_text
+from whisper_server.core.validators import check_languages, check_seed, check_text, check_voices
 from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render, render_alignment
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
 
 if TYPE_CHECKING:
-    from whisper_server.core.types import TranscribeParams, Transcript
+    from tqdm import tqdm
+
+    from whisper_server.core.types import TranscribeParams, Transcript, VoiceOptions
     from whisper_server.services.container import Services
 
 # The limits protect a server from strangers; for a person's own files they would only be in the way.
@@ -57,6 +59,8 @@ class _Job:
     seed: int
     subtitles: SubtitleOptions
     text: str | None  # what is said, where only its times are wanted
+    speakers: tuple[str, ...] | None  # (): say who speaks
+    voices: VoiceOptions
 
 
 def run(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
@@ -158,6 +162,8 @@ def _job(arguments: Namespace) -> _Job:
         seed=check_seed(arguments.seed),
         subtitles=check_options(*limits) if is_subtitles else SubtitleOptions(),
         text=None if arguments.align is None else _text(arguments.align),
+        speakers=() if arguments.speakers else None,
+        voices=check_voices((), (), arguments.num_speakers, None, None),
     )
 
 
@@ -209,6 +215,8 @@ async def _transcribe_all(
             audio_track=job.audio_track,
             word_timestamps=job.word_timestamps,
             seed=job.seed,
+            speakers=job.speakers,
+            voices=job.voices,
         )
         for each in inputs:
             source = recorded if each.name == STDIN and recorded else Path(each.name)
@@ -247,6 +255,9 @@ async def _transcribe(
     else:
         transcription = await services.transcriber.align(source, text, params)
     with progress_bar(each.name, transcription.info.header_duration_s) as bar:
+        if params.speakers is not None:  # who speaks is surest when all was heard
+            transcription.on_window = lambda done_s: _show(bar, done_s)
+            return await transcription.collect()
         found = []
         async with contextlib.aclosing(transcription.segments()) as segments:
             async for segment in segments:
@@ -254,3 +265,7 @@ async def _transcribe(
                 bar.update(segment.end_s - bar.n)
         bar.update(transcription.duration_s - bar.n)
     return transcription.transcript(tuple(found))
+
+
+def _show(bar: tqdm[Any], done_s: float) -> None:
+    bar.update(done_s - bar.n)

@@ -83,6 +83,20 @@ class TrackChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceOptions:
+    """What is known of the speakers of a recording who are told apart by voice."""
+
+    references: tuple[bytes, ...] = ()  # a file each, with 2 to 10 s of the voice of the name in its place
+    least: int = 1  # speakers
+    most: int | None = None  # speakers; None: as many as there are
+
+    @property
+    def are_given(self) -> bool:
+        """Whether something is known, which makes no sense by channel."""
+        return self != VoiceOptions()
+
+
+@dataclass(frozen=True, slots=True)
 class TranscribeParams:
     """What a request asks for, checked."""
 
@@ -101,7 +115,10 @@ class TranscribeParams:
     word_timestamps: bool = False
     shows_segments: bool = True  # False: the reply has the words only
     logprobs: bool = False  # of every text token
-    speakers: tuple[str, ...] | None = None  # names of the channels, each a speaker; None: mix the channels
+    speakers: tuple[str, ...] | None = (
+        None  # names of the channels, or of `references`; None: tell nobody apart
+    )
+    voices: VoiceOptions = VoiceOptions()
     audio_track: int | None = None  # counted from 0; None: the file and the language decide
     vad: VadOptions = VadOptions()
     priority: Priority = "normal"  # the request's share of a busy device
@@ -302,8 +319,17 @@ class Segment:
     seek_frames: int  # file time of the window's start, in frames of 10 ms
     words: tuple[Word, ...] = ()
     scores: tuple[TokenScore, ...] = ()  # with word times: one per text token, in order
-    speaker: str = ""  # the name of its channel, where every speaker has one
+    speaker: str = ""  # who says it, where speakers are told apart
     language_probability: float = 1.0  # by the sound of its window; 1.0 where the language was given
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A stretch in which one speaker speaks, in file time; turns of two speakers may overlap."""
+
+    start_s: float
+    end_s: float
+    speaker: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from whisper_server.core.chat_audio import data_of, newest_spoken
 from whisper_server.core.errors import InvalidRequest, PayloadTooLarge, UnknownLanguage
 from whisper_server.core.languages import parse_language
+from whisper_server.core.types import VoiceOptions
 
 GRANULARITIES = ("word", "segment")
 MAX_PROMPT_CHARS = 10_000  # the model sees its last 224 tokens; what is before them is only work
@@ -24,6 +25,9 @@ MAX_KEYWORD_CHARS = 1_000
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1  # as the chat API has it: 64 bits
 MAX_SPEAKERS = 4  # of the hosted API
 MAX_SPEAKER_CHARS = 100
+MAX_REFERENCE_BYTES = 6 << 20  # of a sample of a voice: 10 s of the largest usual WAV
+MOST_SPEAKERS = 20  # that a request may ask for
+SPEAKER_FORMATS = ("diarized_json", "verbose_json", "text", "srt", "vtt")  # what has a place for speakers
 INCLUDABLE = ("logprobs",)
 STREAMED_FORMATS = ("json", "text", "verbose_json", "diarized_json")  # what events have a place for
 
@@ -210,14 +214,12 @@ def check_keywords(keywords: Iterable[str]) -> tuple[str, ...]:
     return tuple(keyword for keyword in found if keyword)
 
 
-def check_speakers(names: Iterable[str], references: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the channels in order, each on one line; empty for a channel without one.
+def check_speakers(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of channels or voices in order, each on one line; empty for a channel without one.
 
     Raises:
-        InvalidRequest: they are too many or too long, or there are samples of voices.
+        InvalidRequest: they are too many or too long.
     """
-    if any(references):
-        raise no_references()
     found = tuple(" ".join(name.split()) for name in names)
     given = [name for name in found if name]
     if len(found) > MAX_SPEAKERS or any(len(name) > MAX_SPEAKER_CHARS for name in given):
@@ -227,19 +229,76 @@ def check_speakers(names: Iterable[str], references: Iterable[str]) -> tuple[str
         )
     if len(set(given)) < len(given):
         raise InvalidRequest(
-            "Two of the known_speaker_names are the same. Send a name for each channel.",
+            "Two of the known_speaker_names are the same. Send another name for each speaker.",
             param="known_speaker_names",
         )
     return found
 
 
-def no_references() -> InvalidRequest:
-    """Return the error for samples of voices."""
-    return InvalidRequest(
-        "known_speaker_references is not supported: speakers are told apart by channel, not by voice. Send "
-        "known_speaker_names in the order of the channels.",
-        param="known_speaker_references",
-    )
+def check_voices(
+    names: Sequence[str],
+    references: Sequence[str],
+    num_speakers: int | None,
+    min_speakers: int | None,
+    max_speakers: int | None,
+) -> VoiceOptions:
+    """Return what is known of speakers who are told apart by voice; decodes the samples.
+
+    Raises:
+        InvalidRequest: samples are too many or too few for the names, or no base64; or a number of speakers
+            is impossible.
+        PayloadTooLarge: a sample has more than MAX_REFERENCE_BYTES.
+    """
+    param = "known_speaker_references"
+    if references and len(references) != len([name for name in names if name]):
+        raise InvalidRequest(
+            f"There are {len(references)} known_speaker_references, and {len(names)} known_speaker_names. "
+            "Send a sample for each name.",
+            param=param,
+        )
+    least, most = _speaker_count(num_speakers, min_speakers, max_speakers)
+    try:
+        samples = tuple(decode_base64(reference, MAX_REFERENCE_BYTES) for reference in references)
+    except InvalidRequest as error:
+        reason = str(error).removeprefix("The audio is not valid base64: ").partition(". Send")[0]
+        raise InvalidRequest(
+            f"A sample of a voice is not valid base64: {reason}. Send 2 to 10 s of it as a data: URL.",
+            param=param,
+        ) from error
+    return VoiceOptions(samples, least, most)
+
+
+def _speaker_count(num: int | None, least: int | None, most: int | None) -> tuple[int, int | None]:
+    """Return how many speakers there are at least and at most."""
+    for name, value in (("num_speakers", num), ("min_speakers", least), ("max_speakers", most)):
+        if value is not None and not 1 <= value <= MOST_SPEAKERS:
+            raise InvalidRequest(f"{name} is {value}. Use a number from 1 to {MOST_SPEAKERS}.", param=name)
+    if num is not None:
+        if least not in {None, num} or most not in {None, num}:
+            raise InvalidRequest(
+                "num_speakers says how many speakers there are; leave min_speakers and max_speakers out.",
+                param="num_speakers",
+            )
+        return num, num
+    if least is not None and most is not None and least > most:
+        raise InvalidRequest(
+            f"min_speakers is {least}, which is more than max_speakers, {most}.", param="min_speakers"
+        )
+    return least or 1, most
+
+
+def check_speaker_format(response_format: str) -> None:
+    """Check that a format has a place for speakers.
+
+    Raises:
+        InvalidRequest: it has none.
+    """
+    if response_format not in SPEAKER_FORMATS:
+        raise InvalidRequest(
+            f"diarize does not go with response_format {response_format}. Use one of: "
+            f"{', '.join(SPEAKER_FORMATS)}.",
+            param="response_format",
+        )
 
 
 def check_include(values: Iterable[str], response_format: str) -> tuple[str, ...]:

@@ -27,22 +27,26 @@ MAX_CHANNELS = 8  # files that one request may keep open
 _NEEDS = f"diarized_json needs a recording with one speaker per channel, 2 to {MAX_CHANNELS} channels"
 
 
+class NotByChannel(InvalidRequest):
+    """The channels of a recording are not its speakers."""
+
+
 def check_channels(n_channels: int) -> None:
     """Refuse recordings that have no channel per speaker, or too many.
 
     Raises:
-        InvalidRequest: they are fewer than two or more than eight.
+        NotByChannel: they are fewer than two or more than eight.
     """
     if not 2 <= n_channels <= MAX_CHANNELS:
         has = "one channel" if n_channels == 1 else f"{n_channels} channels"
-        raise InvalidRequest(f"{_NEEDS}. This one has {has}.", param="response_format")
+        raise NotByChannel(f"{_NEEDS}. This one has {has}.", param="response_format")
 
 
 def measured(stream: AudioStream, survey: Survey) -> Generator[None, None, None]:
     """Feed the whole file to the survey, a piece per step; runs on the pool and closes the stream.
 
     Raises:
-        InvalidRequest: all channels carry the same sound.
+        NotByChannel: all channels carry the same sound.
     """
     with stream:
         for planes in stream.planes():
@@ -50,7 +54,7 @@ def measured(stream: AudioStream, survey: Survey) -> Generator[None, None, None]
             yield
     survey.finish()
     if survey.is_one_signal:
-        raise InvalidRequest(
+        raise NotByChannel(
             f"{_NEEDS}. All channels of this one carry the same sound.", param="response_format"
         )
 
@@ -87,8 +91,8 @@ async def open_channels(
     `on_read` is told how many seconds have been read; what it raises is raised here.
 
     Raises:
-        InvalidRequest: there are too few channels or too many, or more names than channels, or all
-            channels carry the same sound.
+        NotByChannel: there are too few channels or too many, or all carry the same sound.
+        InvalidRequest: there are more names than channels.
     """
     n_channels = stream.info.channels
     with contextlib.ExitStack() as opened:

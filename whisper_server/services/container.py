@@ -26,6 +26,8 @@ from whisper_server.services.model_files.downloads import Downloads
 from whisper_server.services.model_files.prepare import expected_bytes, prepare_model
 from whisper_server.services.model_manager import ModelManager
 from whisper_server.services.realtime.live_sessions import LiveSessions
+from whisper_server.services.speaker_turns import SpeakerTurns
+from whisper_server.services.speakers.loaded import SpeakerNetworks, load_networks
 from whisper_server.services.transcriber import Transcriber
 from whisper_server.services.work_pool import WorkPool
 
@@ -58,6 +60,7 @@ class Services:
     models: ModelManager[SpeechModel]
     pool: WorkPool
     transcriber: Transcriber
+    speakers: SpeakerTurns
     admission: Admission
     metrics: Events
     downloads: Downloads
@@ -90,14 +93,12 @@ async def open_services(
     metrics, shutdown = metrics or Events(), shutdown or Shutdown()
     catalog = Catalog(settings)
     remove_unfinished(settings.cache_dir)
-    n_decoders = settings.decoder_processes
     check_threads()  # what starts them is started now
-    pool = WorkPool(settings.audio_threads, waiters=DecoderProcesses.most(n_decoders) if n_decoders else 0)
-    decoders = DecoderProcesses(n_decoders, pool.waiting)
-    open_decoder = decoders.open if n_decoders else LibavDecoder
-    audio = AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
+    pool, decoders, audio = _audio(settings)
     models = _remote(remote, settings, shutdown) if remote else _models(settings, metrics, shutdown)
-    transcriber = _transcriber(settings, audio, models, pool)
+    networks = _networks(settings, shutdown)
+    speakers = SpeakerTurns(audio, networks, pool)
+    transcriber = _transcriber(settings, audio, models, pool, speakers)
     limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
     admission, live = Admission(limits, throughput=remote.throughput if remote else None), LiveSessions()
     jobs = Jobs(settings, transcriber, catalog, metrics, shutdown)
@@ -112,6 +113,7 @@ async def open_services(
             models=models,
             pool=pool,
             transcriber=transcriber,
+            speakers=speakers,
             admission=admission,
             metrics=metrics,
             downloads=downloads,
@@ -123,17 +125,30 @@ async def open_services(
         shutdown.drain()
         downloads.drain()
         await jobs.close()
-        await asyncio.to_thread(_close, pool, decoders, models)
+        await asyncio.to_thread(_close, pool, decoders, models, networks)
         shutdown.close()
 
 
+def _audio(settings: Settings) -> tuple[WorkPool, DecoderProcesses, AudioProcessor]:
+    n_decoders = settings.decoder_processes
+    pool = WorkPool(settings.audio_threads, waiters=DecoderProcesses.most(n_decoders) if n_decoders else 0)
+    decoders = DecoderProcesses(n_decoders, pool.waiting)
+    open_decoder = decoders.open if n_decoders else LibavDecoder
+    return pool, decoders, AudioProcessor(settings.max_audio_bytes, settings.max_audio_seconds, open_decoder)
+
+
 def _transcriber(
-    settings: Settings, audio: AudioProcessor, models: ModelManager[SpeechModel], pool: WorkPool
+    settings: Settings,
+    audio: AudioProcessor,
+    models: ModelManager[SpeechModel],
+    pool: WorkPool,
+    speakers: SpeakerTurns,
 ) -> Transcriber:
     return Transcriber(
         audio,
         models,
         pool,
+        speakers,
         beam_size=settings.beam_size,
         use_vad=settings.vad,
         switches_language=settings.language_switching,
@@ -154,6 +169,13 @@ def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelMan
 def _remote(remote: RemoteModels, settings: Settings, shutdown: Shutdown) -> ModelManager[SpeechModel]:
     return ModelManager(
         remote.load, MOST_REMOTE_MODELS, idle_unload_s=settings.idle_unload_s, shutdown=shutdown
+    )
+
+
+def _networks(settings: Settings, shutdown: Shutdown) -> ModelManager[SpeakerNetworks]:
+    """Return what lends the networks for speakers: both at once, beside the models' room."""
+    return ModelManager(
+        lambda _: load_networks(settings), 1, idle_unload_s=settings.idle_unload_s, shutdown=shutdown
     )
 
 
@@ -178,9 +200,15 @@ def _watch(
     metrics.gauge("whisper_jobs_running", lambda: jobs.running)
 
 
-def _close(pool: WorkPool, decoders: DecoderProcesses, models: ModelManager[SpeechModel]) -> None:
+def _close(
+    pool: WorkPool,
+    decoders: DecoderProcesses,
+    models: ModelManager[SpeechModel],
+    networks: ModelManager[SpeakerNetworks],
+) -> None:
     """End what is left; requests were given their time to end before the services close."""
     deadline = time.monotonic() + CLOSE_TIMEOUT_S
     pool.close(CLOSE_TIMEOUT_S)
     decoders.close()
     models.close(max(0.0, deadline - time.monotonic()))
+    networks.close(max(0.0, deadline - time.monotonic()))

@@ -21,7 +21,8 @@ from whisper_server.core.types import (
 )
 from whisper_server.services.audio.memory_stream import MemoryStream
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.channels import open_channels
+from whisper_server.services.by_voice import ByVoice, Overheard
+from whisper_server.services.channels import NotByChannel, check_channels, open_channels
 from whisper_server.services.language_detection import Detection, Stretch, detect_language
 from whisper_server.services.text_alignment import QUICKLY, TextAlignment
 from whisper_server.services.transcription import SampleStream, SegmentSource, Transcription
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from whisper_server.services.loaded_models.speech_model import SpeechModel
     from whisper_server.services.model_manager import ModelManager
     from whisper_server.services.scheduling.remembered import DecodedMemory
+    from whisper_server.services.speaker_turns import SpeakerTurns
     from whisper_server.services.work_pool import WorkPool
 
 DRAFTED = DecodeOptions(beam_size=1, temperatures=(0.0,), is_draft=True)
@@ -46,6 +48,7 @@ class Transcriber:
         audio: AudioProcessor,
         models: ModelManager[SpeechModel],
         pool: WorkPool,
+        speakers: SpeakerTurns,
         *,
         beam_size: int = 5,
         use_vad: bool = True,
@@ -54,6 +57,7 @@ class Transcriber:
         self._audio = audio
         self._models = models
         self._pool = pool
+        self._speakers = speakers
         self._beam_size = beam_size
         self._use_vad = use_vad
         self._switches_language = switches_language
@@ -72,12 +76,14 @@ class Transcriber:
         raised here, and the file is closed. `on_read` is told the seconds that were read so far where the
         channels are compared; what it raises, too. Windows that `memory` knows are not decoded.
 
-        How often a file is read: once, and its samples as windows are pulled. By channels, a first time for
-        the survey, which must have measured all of it before a segment may be kept or the file refused, and
-        then once per channel, because channels are as far apart as their pauses make them.
+        How often a file is read: once, and its samples as windows are pulled. Where speakers are told apart,
+        its channels are compared before, which reads all of it, as it must have measured all before a
+        segment may be kept; and then once per channel, because channels are as far apart as their pauses
+        make them. A file with one channel, and one of whose voices something is known, is read once.
 
         Raises:
-            InvalidRequest: the channels are to be speakers, and the audio has no two that differ.
+            InvalidRequest: speakers are to be told apart, and neither channels nor networks can tell; or a
+                sample of a voice is of no use.
             InvalidAudio: the source is no audio, or one we do not read.
             UnknownTrack: it has no audio track of the number that was asked for.
             PayloadTooLarge: the source is larger than the limit.
@@ -87,21 +93,58 @@ class Transcriber:
             admit(stream.info)
             if params.speakers is None:
                 return self._transcription(stream, params, memory)
-            assert not hasattr(source, "read"), "a file object cannot be read by several at once"
-
-            await self._settle(stream)
-            track = TrackChoice(stream.info.track)
-            # What has no voice on one channel is often the voice of another, picked up from afar.
-            of_channel = replace(params, vad=replace(params.vad, keeps_sound=False))
-
-            async def open_one(channel: int) -> Transcription:
-                opened = await self._open(source, track, channel, stream.budget)
-                return self._transcription(opened, of_channel, memory)
-
-            return await open_channels(stream, params.speakers, self._pool, open_one, on_read)
+            if params.voices.are_given or hasattr(source, "read"):  # which cannot be read several times
+                return await self._by_voice(stream, params, memory)
+            try:
+                return await self._by_channel(stream, source, params, on_read, memory)
+            except NotByChannel as error:
+                stream.close()
+                stream = await self._open(source, TrackChoice(stream.info.track), None, stream.budget)
+                return await self._by_voice(stream, params, memory, error)
         except BaseException:
             stream.close()
             raise
+
+    async def _by_channel(
+        self,
+        stream: AudioStream,
+        source: AudioSource,
+        params: TranscribeParams,
+        on_read: Callable[[float], None],
+        memory: DecodedMemory | None,
+    ) -> SegmentSource:
+        """Open a transcription per channel; raises `NotByChannel` where they are not the speakers."""
+        assert params.speakers is not None
+        check_channels(stream.info.channels)
+        await self._settle(stream)
+        track = TrackChoice(stream.info.track)
+        # What has no voice on one channel is often the voice of another, picked up from afar.
+        of_channel = replace(params, vad=replace(params.vad, keeps_sound=False))
+
+        async def open_one(channel: int) -> Transcription:
+            opened = await self._open(source, track, channel, stream.budget)
+            return self._transcription(opened, of_channel, memory)
+
+        return await open_channels(stream, params.speakers, self._pool, open_one, on_read)
+
+    async def _by_voice(
+        self,
+        stream: AudioStream,
+        params: TranscribeParams,
+        memory: DecodedMemory | None,
+        by_channel: NotByChannel | None = None,
+    ) -> SegmentSource:
+        """Open one transcription and what tells its speakers apart; `by_channel` says why that is needed."""
+        known = await self._speakers.known(params.speakers or (), params.voices, by_channel)
+        audio = Overheard(stream)
+        return ByVoice(
+            self._transcription(audio, replace(params, word_timestamps=True), memory),
+            audio,
+            params.word_timestamps,
+            self._speakers.lease,
+            lambda networks: networks.diarizer(known.count, known.voices),
+            self._pool,
+        )
 
     def open_samples(
         self, samples: Samples, params: TranscribeParams, *, is_draft: bool = False

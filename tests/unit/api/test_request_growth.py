@@ -137,7 +137,7 @@ TEXTS: dict[str, Callable[[str], object]] = {
     "languages": lambda text: check_languages(text.split(","), "en"),
     "keywords": lambda text: check_keywords(text.split(",")),
     "a keyword": lambda text: check_keywords([text]),
-    "names of speakers": lambda text: check_speakers(text.split(","), ()),
+    "names of speakers": lambda text: check_speakers(text.split(",")),
     "names of fields": lambda text: from_form({name: ["a"] for name in text.split(",")}),
     "fields of a transcription": lambda text: validated(
         TranscriptionFields,

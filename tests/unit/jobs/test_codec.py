@@ -19,6 +19,7 @@ from whisper_server.core.types import (
     TranscribeParams,
     Transcript,
     VadOptions,
+    VoiceOptions,
     Word,
 )
 from whisper_server.services.jobs import codec
@@ -74,6 +75,9 @@ params = st.builds(
     seed=st.integers(-(2**63), 2**63 - 1),
     logprobs=st.booleans(),
     speakers=st.none() | st.lists(TEXTS).map(tuple),
+    voices=st.builds(
+        VoiceOptions, st.lists(st.binary()).map(tuple), st.integers(1, 9), st.none() | st.integers(1, 9)
+    ),
     audio_track=st.none() | st.integers(0, 9),
     vad=st.builds(VadOptions, threshold=FLOATS, neg_threshold=st.none() | FLOATS, keeps_sound=st.booleans()),
     priority=st.sampled_from(["interactive", "normal", "background"]),

@@ -10,9 +10,10 @@ from whisper_server.api.deps import Admitted
 from whisper_server.api.endpoints.transcribe import named_as
 from whisper_server.api.replies.jobs import JobObject, job_object
 from whisper_server.api.requests.read import JobOrder, TranscriptionRequest
-from whisper_server.core.types import TrackChoice
+from whisper_server.core.types import TrackChoice, VoiceOptions
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.channels import check_channels
+from whisper_server.services.channels import NotByChannel, check_channels
+from whisper_server.services.container import Services
 from whisper_server.services.jobs import codec
 from whisper_server.services.jobs.states import NewJob
 
@@ -59,9 +60,23 @@ async def _look(admitted: Admitted, wanted: TranscriptionRequest) -> float | Non
             services.audio.open, wanted.upload.data, None, choice, unclaimed=AudioStream.close
         )
         with stream:
-            if params.speakers is not None:
-                check_channels(stream.info.channels)
-            return stream.info.header_duration_s
+            info = stream.info
+        if params.speakers is not None:
+            await _check_speakers(services, info.channels, params.speakers, params.voices)
+        return info.header_duration_s
+
+
+async def _check_speakers(
+    services: Services, n_channels: int, names: tuple[str, ...], voices: VoiceOptions
+) -> None:
+    """Refuse at once what the header shows that the work would refuse; it compares channels itself."""
+    try:
+        check_channels(n_channels)
+    except NotByChannel as error:
+        await services.speakers.known(names, voices, None if voices.are_given else error)
+    else:
+        if voices.are_given:
+            await services.speakers.known(names, voices)
 
 
 def _request_text(wanted: TranscriptionRequest, order: JobOrder) -> str:

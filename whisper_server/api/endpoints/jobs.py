@@ -117,7 +117,7 @@ def _rendered(services: Services, job: Job, transcript: Transcript, asked: Resul
     )
     if response_format == "diarized_json" and request.params.speakers is None:
         raise InvalidRequest(
-            "This job did not take channels for speakers: send it with response_format=diarized_json.",
+            "This job does not tell speakers apart: send it with response_format=diarized_json.",
             param="response_format",
         )
     is_own = response_format == request.response_format

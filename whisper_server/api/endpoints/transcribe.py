@@ -135,8 +135,9 @@ class Transcribing:
         )
 
     def _admit(self, info: AudioInfo) -> None:
-        """Expect as much audio as the header claims, once per channel that is transcribed by itself."""
-        self._n_passes = 1 if self.params.speakers is None else max(1, info.channels)
+        """Expect as much audio as the header claims, once per channel that may be transcribed by itself."""
+        is_one = self.params.speakers is None or self.params.voices.are_given
+        self._n_passes = 1 if is_one else max(1, info.channels)
         expect(self.admitted, info, self._n_passes)
 
 

@@ -56,6 +56,7 @@ class SegmentObject(BaseModel):
     """A phrase, with what the decoder thought of it; clients check that all ten fields are there."""
 
     id: int
+    speaker: str | None = Field(None, description="Beyond OpenAI: who says it, with `diarize`.")
     seek: int = Field(description="Where its window starts, in hundredths of a second.")
     start: float = Field(description="Seconds from the start of the file.")
     end: float
@@ -76,6 +77,7 @@ class WordObject(BaseModel):
     word: str
     start: float = Field(description="Seconds from the start of the file.")
     end: float
+    speaker: str | None = Field(None, description="Beyond OpenAI: who says it, with `diarize`.")
 
 
 class VerboseReply(BaseModel):
@@ -107,7 +109,7 @@ class DiarizedSegment(BaseModel):
     end: float
     text: str
     speaker: str = Field(
-        description="A name of `known_speaker_names`, or A, B, ... by channel; empty with verbose_json."
+        description="A name of `known_speaker_names`, or A, B, ...; empty unless speakers are told apart."
     )
     language: str = Field(description="Beyond OpenAI: the code.")
 

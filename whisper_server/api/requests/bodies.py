@@ -81,6 +81,22 @@ class SubtitleFields(WorkFields, TrackFields, LanguageFields):
     max_cue_seconds: float = Field(7.0, description="For srt and vtt: 1 to 60; longer cues are split.")
 
 
+class SpeakerFields(_Fields):
+    """What is known of the speakers."""
+
+    known_speaker_names: tuple[str, ...] = Field(
+        (),
+        description="Where speakers are told apart: at most 4 names, of the samples in "
+        "`known_speaker_references`, or else of the channels in order. The others are A, B, ...",
+    )
+    known_speaker_references: tuple[str, ...] = Field(
+        (), description="A sample for each name, 2 to 10 s of the voice alone, as a data: URL."
+    )
+    num_speakers: int | None = Field(None, description="Beyond OpenAI: how many speakers there are, 1 to 20.")
+    min_speakers: int | None = Field(None, description="Beyond OpenAI: there are at least so many.")
+    max_speakers: int | None = Field(None, description="Beyond OpenAI: there are at most so many.")
+
+
 class ServerVad(BaseModel):
     """How to find speech; what is left out keeps the server's default, which is made for files."""
 
@@ -148,7 +164,7 @@ class JobFields(SubtitleFields):
     )
 
 
-class TranscriptionFields(JobFields):
+class TranscriptionFields(JobFields, SpeakerFields):
     """What a client may ask of a transcription, in a form or in JSON; unknown fields are ignored."""
 
     model: str = Field("", description="A name of GET /v1/models; absent: the server's default.")
@@ -165,14 +181,13 @@ class TranscriptionFields(JobFields):
     seed: int = Field(0, description=_SEED)
     response_format: str = Field(
         "json",
-        description="json, text, srt, verbose_json, vtt or diarized_json, which takes every channel of the "
-        "recording for a speaker and needs two to eight of them.",
+        description="json, text, srt, verbose_json, vtt or diarized_json, which says who speaks: channels "
+        "are speakers where they differ, else voices tell.",
     )
-    known_speaker_names: tuple[str, ...] = Field(
-        (),
-        description="With diarized_json: at most 4 names, of the channels in order; the others are A, B, ...",
+    diarize: bool = Field(
+        False,
+        description="Beyond OpenAI: say who speaks in verbose_json, text, srt and vtt too.",
     )
-    known_speaker_references: tuple[str, ...] = Field((), description="Not supported: leave it out.")
     timestamp_granularities: tuple[str, ...] = Field(
         (), description="word and segment, with verbose_json. In a form also `timestamp_granularities[]`."
     )
@@ -247,6 +262,24 @@ class TranslationForm(TranslationFields):
 
 class TranslationJson(TranslationFields):
     """POST /v1/audio/translations as application/json."""
+
+    audio: str = Field(description="The file's bytes as base64, or as a data: URL.")
+
+
+class DiarizationFields(SpeakerFields, WorkFields, HeardTrack):
+    """What a client may ask of a diarization; unknown fields are ignored."""
+
+    response_format: str = Field("json", description="json or rttm.")
+
+
+class DiarizationForm(DiarizationFields):
+    """POST /v1/audio/diarization as multipart/form-data."""
+
+    file: str = Field(json_schema_extra={"format": "binary"}, description="The audio, in any usual format.")
+
+
+class DiarizationJson(DiarizationFields):
+    """POST /v1/audio/diarization as application/json."""
 
     audio: str = Field(description="The file's bytes as base64, or as a data: URL.")
 

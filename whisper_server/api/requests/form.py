@@ -20,7 +20,10 @@ from whisper_server.api.requests.parts import PartReader
 from whisper_server.core.errors import InvalidRequest
 
 MAX_FIELD_BYTES = 1 << 16
-LONG_FIELDS = {"text": 1 << 20}  # what is said in hours, in UTF-8
+LONG_FIELDS = {
+    "text": 1 << 20,  # what is said in hours, in UTF-8
+    "known_speaker_references": (8 << 20) + 1024,  # a sample of a voice, in base64
+}
 
 # Every value counts, whether the name is written `name`, `name[]` or `name[0]`.
 LISTS = (
@@ -116,7 +119,7 @@ class _Reader(PartReader):
         if is_file and self.form.file is not None:
             raise InvalidRequest("The form has more than one file. Send one per request.", param=_FILE)
         self._data = bytearray() if is_file or b"filename" not in options else None
-        self._max_bytes = None if is_file else LONG_FIELDS.get(self._name, MAX_FIELD_BYTES)
+        self._max_bytes = None if is_file else LONG_FIELDS.get(split_name(self._name)[0], MAX_FIELD_BYTES)
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         if self._data is None:

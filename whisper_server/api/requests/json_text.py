@@ -22,6 +22,7 @@ from whisper_server.core.validators import without_surrogates
 MAX_VALUES = 10_000
 LONG_BYTES = 1 << 16  # a text that is longer is left where it is
 MAX_TEXT_BYTES = 1 << 20  # of one that becomes text after all
+LONGER_TEXTS = {"known_speaker_references": (8 << 20) + 1024}  # bytes: base64 of sound
 _CHUNK_BYTES = 1 << 16  # other threads run between two chunks
 _MARKS = (b",", b"[", b"{")  # one of them stands before every value, or before its name
 _QUOTES_PER_VALUE = 4  # those of its name and its own
@@ -55,13 +56,14 @@ class Json:
         """Return a text of the value, a long one as the text that its name stands for.
 
         Raises:
-            InvalidRequest: it is longer than MAX_TEXT_BYTES; `param` is what the client calls it.
+            InvalidRequest: it is longer than it may be; `param` is what the client calls it.
         """
         if text not in self._long:
             return text
         start, end = self._long[text]
-        if end - start > MAX_TEXT_BYTES:
-            raise InvalidRequest(f"The field is longer than {MAX_TEXT_BYTES} bytes.", param=param)
+        limit = LONGER_TEXTS.get(param, MAX_TEXT_BYTES)
+        if end - start > limit:
+            raise InvalidRequest(f"The field is longer than {limit} bytes.", param=param)
         restored: str = without_surrogates(_parsed_text(bytes(memoryview(self._body)[start:end])))
         return restored
 

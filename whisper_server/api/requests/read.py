@@ -19,8 +19,10 @@ from whisper_server.api.errors import invalid_value
 from whisper_server.api.requests.asr import is_raw
 from whisper_server.api.requests.bodies import (
     AlignmentFields,
+    DiarizationFields,
     InferenceFields,
     JobFields,
+    SpeakerFields,
     SubtitleFields,
     TranscriptionFields,
     TranslationFields,
@@ -33,7 +35,7 @@ from whisper_server.core.errors import (
     RecordingTooLarge,
 )
 from whisper_server.core.languages import parse_language
-from whisper_server.core.types import TranscribeParams, VadOptions
+from whisper_server.core.types import TrackChoice, TranscribeParams, VadOptions, VoiceOptions
 from whisper_server.core.validators import (
     MAX_PROMPT_CHARS,
     check_granularities,
@@ -41,16 +43,19 @@ from whisper_server.core.validators import (
     check_keywords,
     check_languages,
     check_seed,
+    check_speaker_format,
     check_speakers,
     check_streamed,
     check_temperature,
     check_text,
+    check_voices,
 )
 from whisper_server.services.audio.pcm import BYTES_PER_SECOND
 from whisper_server.services.jobs.outside import OutsideHosts
 from whisper_server.services.model_files.names import tells_languages
 from whisper_server.services.rendering.formats import (
     ALIGNMENT_FORMATS,
+    DIARIZATION_FORMATS,
     SUBTITLE_FORMATS,
     TRANSLATED_FORMATS,
     check_format,
@@ -121,7 +126,10 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         check_streamed(response_format)
     job = _job_order(fields, admitted, shows_words="word" in fields.timestamp_granularities)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
-    speakers = check_speakers(fields.known_speaker_names, fields.known_speaker_references)
+    speakers, voices = None, VoiceOptions()
+    if fields.diarize or response_format == "diarized_json":
+        check_speaker_format(response_format)
+        speakers, voices = await _speakers(admitted, fields)
     language = parse_language(fields.language)
     languages = check_languages(fields.languages, language)
     keywords = check_keywords((*fields.keywords, *fields.hotwords))
@@ -142,7 +150,8 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
         word_timestamps="word" in granularities or response_format in SUBTITLE_FORMATS,
         shows_segments=granularities != ("word",),
         logprobs="logprobs" in include,
-        speakers=speakers if response_format == "diarized_json" else None,
+        speakers=speakers,
+        voices=voices,
         audio_track=fields.audio_track,
         vad=fields.chunking_strategy.options() if fields.chunking_strategy else VadOptions(),
         priority=fields.priority,
@@ -166,6 +175,20 @@ def _job_order(fields: JobFields, admitted: Admitted, *, shows_words: bool = Fal
     if not fields.background:
         return None
     return JobOrder(shows_words, fields.callback_url or None, fields.file_url or None)
+
+
+async def _speakers(admitted: Admitted, fields: SpeakerFields) -> tuple[tuple[str, ...], VoiceOptions]:
+    """Return the names of speakers, and what else is known of them."""
+    names = check_speakers(fields.known_speaker_names)
+    voices = await admitted.services.pool.run(
+        check_voices,
+        names,
+        fields.known_speaker_references,
+        fields.num_speakers,
+        fields.min_speakers,
+        fields.max_speakers,
+    )
+    return names, voices
 
 
 def _subtitles(fields: SubtitleFields, response_format: str) -> SubtitleOptions:
@@ -247,3 +270,24 @@ async def read_alignment(admitted: Admitted) -> AlignmentRequest:
         priority=fields.priority,
     )
     return AlignmentRequest(upload, model, params, text, response_format, subtitles)
+
+
+@dataclass(frozen=True, slots=True)
+class DiarizationRequest:
+    """A checked request for who speaks when."""
+
+    upload: Upload
+    names: tuple[str, ...]
+    voices: VoiceOptions
+    track: TrackChoice
+    response_format: str
+
+
+async def read_diarization(admitted: Admitted) -> DiarizationRequest:
+    """Read the body of a diarization; raises as `read_transcription`, but for the model."""
+    upload = await read_upload(admitted)
+    fields = validated(DiarizationFields, upload.fields)
+    response_format = check_format(fields.response_format, DIARIZATION_FORMATS)
+    names, voices = await _speakers(admitted, fields)
+    track = TrackChoice(fields.audio_track, parse_language(fields.language))
+    return DiarizationRequest(upload, names, voices, track, response_format)

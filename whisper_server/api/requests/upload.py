@@ -11,18 +11,26 @@ from starlette.requests import ClientDisconnect
 
 from whisper_server.api.deps import Admitted
 from whisper_server.api.disconnect import ClientDisconnected
-from whisper_server.api.requests.bodies import AlignmentFields, InferenceFields, TranscriptionFields
+from whisper_server.api.requests.bodies import (
+    AlignmentFields,
+    DiarizationFields,
+    InferenceFields,
+    TranscriptionFields,
+)
 from whisper_server.api.requests.form import from_form, read_form
 from whisper_server.api.requests.json_text import parse_json
 from whisper_server.core.chat_audio import data_of
 from whisper_server.core.errors import InvalidRequest, UnsupportedEncoding
-from whisper_server.core.validators import OPENROUTER_FIELD, decode_base64, find_audio, no_references
+from whisper_server.core.validators import OPENROUTER_FIELD, decode_base64, find_audio
 
 FILE_URL = "file_url"
 
 # Those of a translation and of /debug/audio-info are among them.
 _FIELDS = frozenset().union(
-    *(kind.model_fields for kind in (TranscriptionFields, InferenceFields, AlignmentFields))
+    *(
+        kind.model_fields
+        for kind in (TranscriptionFields, InferenceFields, AlignmentFields, DiarizationFields)
+    )
 )
 
 
@@ -104,13 +112,7 @@ async def _received(admitted: Admitted) -> AsyncIterator[bytes]:
 
 
 async def _read_form(admitted: Admitted, *, takes_url: bool) -> Upload:
-    try:
-        form = await read_form(admitted.request.headers["content-type"], _received(admitted))
-    except InvalidRequest as error:
-        if error.param == "known_speaker_references":
-            # They are longer than a field may be, but that is not what is wrong with them.
-            raise no_references() from error
-        raise
+    form = await read_form(admitted.request.headers["content-type"], _received(admitted))
     names_url = takes_url and any(form.fields.get(FILE_URL, ()))
     if form.file is not None and names_url:
         raise _both()

@@ -36,7 +36,7 @@ async function fillModels() {
 }
 
 function options() {
-  return { model: find("#model").value, language: find("#language").value };
+  return { model: find("#model").value, language: find("#language").value, speakers: find("#speakers").checked };
 }
 
 // Asks for the key until the server takes it.

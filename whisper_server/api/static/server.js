@@ -57,7 +57,7 @@ async function* texts(stream) {
 }
 
 // Transcribes a file; yields `transcript.text.segment`, `.delta` and `.done` events.
-export async function* transcribe(file, { model, language, signal }) {
+export async function* transcribe(file, { model, language, speakers, signal }) {
   const form = new FormData();
   form.append("file", file, file.name);
   form.append("model", model);
@@ -65,6 +65,7 @@ export async function* transcribe(file, { model, language, signal }) {
   form.append("response_format", "verbose_json");
   form.append("timestamp_granularities[]", "segment");
   form.append("timestamp_granularities[]", "word");
+  if (speakers) form.append("diarize", "true");
   form.append("stream", "true");
   yield* events(await request("v1/audio/transcriptions", { method: "POST", body: form, signal }));
 }

@@ -141,6 +141,27 @@ class ModelSettings(BaseModel):
         le=64,
         description="Threads for CPU work around the model: audio, voice detection, spectrograms.",
     )
+    speaker_encoder: str = Field(
+        "Wespeaker/wespeaker-voxceleb-resnet34-LM:voxceleb_resnet34_LM.onnx",
+        alias="WHISPER_SPEAKER_ENCODER",
+        description="The network that tells voices apart (docs/speakers.md): an ONNX file, or one of a "
+        "repository, `owner/name:file` or `owner/name@revision:file`.",
+    )
+    speaker_segmentation: str = Field(
+        "csukuangfj/sherpa-onnx-pyannote-segmentation-3-0:model.onnx",
+        alias="WHISPER_SPEAKER_SEGMENTATION",
+        description="The network that hears turns and voices at once, named as the one above. `none`: voice "
+        "detection has to do, which is less exact and hears one voice at a time.",
+    )
+    speaker_threshold: float = Field(
+        0.7045654963945799,
+        alias="WHISPER_SPEAKER_THRESHOLD",
+        gt=0,
+        le=2,
+        allow_inf_nan=False,
+        description="How far apart two voices are that are two speakers, from 0 to 2; it belongs to the "
+        "network that tells them apart.",
+    )
     decoder_processes: int = Field(
         2,
         alias="WHISPER_DECODER_PROCESSES",

@@ -18,6 +18,7 @@ from whisper_server.core.types import (
     TranscribeParams,
     Transcript,
     VadOptions,
+    VoiceOptions,
     Word,
 )
 from whisper_server.services.rendering.subtitles import SubtitleOptions
@@ -38,6 +39,8 @@ def request_text(request: JobRequest) -> str:
     """Write a request; its model is left out, whose name means what the catalog says when it runs."""
     found = asdict(request)
     del found["params"]["model"]
+    voices = found["params"]["voices"]
+    voices["references"] = [base64.b64encode(each).decode() for each in voices["references"]]
     return _dumps(found)
 
 
@@ -46,6 +49,9 @@ def request_of(text: str, model: ModelSource) -> JobRequest:
     found = json.loads(text)
     params = found.pop("params")
     params["vad"] = VadOptions(**params["vad"])
+    voices = params["voices"]
+    voices["references"] = tuple(map(base64.b64decode, voices["references"]))
+    params["voices"] = VoiceOptions(**voices)
     for name in ("languages", "keywords", "speakers"):
         params[name] = None if params[name] is None else tuple(params[name])
     subtitles = SubtitleOptions(**found.pop("subtitles"))

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from whisper_server.core.errors import EngineFailure, ShuttingDown, Unavailable, WhisperServerError
+from whisper_server.services.by_voice import ByVoice
 from whisper_server.services.jobs import codec
 from whisper_server.services.jobs.states import LEASE_S
 from whisper_server.services.jobs.store import LeaseLost, Progress, is_left_too_often
@@ -206,7 +207,9 @@ class JobRun:
     async def _collect(self, source: SegmentSource) -> Transcript:
         stored = await self.tools.in_thread(self.tools.store.segments, self.job.id)
         found: list[Segment] = []
-        async with contextlib.aclosing(source.segments()) as segments:
+        # Which voice is whose is surest when all was heard.
+        produced = _at_the_end(source) if isinstance(source, ByVoice) else source.segments()
+        async with contextlib.aclosing(produced) as segments:
             async for segment in segments:
                 text, number = codec.segment_text(segment), len(found)
                 is_next = self._n_stored == number and not self._new
@@ -266,3 +269,9 @@ class JobRun:
         finally:
             self.tools.on_change(self.job.id)
         return result
+
+
+async def _at_the_end(source: SegmentSource) -> AsyncGenerator[Segment, None]:
+    """Produce the segments when all of them are known."""
+    for segment in (await source.collect()).segments:
+        yield segment

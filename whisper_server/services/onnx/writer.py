@@ -22,7 +22,7 @@ OPERATORS = 17  # the first with LayerNormalization
 CONTRIBUTED = "com.microsoft"  # onnxruntime's own operators, all of them version 1
 ALIGNMENT = 4096  # of each tensor in the weight file: a page, as onnxruntime maps them
 
-_DATA_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7}  # TensorProto.DataType
+_DATA_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int64": 7, "float16": 10}  # TensorProto.DataType
 _FLOAT_ATTRIBUTE, _INT_ATTRIBUTE = 1, 2  # AttributeProto.AttributeType
 _GRAPH_ATTRIBUTE, _INTS_ATTRIBUTE = 5, 7
 _EXTERNAL = 1  # TensorProto.DataLocation

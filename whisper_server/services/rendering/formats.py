@@ -6,13 +6,13 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.languages import language_name
-from whisper_server.core.types import Segment, Transcript, seconds_by_language
+from whisper_server.core.types import Segment, Transcript, Turn, seconds_by_language
 from whisper_server.services.rendering.subtitles import Cue, SubtitleOptions, cues
 
 JSON_TYPE = "application/json"
@@ -96,6 +96,7 @@ def segment_object(index: int, segment: Segment) -> dict[str, Any]:
     """Return one segment of verbose_json: ten fields, which clients check, and its language."""
     return {
         "id": index,
+        **_speaker(segment),
         "seek": segment.seek_frames,
         "start": round(segment.start_s, 2),
         "end": round(segment.end_s, 2),
@@ -112,9 +113,19 @@ def segment_object(index: int, segment: Segment) -> dict[str, Any]:
 def word_objects(segment: Segment) -> list[dict[str, Any]]:
     """Return the words of one segment, as verbose_json has them."""
     return [
-        {"word": word.text, "start": round(word.start_s, 2), "end": round(word.end_s, 2)}
+        {
+            "word": word.text,
+            "start": round(word.start_s, 2),
+            "end": round(word.end_s, 2),
+            **_speaker(segment),
+        }
         for word in segment.words
     ]
+
+
+def _speaker(segment: Segment) -> dict[str, str]:
+    """Return who speaks, where that was asked for."""
+    return {"speaker": segment.speaker} if segment.speaker else {}
 
 
 def timed_segment(number: int, segment: Segment) -> dict[str, Any]:
@@ -132,16 +143,43 @@ def timed_segment(number: int, segment: Segment) -> dict[str, Any]:
 
 def _diarized_json(transcript: Transcript) -> tuple[str, str]:
     """One line of text per turn, and a segment for each phrase; clients check that ids are texts."""
-    turns = groupby(transcript.segments, key=lambda segment: segment.speaker)
-    text = [f"{speaker}: {''.join(each.text for each in turn).strip()}" for speaker, turn in turns]
     body = {
         "task": transcript.task,
         "duration": round(transcript.duration_s, 3),
-        "text": "\n".join(text),
+        "text": _by_turn(transcript),
         "segments": [timed_segment(number, segment) for number, segment in enumerate(transcript.segments, 1)],
         "usage": _usage(transcript),
     }
     return _dumps(body), JSON_TYPE
+
+
+def _by_turn(transcript: Transcript) -> str:
+    """Return a line per turn, which begins with who speaks."""
+    turns = groupby(transcript.segments, key=lambda segment: segment.speaker)
+    return "\n".join(f"{speaker}: {''.join(each.text for each in turn).strip()}" for speaker, turn in turns)
+
+
+def render_turns(turns: Sequence[Turn], duration_s: float, response_format: str) -> tuple[str, str]:
+    """Return the body and its media type of who speaks when, without text; raises as `render`."""
+    if check_format(response_format, DIARIZATION_FORMATS) == "rttm":
+        return "".join(map(_rttm_line, turns)), TEXT_TYPE
+    body = {
+        "duration": round(duration_s, 3),
+        "speakers": list(dict.fromkeys(turn.speaker for turn in turns)),
+        "segments": [
+            {"start": round(turn.start_s, 2), "end": round(turn.end_s, 2), "speaker": turn.speaker}
+            for turn in turns
+        ],
+        "usage": {"type": "duration", "seconds": math.ceil(duration_s)},
+    }
+    return _dumps(body), JSON_TYPE
+
+
+def _rttm_line(turn: Turn) -> str:
+    """Return a turn as NIST's format has it, whose fields have no spaces in them."""
+    speaker = "_".join(turn.speaker.split())
+    length_s = turn.end_s - turn.start_s
+    return f"SPEAKER audio 1 {turn.start_s:.3f} {length_s:.3f} <NA> <NA> {speaker} <NA> <NA>\n"
 
 
 def render_alignment(
@@ -176,7 +214,8 @@ def render_alignment(
 
 
 def _text(transcript: Transcript) -> tuple[str, str]:
-    return transcript.text + "\n", TEXT_TYPE
+    has_speakers = any(segment.speaker for segment in transcript.segments)
+    return (_by_turn(transcript) if has_speakers else transcript.text) + "\n", TEXT_TYPE
 
 
 def _srt(transcript: Transcript, options: SubtitleOptions = _SUBTITLES) -> tuple[str, str]:
@@ -236,4 +275,5 @@ FORMATS: dict[str, Callable[[Transcript], tuple[str, str]]] = {
 }
 TIMED_FORMATS = ("verbose_json", "diarized_json")  # whose streams tell when each segment is spoken
 ALIGNMENT_FORMATS = ("json", "verbose_json", "srt", "vtt")  # those of a text with its times
+DIARIZATION_FORMATS = ("json", "rttm")  # of who speaks when, without text
 TRANSLATED_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")  # those of translations

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.core.types import Segment, Transcript
+from whisper_server.services.rendering.line_breaks import INSIDE_WORD, pieces
 from whisper_server.services.rendering.timed_text import Unit, units_of
 
 # Smallest and largest value that a client may ask for.
@@ -72,9 +74,25 @@ def check_options(max_line_chars: int, max_lines: int, max_cue_seconds: float) -
 
 def cues(transcript: Transcript, options: SubtitleOptions) -> list[Cue]:
     """Return the cues in file order; all text is in them, once."""
-    blocks = [block for segment in transcript.segments for block in _blocks(segment, options)]
-    groups = [group for block in _joined(blocks, options) for group in _groups(block, options)]
+    groups: list[Sequence[Unit]] = []
+    for speaker, segments in groupby(transcript.segments, key=lambda segment: segment.speaker):
+        blocks = [block for segment in segments for block in _blocks(segment, options)]
+        if speaker and blocks:
+            blocks[0] = _named(speaker, blocks[0], options)
+        groups += [group for block in _joined(blocks, options) for group in _groups(block, options)]
     return _timed(groups, transcript.duration_s, options)
+
+
+def _named(speaker: str, block: list[Unit], options: SubtitleOptions) -> list[Unit]:
+    """Put who speaks before the first words of a turn; a name that is long has lines of its own."""
+    name = pieces(f"{speaker}:", options.max_line_chars)
+    start_s = block[0].start_s
+    first = replace(block[0], piece=replace(block[0].piece, has_space=True))
+    return [
+        *(Unit(replace(piece, strain=INSIDE_WORD), start_s, start_s) for piece in name),
+        first,
+        *block[1:],
+    ]
 
 
 def _blocks(segment: Segment, options: SubtitleOptions) -> Iterator[list[Unit]]:

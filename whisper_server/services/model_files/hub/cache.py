@@ -25,11 +25,12 @@ DEFAULT_REVISION = "main"
 COMMIT = re.compile(r"[0-9a-f]{7,64}")  # its hash, whole or shortened; the name of its folder
 
 
-def marker_of(source: ModelSource, cache_dir: Path) -> Path:
-    """Return where a finished download of `source` is recorded."""
+def marker_of(source: ModelSource, cache_dir: Path, file: str | None = None) -> Path:
+    """Return where a finished download of `source`, or of one file of it, is recorded."""
     assert source.repo is not None
     home = cache_dir / "hub" / source.repo.replace("/", "--")
-    return home / f"{quote(source.revision or DEFAULT_REVISION, safe='')}.json"
+    wanted = source.revision or DEFAULT_REVISION
+    return home / f"{quote(wanted if file is None else f'{wanted}:{file}', safe='')}.json"
 
 
 def record(marker: Path, commit: str, sizes: dict[str, int]) -> None:

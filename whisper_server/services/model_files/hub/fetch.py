@@ -49,11 +49,13 @@ def download_repository(
     stall_s: float = STALL_S,
     hangs_s: float = HANGS_S,
     on_progress: OnProgress | None = None,
+    file: str | None = None,
 ) -> Path:
     """Return a folder with the repository's files, downloading them where the cache lacks them; blocks.
 
-    What was downloaded once is used for ever; a branch is not looked up again. `on_progress` gets
-    (bytes done, bytes in all), from this thread, and ends the download by raising.
+    Those are a model of Whisper's, or the one `file` that is named. What was downloaded once is used for
+    ever; a branch is not looked up again. `on_progress` gets (bytes done, bytes in all), from this thread,
+    and ends the download by raising.
 
     Raises:
         ModelUnavailable: offline, the hub does not answer within `timeout_s` or sends nothing for `stall_s`,
@@ -61,7 +63,7 @@ def download_repository(
             process downloads it and has got no further for `hangs_s`. Nothing of it is
             taken for whole later.
     """
-    marker = marker_of(source, cache_dir)
+    marker = marker_of(source, cache_dir, file)
     folder = recorded(marker)
     if folder is not None:
         return folder
@@ -72,7 +74,9 @@ def download_repository(
     endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
     timeouts = _Timeouts(timeout_s, stall_s, hangs_s)
     try:
-        return _RepositoryDownload(source, marker, endpoint.rstrip("/"), timeouts, on_progress).run()
+        return _RepositoryDownload(
+            source, marker, endpoint.rstrip("/"), timeouts, on_progress, file=file
+        ).run()
     except WhisperServerError:
         raise
     except DownloadHangs as error:
@@ -100,8 +104,11 @@ class _RepositoryDownload:
         endpoint: str,
         timeouts: _Timeouts,
         on_progress: OnProgress | None,
+        *,
+        file: str | None,
     ) -> None:
         self._source = source
+        self._file = file
         self._repo = str(source.repo)
         self._marker = marker
         self._home = marker.parent
@@ -145,7 +152,9 @@ class _RepositoryDownload:
         if not COMMIT.fullmatch(commit):
             raise ModelUnavailable(f"The hub names no commit for {self._repo!r}.")
         siblings = {file.rfilename: file for file in info.siblings or ()}
-        chosen = choose(siblings)
+        if self._file is not None and self._file not in siblings:
+            raise ModelUnavailable(f"{self._repo} has no file {self._file!r}.")
+        chosen = choose(siblings) if self._file is None else [self._file]
         if not chosen:
             raise ModelUnavailable(
                 f"The model {self._source.name!r} cannot be used: {self._repo} holds no weights in"
@@ -168,6 +177,7 @@ class _RepositoryDownload:
         from huggingface_hub import hf_hub_url  # noqa: PLC0415  (only when a model is downloaded)
 
         path = folder / file.rfilename
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.is_file() and is_intact(path, file)):
             url = hf_hub_url(self._repo, file.rfilename, revision=commit, endpoint=self._endpoint)
             part = download_file(url, path, file.size, self._timeouts.stall_s, progress.arrived)

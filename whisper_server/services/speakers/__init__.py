@@ -1,0 +1,1 @@
+"""Who speaks when: voices told apart by their sound."""
