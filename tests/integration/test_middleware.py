@@ -351,8 +351,8 @@ async def test_no_memory_is_a_503_that_is_worth_a_retry(
     """Wherever Python finds none: nothing is wrong with the request, nor with the server."""
     places = {
         "multipart": "whisper_server.api.requests.form._Reader.add_data",
-        "body": "whisper_server.api.requests.read.Upload",
-        "base64": "whisper_server.api.requests.read.decode_base64",
+        "body": "whisper_server.api.requests.upload.Upload",
+        "base64": "whisper_server.api.requests.upload.decode_base64",
         "work": "whisper_server.services.transcriber.Transcriber.open",
     }
 

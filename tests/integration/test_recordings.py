@@ -16,7 +16,7 @@ from tests.support.http_requests import URL, b64, error_of, form
 from whisper_server.cli.transcribe import main
 
 ENGLISH = "en-plain-003.flac"
-FRENCH = "fr-plain-009.flac"
+FRENCH = "fr-plain-010.flac"
 
 
 def spoken(name: str) -> np.ndarray:
@@ -119,6 +119,7 @@ async def test_by_channel_it_is_the_track_that_has_sound(client: httpx.AsyncClie
     sides = np.stack([spoken(ENGLISH), np.roll(spoken(ENGLISH), 40_000)])
     data = film(Sound(np.zeros(48_000, np.float32), is_default=True), Sound(sides))
     response = await client.post(URL, **form(data, response_format="diarized_json"))
+    assert response.status_code == 200, response.text
     assert {segment["speaker"] for segment in response.json()["segments"]} == {"A", "B"}
     message = error_of(
         await client.post(URL, **form(data, response_format="diarized_json", audio_track=0)),

@@ -115,8 +115,8 @@ class Transcriber:
     ) -> SegmentSource:
         """Open a transcription per channel; raises `NotByChannel` where they are not the speakers."""
         assert params.speakers is not None
-        check_channels(stream.info.channels)
         await self._settle(stream)
+        check_channels(stream.info.channels)
         track = TrackChoice(stream.info.track)
         # What has no voice on one channel is often the voice of another, picked up from afar.
         of_channel = replace(params, vad=replace(params.vad, keeps_sound=False))

@@ -154,6 +154,7 @@ REPEATED = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", FORMS)
 def test_forms_are_read_in_time_that_grows_with_them(shape: str) -> None:
     for use in FORMS[shape]:

@@ -203,9 +203,20 @@ def test_only_doubtful_rows_are_decoded_again() -> None:
 
 
 def test_a_row_that_is_not_wanted_any_more_is_not_decoded_again() -> None:
+    text = {0.0: ("", -0.3, 0.0)}
+    engine = ScriptedEngine({0: text, 1: text})
+    WindowDecoder(engine).decode(jobs("en", "en", prompt=PROMPT), OPTIONS, lambda row: row == 0)
+    first, *later = [rows for rows, _, _ in engine.asked]
+    assert first == (0, 1)
+    assert later
+    assert all(1 not in rows for rows in later)
+
+
+def test_where_no_row_is_wanted_nothing_is_searched() -> None:
     engine = ScriptedEngine({0: {0.0: ("", -0.3, 0.0)}})
-    WindowDecoder(engine).decode(jobs("en", prompt=PROMPT), OPTIONS, lambda _row: False)
-    assert len(engine.asked) == 1
+    with pytest.raises(EngineFailure):
+        WindowDecoder(engine).decode(jobs("en", prompt=PROMPT), OPTIONS, lambda _row: False)
+    assert engine.asked == []
 
 
 def test_silence_stops_the_climb_and_is_marked() -> None:

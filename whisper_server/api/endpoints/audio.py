@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
 from whisper_server.api.disconnect import until_disconnect
-from whisper_server.api.endpoints.background import ACCEPTED, submitted
+from whisper_server.api.endpoints.background import submitted
 from whisper_server.api.endpoints.transcribe import Transcribing, expect, named_as, rendered, reply_of
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.audio import (
@@ -82,7 +82,6 @@ _BODIES = _bodies(FormBody, JsonBody)
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _TRANSLATIONS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The translation.", "model": TranslationReply, "content": _TEXT},
-    **ACCEPTED,
 }
 _STREAM_EXAMPLE = (
     "event: transcript.text.delta\n"
@@ -107,7 +106,6 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
             },
         },
     },
-    **ACCEPTED,
 }
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import Response
 
 from whisper_server.api.deps import Admitted
 from whisper_server.api.endpoints.transcribe import named_as
-from whisper_server.api.replies.jobs import JobObject, job_object
+from whisper_server.api.replies.jobs import job_object
 from whisper_server.api.requests.read import JobOrder, TranscriptionRequest
 from whisper_server.core.types import TrackChoice, VoiceOptions
 from whisper_server.services.audio_processor import AudioStream
@@ -16,10 +14,6 @@ from whisper_server.services.channels import NotByChannel, check_channels
 from whisper_server.services.container import Services
 from whisper_server.services.jobs import codec
 from whisper_server.services.jobs.states import NewJob
-
-ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {"description": "With `background`: the job that was begun.", "model": JobObject}
-}
 
 
 async def submitted(admitted: Admitted, wanted: TranscriptionRequest, order: JobOrder) -> Response:
@@ -61,7 +55,9 @@ async def _look(admitted: Admitted, wanted: TranscriptionRequest) -> float | Non
         )
         with stream:
             info = stream.info
-        if params.speakers is not None:
+        # Of several tracks the work hears the first that has sound, which takes reading them.
+        is_settled = len(info.tracks) == 1 or params.audio_track is not None
+        if params.speakers is not None and is_settled:
             await _check_speakers(services, info.channels, params.speakers, params.voices)
         return info.header_duration_s
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from whisper_server.core.errors import ConfigError
 
@@ -133,7 +134,10 @@ def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url, pool_pre_ping=True, pool_size=4, hide_parameters=True)
     arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
-    engine = create_engine(url, connect_args=arguments, hide_parameters=True)  # texts stay out of the log
+    # A connection for each transaction: a pooled one that a thread gives back after the end stays open.
+    engine = create_engine(
+        url, connect_args=arguments, poolclass=NullPool, hide_parameters=True
+    )  # texts stay out of the log
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

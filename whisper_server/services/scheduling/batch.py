@@ -82,6 +82,10 @@ def run_batch(jobs: Sequence[Job], decode: DecodeBatch, limit: BatchLimit, event
     except Exception as error:  # noqa: BLE001  whatever it is, the jobs must be answered
         if isinstance(error, (DeviceOutOfMemory, MemoryError)):
             limit.failed(len(wanted))
+        if all(job.is_abandoned for job in wanted):  # nobody has lost anything
+            for job in wanted:
+                job.fail(EngineFailure("This window is not wanted any more."))
+            return
         if len(wanted) == 1:
             events.windows_failed(int(wanted[0].fail(as_ours(error))))
             return
