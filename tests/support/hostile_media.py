@@ -219,7 +219,8 @@ def long_m4a(hours: float, rate: int = 48_000) -> bytes:
     offsets = (at + 8 + len(chunk) * np.arange(n_chunks)).astype(">u4")
     end = data.rindex(b"moov") - 4
     head = struct.pack(">I", 0)
-    ms = int(n * 1024 * 1000 / rate)
+    (timescale,) = struct.unpack_from(">I", data, data.index(b"mvhd") + 16)  # of edit lists
+    duration = int(n * 1024 * timescale / rate)
     whole = data[:at] + _box(b"mdat", chunk * n_chunks) + data[end:]
     return _with_tables(
         whole,
@@ -228,7 +229,7 @@ def long_m4a(hours: float, rate: int = 48_000) -> bytes:
             b"stsz": head + struct.pack(">II", 0, n) + struct.pack(">II", size, other_size) * (n // 2),
             b"stsc": head + struct.pack(">IIII", 1, 1, in_chunk, 1),
             b"stco": head + struct.pack(">I", n_chunks) + offsets.tobytes(),
-            b"edts": _box(b"elst", head + struct.pack(">IIiI", 1, ms, 1024, 1 << 16)),
+            b"edts": _box(b"elst", head + struct.pack(">IIiI", 1, duration, 1024, 1 << 16)),
         },
         durations=n * 1024,
     )
