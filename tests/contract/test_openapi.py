@@ -183,7 +183,9 @@ def test_replies_are_as_described(fake: Server, path: str, method: str, mode: st
     """Send what the document allows, or what it forbids: the reply is of a kind that the document names."""
     schemathesis = client_package("schemathesis")
     schemathesis.checks.load_all_checks()
-    checks = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
+    # A stream is one string to OpenAPI 3.1; schemathesis would hold each event to that.
+    held = CHECKS[:-1] if path.endswith("/events") else CHECKS
+    checks = [schemathesis.checks.CHECKS.get_one(name) for name in held]
     operation = schemathesis.openapi.from_dict(document())[path][method]
     cases = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))
 
