@@ -63,6 +63,10 @@ class InvalidRequest(WhisperServerError):
     retry_helps = False
 
 
+class NotByChannel(InvalidRequest):
+    """The channels of a recording are not its speakers."""
+
+
 class UnknownLanguage(InvalidRequest):
     """A language that Whisper does not know."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.errors import InvalidRequest, NotByChannel
 from whisper_server.core.types import AudioInfo, Segment, Transcript
 from whisper_server.services.audio.channel_survey import Survey
 from whisper_server.services.transcription import SegmentSource, Transcription
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 MAX_CHANNELS = 8  # files that one request may keep open
 
 _NEEDS = f"diarized_json needs a recording with one speaker per channel, 2 to {MAX_CHANNELS} channels"
-
-
-class NotByChannel(InvalidRequest):
-    """The channels of a recording are not its speakers."""
 
 
 def check_channels(n_channels: int) -> None:

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whisper_server.core.errors import InvalidAudio, InvalidRequest, ModelUnavailable, PayloadTooLarge
+from whisper_server.core.errors import (
+    InvalidAudio,
+    InvalidRequest,
+    ModelUnavailable,
+    NotByChannel,
+    PayloadTooLarge,
+)
 from whisper_server.core.types import SAMPLE_RATE, Turn, VoiceOptions
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.channels import NotByChannel
 from whisper_server.services.speakers.clustering import SpeakerCount
 from whisper_server.services.speakers.diarizer import Diarizer, KnownVoice
 from whisper_server.services.speakers.loaded import SPEAKERS, SpeakerNetworks

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from whisper_server.core.errors import NotByChannel
 from whisper_server.core.types import (
     AudioInfo,
     DecodeOptions,
@@ -22,7 +23,7 @@ from whisper_server.core.types import (
 from whisper_server.services.audio.memory_stream import MemoryStream
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.by_voice import ByVoice, Overheard
-from whisper_server.services.channels import NotByChannel, check_channels, open_channels
+from whisper_server.services.channels import check_channels, open_channels
 from whisper_server.services.language_detection import Detection, Stretch, detect_language
 from whisper_server.services.text_alignment import QUICKLY, TextAlignment
 from whisper_server.services.transcription import SampleStream, SegmentSource, Transcription

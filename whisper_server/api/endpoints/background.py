@@ -8,9 +8,10 @@ from whisper_server.api.deps import Admitted
 from whisper_server.api.endpoints.transcribe import named_as
 from whisper_server.api.replies.jobs import job_object
 from whisper_server.api.requests.read import JobOrder, TranscriptionRequest
+from whisper_server.core.errors import NotByChannel
 from whisper_server.core.types import TrackChoice, VoiceOptions
 from whisper_server.services.audio_processor import AudioStream
-from whisper_server.services.channels import NotByChannel, check_channels
+from whisper_server.services.channels import check_channels
 from whisper_server.services.container import Services
 from whisper_server.services.jobs import codec
 from whisper_server.services.jobs.states import NewJob
