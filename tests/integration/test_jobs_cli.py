@@ -7,9 +7,11 @@ import threading
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.conftest import SAMPLES, Server, StartServer
+from tests.support.audio_files import Sound, film, samples_of
 from tests.support.gated_server import wait_for_batch
 from tests.support.http_requests import HEARD, URL, form
 from tests.support.job_requests import JOBS
@@ -48,6 +50,19 @@ def test_files_go_to_the_server_and_texts_come_back(
     assert statuses == ["completed"] * 2
 
 
+def test_speakers_are_told_apart_there_as_here(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    side = samples_of(CLIP.read_bytes())
+    call = tmp_path / "call.wav"
+    call.write_bytes(film(Sound(np.stack([side, np.roll(side, len(side) // 2)]))))
+    assert main(["--server", server.url, "--speakers", str(call)]) == 0
+    there = capfd.readouterr().out
+    assert main(["--speakers", str(call)]) == 0
+    assert capfd.readouterr().out == there
+    assert {line[:3] for line in there.splitlines()} == {"A: ", "B: "}
+
+
 def test_a_job_that_was_left_is_fetched_later(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
     job = httpx.post(server.url + URL, **form(CLIP.read_bytes(), background="true"), timeout=60).json()
     assert main(["--server", server.url, "--job", job["id"]]) == 0
@@ -80,6 +95,7 @@ def test_wrong_arguments(server: Server, capfd: pytest.CaptureFixture[str]) -> N
         ["--server", server.url],
         ["--server", server.url, "--job", "job_1", str(CLIP)],
         ["--server", server.url, "--align", "text.txt", str(CLIP)],
+        ["--server", server.url, "--speakers", "--task", "translate", str(CLIP)],
     ):
         with pytest.raises(SystemExit) as ended:
             main(argv)

@@ -30,6 +30,8 @@ def parse(argv: Sequence[str] | None, prog: str = PROG) -> argparse.Namespace:
             parser.error("--align tells times: it goes with --format srt, vtt, json or verbose_json alone")
     if arguments.num_speakers is not None and not arguments.speakers:
         parser.error("--num-speakers goes with --speakers")
+    if arguments.speakers and arguments.server is not None and arguments.task != "transcribe":
+        parser.error("--speakers goes with --task transcribe where --server is given")
     if arguments.speakers and (arguments.align is not None or arguments.format == "json"):
         parser.error("--speakers goes with --format text, srt, vtt or verbose_json, and not with --align")
     if arguments.word_timestamps and arguments.format != "verbose_json":

@@ -88,6 +88,8 @@ def _asked(arguments: Namespace) -> dict[str, Any]:
         "language_switching": None if switching is None else str(switching).lower(),
         "audio_track": arguments.audio_track,
         "seed": arguments.seed,
+        "diarize": "true" if arguments.speakers else None,
+        "num_speakers": arguments.num_speakers,
         "response_format": arguments.format,
         "timestamp_granularities[]": ["segment", "word"] if arguments.word_timestamps else None,
     }
