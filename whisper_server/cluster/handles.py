@@ -24,6 +24,7 @@ from whisper_server.core.errors import EngineFailure, ModelUnavailable, Overload
 from whisper_server.core.types import Decoded
 
 _LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+_FAILURES = (RayError, BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError)
 _UNREACHABLE = (ActorUnavailableError, ReplicaUnavailableError)  # the first is a RayActorError too
 
 
@@ -76,14 +77,14 @@ async def _answer(response: Any) -> object:
     except asyncio.CancelledError:
         response.cancel()
         raise
-    except (RayError, BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError) as error:
+    except _FAILURES as error:
         raise _meaning(error) from error
 
 
 def _translated(call: Callable[[], object]) -> object:
     try:
         return call()
-    except (RayError, BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError) as error:
+    except _FAILURES as error:
         raise _meaning(error) from error
 
 

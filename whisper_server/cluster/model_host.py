@@ -19,11 +19,10 @@ from whisper_server.core.errors import WhisperServerError
 from whisper_server.core.events import Events
 from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.types import Decoded
-from whisper_server.services.loaded_models.loader import ModelLoader, WhisperModel
-from whisper_server.services.loaded_models.speech_model import WindowStream
+from whisper_server.services.container import local_models, watch_models
+from whisper_server.services.loaded_models.speech_model import SpeechModel, WindowStream
 from whisper_server.services.model_files.catalog import Catalog
-from whisper_server.services.model_files.prepare import expected_bytes
-from whisper_server.services.model_manager import ModelManager, ModelState
+from whisper_server.services.model_manager import ModelState
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
@@ -44,18 +43,10 @@ class ModelHost:
         """Take the settings of this machine; nothing is loaded yet."""
         self._shutdown = Shutdown()
         self._catalog = catalog
-        self._models: ModelManager[WhisperModel] = ModelManager(
-            ModelLoader(settings, events, self._shutdown),
-            max_models=settings.max_models,
-            max_bytes=settings.max_model_memory_mb * 2**20,
-            expect_bytes=lambda source: expected_bytes(source, settings),
-            idle_unload_s=settings.idle_unload_s,
-            shutdown=self._shutdown,
-        )
-        self._streams: dict[tuple[WhisperModel, str], _Shared] = {}
+        self._models = local_models(settings, events, self._shutdown)
+        self._streams: dict[tuple[SpeechModel, str], _Shared] = {}
         self._slots = 0  # of the model that was lent last
-        events.gauge("whisper_models_loaded", lambda: sum(each.state == "ready" for each in self.models()))
-        events.gauge("whisper_models_bytes", lambda: sum(each.memory_bytes for each in self.models()))
+        watch_models(events, self._models)
 
     def models(self) -> list[ModelState]:
         """Return what is in memory or on its way."""
@@ -99,7 +90,7 @@ class ModelHost:
         self._shutdown.close()
 
     @contextlib.contextmanager
-    def _stream(self, model: WhisperModel, call: WindowCall) -> Iterator[WindowStream]:
+    def _stream(self, model: SpeechModel, call: WindowCall) -> Iterator[WindowStream]:
         """Lend the stream of the call's request; the last one that uses it closes it."""
         key = (model, call.stream)
         shared = self._streams.get(key)

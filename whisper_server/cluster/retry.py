@@ -24,14 +24,9 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 4  # at a request: it may be what ends the fronts
 PAUSES_S = (0.0, 0.2, 1.0)  # after each but the last: Serve has to notice that a front is gone
 KEPT_BYTES = 256 << 20  # of all requests that wait for their reply; what is more is not asked for again
-MESSAGE_BYTES = (
-    512  # that a part of a body takes beside its bytes: there are clients that send them one by one
-)
-_OWN: dict[int, type[WhisperServerError]] = {
-    408: UploadStalled,
-    429: Overloaded,
-    503: Unavailable,
-}  # what Ray Serve answers by itself
+MESSAGE_BYTES = 512  # that a part of a body takes beside its bytes: some clients send them one by one
+# What Ray Serve answers by itself.
+_OWN: dict[int, type[WhisperServerError]] = {408: UploadStalled, 429: Overloaded, 503: Unavailable}
 _SEEN = "whisper_server.retry"  # in the scope: it is in front of the fronts already
 _LOST = "The machine that worked on this request was lost; try again."
 

@@ -2,6 +2,7 @@
 
     WhisperServerError                   500 server_error
     |-- InvalidRequest                   400 invalid_request_error
+    |   |-- NotByChannel                 400 param response_format
     |   |-- UnknownLanguage              400 param language
     |   |-- UnsupportedEncoding          415 a body that is compressed
     |   |-- InvalidAudio                 400 param file

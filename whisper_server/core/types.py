@@ -115,9 +115,8 @@ class TranscribeParams:
     word_timestamps: bool = False
     shows_segments: bool = True  # False: the reply has the words only
     logprobs: bool = False  # of every text token
-    speakers: tuple[str, ...] | None = (
-        None  # names of the channels, or of `references`; None: tell nobody apart
-    )
+    # Names of the channels, or of `references`; None: speakers are not told apart.
+    speakers: tuple[str, ...] | None = None
     voices: VoiceOptions = VoiceOptions()
     audio_track: int | None = None  # counted from 0; None: the file and the language decide
     vad: VadOptions = VadOptions()

@@ -95,7 +95,7 @@ async def open_services(
     remove_unfinished(settings.cache_dir)
     check_threads()  # what starts them is started now
     pool, decoders, audio = _audio(settings)
-    models = _remote(remote, settings, shutdown) if remote else _models(settings, metrics, shutdown)
+    models = _remote(remote, settings, shutdown) if remote else local_models(settings, metrics, shutdown)
     networks = _networks(settings, shutdown)
     speakers = SpeakerTurns(audio, networks, pool)
     transcriber = _transcriber(settings, audio, models, pool, speakers)
@@ -155,7 +155,8 @@ def _transcriber(
     )
 
 
-def _models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelManager[SpeechModel]:
+def local_models(settings: Settings, metrics: Events, shutdown: Shutdown) -> ModelManager[SpeechModel]:
+    """Return what loads models in this process, and lends them."""
     return ModelManager(
         ModelLoader(settings, metrics, shutdown),
         max_models=settings.max_models,
@@ -194,10 +195,15 @@ def _watch(
     metrics.gauge("whisper_queue_limit_requests", lambda: limits.requests)
     metrics.gauge("whisper_queue_limit_audio_seconds", lambda: limits.audio_s)
     metrics.gauge("whisper_queue_limit_upload_bytes", lambda: limits.upload_bytes)
-    metrics.gauge("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
-    metrics.gauge("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
+    watch_models(metrics, models)
     metrics.gauge("whisper_realtime_sessions", lambda: live.count)
     metrics.gauge("whisper_jobs_running", lambda: jobs.running)
+
+
+def watch_models(metrics: Events, models: ModelManager[SpeechModel]) -> None:
+    """Show what is in memory, as it is at the moment of each look."""
+    metrics.gauge("whisper_models_loaded", lambda: sum(each.state == "ready" for each in models.loaded()))
+    metrics.gauge("whisper_models_bytes", lambda: sum(each.memory_bytes for each in models.loaded()))
 
 
 def _close(

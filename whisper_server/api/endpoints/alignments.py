@@ -7,21 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from whisper_server.api.deps import OVERLOADED, AdmittedDep
-from whisper_server.api.endpoints.transcribe import Transcribing
+from whisper_server.api.endpoints.transcribe import Transcribing, bodies_of
 from whisper_server.api.replies.alignment import AlignmentReply
 from whisper_server.api.requests.bodies import AlignmentForm, AlignmentJson
 from whisper_server.api.requests.read import read_alignment
 from whisper_server.services.rendering.formats import render_alignment
 
-_BODIES = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": AlignmentForm.model_json_schema()},
-            "application/json": {"schema": AlignmentJson.model_json_schema()},
-        },
-    }
-}
+_BODIES = bodies_of(AlignmentForm, AlignmentJson)
 _ALIGNMENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The text with its times.",

@@ -9,12 +9,18 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
 
 from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
 from whisper_server.api.disconnect import until_disconnect
 from whisper_server.api.endpoints.background import submitted
-from whisper_server.api.endpoints.transcribe import Transcribing, expect, named_as, rendered, reply_of
+from whisper_server.api.endpoints.transcribe import (
+    Transcribing,
+    bodies_of,
+    expect,
+    named_as,
+    rendered,
+    reply_of,
+)
 from whisper_server.api.replies import sse
 from whisper_server.api.replies.audio import (
     AudioInfoReply,
@@ -65,23 +71,10 @@ from whisper_server.services.speech import vad
 router = APIRouter(responses=OVERLOADED)
 
 
-def _bodies(form: type[BaseModel], json: type[BaseModel]) -> dict[str, Any]:
-    """Describe a request body that comes in two encodings."""
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {"schema": form.model_json_schema()},
-                "application/json": {"schema": json.model_json_schema()},
-            },
-        }
-    }
-
-
-_BODIES = _bodies(FormBody, JsonBody)
+_BODIES = bodies_of(FormBody, JsonBody)
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _TRANSLATIONS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The translation.", "model": TranslationReply, "content": _TEXT},
+    200: {"description": "The translation.", "model": TranslationReply, "content": _TEXT}
 }
 _STREAM_EXAMPLE = (
     "event: transcript.text.delta\n"
@@ -105,7 +98,7 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
                 "example": _STREAM_EXAMPLE,
             },
         },
-    },
+    }
 }
 
 
@@ -154,7 +147,7 @@ def _logprobs(wanted: TranscriptionRequest, segments: Sequence[Segment]) -> list
     "/v1/audio/translations",
     response_class=Response,
     responses=_TRANSLATIONS,
-    openapi_extra=_bodies(TranslationForm, TranslationJson),
+    openapi_extra=bodies_of(TranslationForm, TranslationJson),
 )
 async def create_translation(admitted: AdmittedDep) -> Response:
     """Turn speech of any language into English text; the model must have learnt it (not the turbo one)."""

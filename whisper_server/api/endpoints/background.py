@@ -67,13 +67,13 @@ async def _check_speakers(
     services: Services, n_channels: int, names: tuple[str, ...], voices: VoiceOptions
 ) -> None:
     """Refuse at once what the header shows that the work would refuse; it compares channels itself."""
+    if voices.are_given:
+        await services.speakers.known(names, voices)
+        return
     try:
         check_channels(n_channels)
     except NotByChannel as error:
-        await services.speakers.known(names, voices, None if voices.are_given else error)
-    else:
-        if voices.are_given:
-            await services.speakers.known(names, voices)
+        await services.speakers.known(names, voices, error)
 
 
 def _request_text(wanted: TranscriptionRequest, order: JobOrder) -> str:

@@ -9,22 +9,14 @@ from fastapi import APIRouter, Response
 
 from whisper_server.api.deps import OVERLOADED, Admitted, AdmittedDep
 from whisper_server.api.disconnect import until_disconnect
-from whisper_server.api.endpoints.transcribe import expect, named_as
+from whisper_server.api.endpoints.transcribe import bodies_of, expect, named_as
 from whisper_server.api.replies.diarization import DiarizationReply
 from whisper_server.api.requests.bodies import DiarizationForm, DiarizationJson
 from whisper_server.api.requests.read import DiarizationRequest, read_diarization
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.rendering.formats import render_turns
 
-_BODIES = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": DiarizationForm.model_json_schema()},
-            "application/json": {"schema": DiarizationJson.model_json_schema()},
-        },
-    }
-}
+_BODIES = bodies_of(DiarizationForm, DiarizationJson)
 _TURNS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Who speaks when.",

@@ -6,8 +6,10 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Response
+from pydantic import BaseModel
 
 from whisper_server.api.compat.addresses import address_of
 from whisper_server.api.compat.groq import with_groq_id
@@ -78,6 +80,19 @@ def observed(
         events.audio_read(source.duration_s)
         log["audio_s"] = round(source.duration_s, 3)
         log["windows"] = source.windows_done
+
+
+def bodies_of(form: type[BaseModel], json: type[BaseModel]) -> dict[str, Any]:
+    """Describe a request body that comes in two encodings."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form.model_json_schema()},
+                "application/json": {"schema": json.model_json_schema()},
+            },
+        }
+    }
 
 
 @dataclass(slots=True)

@@ -124,6 +124,8 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
     response_format = check_format(fields.response_format)
     if fields.stream:
         check_streamed(response_format)
+        if fields.background:
+            raise InvalidRequest("stream does not go with background: a job has its events.", param="stream")
     job = _job_order(fields, admitted, shows_words="word" in fields.timestamp_granularities)
     granularities = check_granularities(fields.timestamp_granularities, response_format)
     speakers, voices = None, VoiceOptions()
@@ -162,8 +164,6 @@ async def read_transcription(admitted: Admitted) -> TranscriptionRequest:
 def _job_order(fields: JobFields, admitted: Admitted, *, shows_words: bool = False) -> JobOrder | None:
     """Return what a job is to do, None where none is asked for; its addresses are checked."""
     settings = admitted.services.settings
-    if fields.background and isinstance(fields, TranscriptionFields) and fields.stream:
-        raise InvalidRequest("stream does not go with background: a job has its events.", param="stream")
     for param, url, hosts, setting in (
         ("callback_url", fields.callback_url, settings.callback_hosts, "WHISPER_CALLBACK_HOSTS"),
         (FILE_URL, fields.file_url, settings.file_url_hosts, "WHISPER_FILE_URL_HOSTS"),

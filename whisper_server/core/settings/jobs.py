@@ -125,3 +125,8 @@ class JobSettings(BaseModel):
 def job_folder(cache_dir: Path) -> Path:
     """Return the folder of uploads, locks and the embedded database."""
     return cache_dir / "jobs"
+
+
+def job_database(folder: Path) -> Path:
+    """Return the file of the embedded database in the folder of jobs."""
+    return folder / "jobs.sqlite3"

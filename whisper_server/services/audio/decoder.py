@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MIN_SECONDS = 0.1  # of the hosted API
 ROUNDING_S = 1e-6  # of a sum over hours of frames: audio of exactly the limit is within it
+MISSING_S = 10.0  # of sound behind the last packet in an index; it takes no second
 
 TOO_SHORT = "Audio file is too short. Minimum audio length is 0.1 seconds."  # as the hosted API words it
 
@@ -62,9 +63,6 @@ class Decoder(Protocol):
     def close(self) -> None:
         """Let libav's objects go; idempotent. Never while `pieces` runs on another thread."""
         ...
-
-
-MISSING_S = 10.0  # of sound behind the last packet in an index; it takes no second
 
 
 class LibavDecoder:

@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from whisper_server.core.errors import InvalidRequest, JobNotFinished, JobNotFound, Unavailable
-from whisper_server.core.settings.jobs import job_folder
+from whisper_server.core.errors import InvalidRequest, JobNotFinished, Unavailable
+from whisper_server.core.settings.jobs import job_database, job_folder
 from whisper_server.core.system.process import THREAD_PREFIX, check_threads
 from whisper_server.services.jobs import codec
 from whisper_server.services.jobs.runner import JobRunner
-from whisper_server.services.jobs.states import is_job_id
+from whisper_server.services.jobs.states import is_job_id, no_such_job
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 WATCH_S = 1.0  # between two looks at a job that another server is at
 THREADS = 2
-_DATABASE = "jobs.sqlite3"
 
 T = TypeVar("T")
 
@@ -79,11 +78,15 @@ class Jobs:
 
     def start(self) -> None:
         """Take up what is unfinished, where there may be something."""
-        if self._settings.has_jobs and self._may_have_jobs():
+        if self._may_have_jobs():
             self._runner.begin()
 
     def _may_have_jobs(self) -> bool:
-        return bool(self._settings.job_store) or (self._folder / _DATABASE).exists()
+        """Tell whether there may be a job; the store is not opened for that."""
+        settings = self._settings
+        if self._opened is not None or not settings.has_jobs:
+            return self._opened is not None
+        return bool(settings.job_store) or job_database(self._folder).exists()
 
     def check_taken(self) -> None:
         """Check that jobs are taken here; raises `InvalidRequest`."""
@@ -125,10 +128,8 @@ class Jobs:
             JobNotFound: there is no job `after`.
         """
         if after is not None:
-            _check_id(after)
-        if self._opened is None and not (self._settings.has_jobs and self._may_have_jobs()):
-            if after is not None:
-                _check_id("")
+            self._check_there(after)
+        if not self._may_have_jobs():
             return [], False
         found: tuple[list[Job], bool] = await self._ask(lambda store: store.page(limit, after, status))
         return found
@@ -257,9 +258,9 @@ class Jobs:
         return await loop.run_in_executor(self._threads, partial(function, *args, **named))
 
     def _check_there(self, job_id: str) -> None:
-        _check_id(job_id)
-        if self._opened is None and not (self._settings.has_jobs and self._may_have_jobs()):
-            _check_id("")
+        """Raise `JobNotFound` where a name can be none of a job."""
+        if not (is_job_id(job_id) and self._may_have_jobs()):
+            raise no_such_job()
 
     @contextlib.contextmanager
     def _changes(self, job_id: str) -> Iterator[asyncio.Event]:
@@ -288,12 +289,6 @@ def _open(folder: Path, url: str) -> Opened:
 def _news(job_id: str, first: int, store: JobStore) -> tuple[Job, list[str]]:
     """Return a job, and its segments from a number on: at least those that it had by then."""
     return store.get(job_id), store.segments(job_id, first)
-
-
-def _check_id(job_id: str) -> None:
-    """Raise `JobNotFound` where a name can be none of a job."""
-    if not is_job_id(job_id):
-        raise JobNotFound("There is no such job; finished ones are removed after a while.")
 
 
 def _refuse_result(job: Job) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from whisper_server.core.settings.jobs import job_database
 from whisper_server.services.jobs.owners import Owners
 from whisper_server.services.jobs.schema import open_database, sqlite_url
 from whisper_server.services.jobs.states import LEASE_S, Job
 from whisper_server.services.jobs.store import JobStore
 from whisper_server.services.jobs.uploads import DatabaseUploads, FolderUploads, Uploads
-
-DATABASE = "jobs.sqlite3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def open_store(folder: Path, url: str) -> Opened:
         OSError: nothing can be written to the folder.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = open_database(url or sqlite_url(folder / DATABASE))
+    engine = open_database(url or sqlite_url(job_database(folder)))
     is_embedded = engine.dialect.name == "sqlite"
     uploads = FolderUploads(folder / "uploads") if is_embedded else DatabaseUploads(engine, folder / "lent")
     return Opened(JobStore(engine), uploads, Owners(folder / "servers"))

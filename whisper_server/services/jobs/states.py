@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from whisper_server.core.errors import JobNotFound
+
 Status: TypeAlias = Literal[
     "validating", "in_progress", "completed", "failed", "expired", "cancelling", "cancelled"
 ]
@@ -83,6 +85,11 @@ class Job:
             return None
         per_second = max(0.0, now_s - self.resumed_at) / gained_s
         return max(0.0, self.seconds_total - self.seconds_done) * per_second
+
+
+def no_such_job() -> JobNotFound:
+    """Return the error for a name that is none of a job, or none any more."""
+    return JobNotFound("There is no such job; finished ones are removed after a while.")
 
 
 def is_job_id(text: str) -> bool:

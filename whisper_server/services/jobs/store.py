@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, select, update
 
-from whisper_server.core.errors import JobNotFound, Overloaded
+from whisper_server.core.errors import Overloaded
 from whisper_server.services.jobs.schema import (
     give_pages_back,
     jobs,
@@ -24,7 +24,7 @@ from whisper_server.services.jobs.schema import (
     windows,
     writing,
 )
-from whisper_server.services.jobs.states import ENDED, MAX_TAKEN, UNFINISHED, Job, NewJob, Status
+from whisper_server.services.jobs.states import ENDED, MAX_TAKEN, UNFINISHED, Job, NewJob, Status, no_such_job
 
 CALLBACK_S = 2 * 86_400.0  # for which a job stays whose callback nobody takes
 RETRY_AFTER_S = 60  # what a client that is refused hears: jobs take minutes
@@ -333,7 +333,7 @@ def is_left_too_often(job: Job) -> bool:
 def _get(connection: Connection, job_id: str) -> Job:
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
     if row is None:
-        raise JobNotFound("There is no such job; finished ones are removed after a while.")
+        raise no_such_job()
     return _job(row)
 
 

@@ -11,12 +11,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+from sqlalchemy import Engine, delete, insert, select
 
 from whisper_server.core.system.durable import sync_folder
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
+from whisper_server.services.jobs.schema import uploads
 
 _PART_BYTES = 4 << 20
 _STALE_S = 3600.0  # age of a file that belongs to nothing
@@ -109,10 +109,6 @@ class DatabaseUploads:
 
     def put(self, job_id: str, data: Iterable[bytes | memoryview]) -> int:
         """See `Uploads`."""
-        from sqlalchemy import delete, insert  # noqa: PLC0415  (with the first job)
-
-        from whisper_server.services.jobs.schema import uploads  # noqa: PLC0415
-
         size = 0
         with self._engine.begin() as connection:
             connection.execute(delete(uploads).where(uploads.c.job == job_id))
@@ -133,20 +129,12 @@ class DatabaseUploads:
 
     def has(self, job_id: str) -> bool:
         """See `Uploads`."""
-        from sqlalchemy import select  # noqa: PLC0415
-
-        from whisper_server.services.jobs.schema import uploads  # noqa: PLC0415
-
         with self._engine.connect() as connection:
             wanted = select(uploads.c.part).where(uploads.c.job == job_id).limit(1)
             return connection.scalar(wanted) is not None
 
     def remove(self, job_id: str) -> None:
         """See `Uploads`."""
-        from sqlalchemy import delete  # noqa: PLC0415
-
-        from whisper_server.services.jobs.schema import uploads  # noqa: PLC0415
-
         with self._engine.begin() as connection:
             connection.execute(delete(uploads).where(uploads.c.job == job_id))
 
@@ -160,10 +148,6 @@ class DatabaseUploads:
         return []
 
     def _stored(self, job_id: str) -> Iterator[bytes]:
-        from sqlalchemy import select  # noqa: PLC0415
-
-        from whisper_server.services.jobs.schema import uploads  # noqa: PLC0415
-
         number = 0
         with self._engine.connect() as connection:
             while True:

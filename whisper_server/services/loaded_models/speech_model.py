@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from whisper_server.core.types import Decoded, DecodeOptions, Priority, WindowJob
+from whisper_server.core.types import Priority
 from whisper_server.services.loaded_models.entry import LoadedModel
+from whisper_server.services.scheduling.remembered import DecodeStream
 
 if TYPE_CHECKING:
     from whisper_server.services.engines.base import EngineInfo
@@ -28,21 +28,8 @@ class Vocabulary(Protocol):
         ...
 
 
-class WindowStream(Protocol):
+class WindowStream(DecodeStream, Protocol):
     """The windows of one request on their way to a device; a context manager, for the event loop."""
-
-    @property
-    def ahead(self) -> int:
-        """How many windows to have ready."""
-        ...
-
-    def submit(self, window: WindowJob, options: DecodeOptions) -> Future[Decoded]:
-        """Queue one window; cancelling its future takes it off the device.
-
-        Raises:
-            Unavailable: no new work is taken.
-        """
-        ...
 
     def close(self) -> None:
         """Cancel every window that is not answered yet."""

@@ -51,7 +51,7 @@ def check_format(response_format: str, names: Collection[str] = ()) -> str:
 def _json(transcript: Transcript) -> tuple[str, str]:
     if transcript.task == "translate":
         return _dumps({"text": transcript.text}), JSON_TYPE
-    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript)}
+    body: dict[str, Any] = {"text": transcript.text, "usage": _usage(transcript.duration_s)}
     if transcript.shows_languages:
         body["languages"] = [{"code": code} for code in seconds_by_language(transcript.segments)]
     if transcript.shows_logprobs:
@@ -83,7 +83,7 @@ def _verbose_json(transcript: Transcript) -> tuple[str, str]:
     if transcript.shows_words:
         body["words"] = [word for segment in transcript.segments for word in word_objects(segment)]
     if transcript.task == "transcribe":
-        body["usage"] = _usage(transcript)
+        body["usage"] = _usage(transcript.duration_s)
     return _dumps(body), JSON_TYPE
 
 
@@ -148,7 +148,7 @@ def _diarized_json(transcript: Transcript) -> tuple[str, str]:
         "duration": round(transcript.duration_s, 3),
         "text": _by_turn(transcript),
         "segments": [timed_segment(number, segment) for number, segment in enumerate(transcript.segments, 1)],
-        "usage": _usage(transcript),
+        "usage": _usage(transcript.duration_s),
     }
     return _dumps(body), JSON_TYPE
 
@@ -170,7 +170,7 @@ def render_turns(turns: Sequence[Turn], duration_s: float, response_format: str)
             {"start": round(turn.start_s, 2), "end": round(turn.end_s, 2), "speaker": turn.speaker}
             for turn in turns
         ],
-        "usage": {"type": "duration", "seconds": math.ceil(duration_s)},
+        "usage": _usage(duration_s),
     }
     return _dumps(body), JSON_TYPE
 
@@ -208,7 +208,7 @@ def render_alignment(
             }
             for number, segment in enumerate(transcript.segments)
         ],
-        "usage": _usage(transcript),
+        "usage": _usage(transcript.duration_s),
     }
     return _dumps(body), JSON_TYPE
 
@@ -251,9 +251,9 @@ def _clock(total_ms: int, separator: str) -> str:
     return f"{hours:02d}:{minutes:02d}:{ms // 1000:02d}{separator}{ms % 1000:03d}"
 
 
-def _usage(transcript: Transcript) -> dict[str, Any]:
+def _usage(duration_s: float) -> dict[str, Any]:
     """Return the audio's length as the hosted API bills it: whole seconds, rounded up."""
-    return {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
+    return {"type": "duration", "seconds": math.ceil(duration_s)}
 
 
 def _dumps(value: object) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DecodeStream(Protocol):
-    """Takes the windows of one request."""
+    """Takes the windows of one request, on the event loop."""
 
     @property
     def ahead(self) -> int:
@@ -24,7 +24,11 @@ class DecodeStream(Protocol):
         ...
 
     def submit(self, window: WindowJob, options: DecodeOptions) -> Future[Decoded]:
-        """Queue one window."""
+        """Queue one window; cancelling its future takes it off the device.
+
+        Raises:
+            Unavailable: no new work is taken.
+        """
         ...
 
 

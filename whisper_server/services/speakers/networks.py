@@ -67,9 +67,7 @@ class VoiceEncoder:
         self._session = _session_of(model)
         entry = self._session.get_inputs()[0]
         self._input, shape = entry.name, list(entry.shape)
-        if len(shape) == 3 and shape[-1] in {N_BINS, None} | {
-            each for each in shape if isinstance(each, str)
-        }:
+        if len(shape) == 3 and (shape[-1] == N_BINS or not isinstance(shape[-1], int)):
             self._n_samples: int | None = None
             self._takes_samples = False
         elif len(shape) == 2:

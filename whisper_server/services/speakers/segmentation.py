@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from whisper_server.core.types import SAMPLE_RATE, VOICE_SAMPLES
+from whisper_server.services.speakers.networks import WINDOW_SAMPLES
 from whisper_server.services.speech.silero import Silero
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class NetworkSegmentation(Segmentation):
     VoxConverse by speakrs' published measurement of the same networks.
     """
 
-    window_samples = 10 * SAMPLE_RATE
+    window_samples = WINDOW_SAMPLES
     hop_samples = 2 * SAMPLE_RATE
     small = 6.0  # pyannote's 12 windows, of which there are half as many here
 
