@@ -43,6 +43,8 @@ def main() -> int:
     arguments = sys.argv[1:]
     end = signal.SIGINT if arguments[0] == "--interrupt" else signal.SIGTERM
     command = arguments[-1]
+    # A shell's background job ignores Ctrl-C, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "WHISPER_SERVER_PORT": "0", "WHISPER_CACHE_DIR": cache}
         process = subprocess.Popen(
