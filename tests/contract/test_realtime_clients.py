@@ -48,6 +48,27 @@ def test_openai_python(nano: Server, speech: Sample) -> None:
                 return
 
 
+def test_openai_python_with_a_key_that_says_what_the_session_is(locked: Server) -> None:
+    openai = client_package("openai")
+    owner = openai.OpenAI(base_url=f"{locked.url}/v1", api_key=KEY)
+    secret = owner.realtime.client_secrets.create(
+        expires_after={"anchor": "created_at", "seconds": 60},
+        session={
+            "type": "transcription",
+            "audio": {"input": {"transcription": {"language": "de"}, "turn_detection": None}},
+        },
+    )
+    assert secret.session.type == "transcription"
+    visitor = openai.OpenAI(base_url=f"{locked.url}/v1", api_key=secret.value)
+    with visitor.realtime.connect(model="whisper-1") as connection:
+        begun = connection.recv()
+        assert begun.type == "session.created"
+        assert begun.session.audio.input.transcription.language == "de"
+        assert begun.session.audio.input.turn_detection is None
+    with pytest.raises(openai.AuthenticationError):
+        visitor.models.list()
+
+
 async def test_livekit(nano: Server, speech: Sample) -> None:
     plugin, rtc = client_package("livekit.plugins.openai"), client_package("livekit.rtc")
     agents = client_package("livekit.agents")

@@ -159,6 +159,74 @@ def test_the_key_may_be_a_subprotocol_as_web_pages_send_it(start_server: StartSe
     assert httpx.get(f"{server.url}/v1/models", headers=only).status_code == 401
 
 
+def new_secret(server: Server, path: str = "client_secrets", **body: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return httpx.post(f"{server.url}/v1/realtime/{path}", json=body, headers=headers)
+
+
+def test_a_session_begins_as_its_key_says(start_server: StartServer) -> None:
+    server = start_server(WHISPER_API_KEY=KEY)
+    sound = {
+        "format": {"type": "audio/pcmu"},
+        "transcription": {"model": "whisper-1", "language": "de", "prompt": "Gr\u00fc\u00dfe"},
+        "turn_detection": {"type": "server_vad", "silence_duration_ms": 700},
+    }
+    wanted = {"type": "transcription", "audio": {"input": sound}, "include": ["item.x"]}
+    made = new_secret(server, session=wanted).json()
+    with session(server.url, subprotocols=["realtime", f"openai-insecure-api-key.{made['value']}"]) as client:
+        begun = client.until("session.created")["session"]
+    assert begun["audio"] == made["session"]["audio"]
+    assert begun["include"] == ["item.x"]
+    heard = begun["audio"]["input"]
+    assert heard["format"] == {"type": "audio/pcmu", "rate": 8000}
+    assert heard["transcription"] == sound["transcription"]
+    assert heard["turn_detection"]["silence_duration_ms"] == 700
+
+    flat = {
+        "input_audio_format": "g711_alaw",
+        "turn_detection": None,
+        "input_audio_transcription": {"language": "de"},
+    }
+    older = new_secret(server, "transcription_sessions", **flat).json()
+    assert older["input_audio_format"] == "g711_alaw"
+    bearer = {"Authorization": f"Bearer {older['client_secret']['value']}"}
+    with session(server.url, "/v1/realtime?model=whisper-1", additional_headers=bearer) as client:
+        heard = client.until("session.created")["session"]["audio"]["input"]
+    assert heard["format"]["type"] == "audio/pcma"
+    assert heard["turn_detection"] is None
+    assert heard["transcription"] == {"model": "whisper-1", "language": "de"}
+
+
+def test_a_key_ends_when_it_is_asked_to(start_server: StartServer) -> None:
+    server = start_server(WHISPER_API_KEY=KEY)
+    made = new_secret(server, expires_after={"anchor": "created_at", "seconds": 7200}).json()
+    assert 7100 < made["expires_at"] - time.time() < 7300
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        (
+            {"session": {"audio": {"input": {"format": {"type": "mp3"}}}}},
+            400,
+            "session.audio.input.format.type",
+        ),
+        ({"session": {"audio": {"input": {"transcription": {"model": "nobody-has-this"}}}}}, 404, "model"),
+        ({"session": {"audio": {"input": {"transcription": {"language": "xx"}}}}}, 400, "language"),
+        ({"session": {"audio": {"input": {"transcription": {"prompt": "a" * 5000}}}}}, 400, "session"),
+        ({"session": {"audio": {"input": {"noise_reduction": {"a": "b" * 70_000}}}}}, 400, None),
+        ({"session": []}, 400, "session"),
+        ({"expires_after": {"seconds": 5}}, 400, "expires_after"),
+    ],
+)
+def test_what_a_key_cannot_say_is_refused_when_it_is_made(
+    nano_server: Server, body: dict[str, Any], status: int, param: str | None
+) -> None:
+    reply = new_secret(nano_server, **body)
+    assert reply.status_code == status, reply.text
+    assert reply.json()["error"]["param"] == param
+
+
 def test_refusals_are_those_of_http(nano_server: Server) -> None:
     assert refusal(nano_server, "/v1/elsewhere").status_code == 404
     unknown = refusal(nano_server, "/v1/realtime?model=nobody-has-this")

@@ -23,6 +23,7 @@ from whisper_server.api.endpoints import (
     jobs,
     model_downloads,
     realtime,
+    realtime_keys,
 )
 from whisper_server.api.health import health_body
 from whisper_server.api.models import (
@@ -159,6 +160,7 @@ router.include_router(audio.router)
 router.include_router(chat.router)
 router.include_router(inference.router)
 router.include_router(realtime.router)
+router.include_router(realtime_keys.router)
 router.include_router(model_downloads.router)
 router.include_router(asr_webservice.router)
 router.include_router(alignments.router)

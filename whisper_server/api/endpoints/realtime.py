@@ -1,4 +1,4 @@
-"""The realtime API: transcription sessions over a WebSocket, and short-lived keys for them.
+"""The realtime API: transcription sessions over a WebSocket.
 
 Moves events between the socket and `services.realtime`; what they mean is decided there.
 """
@@ -16,9 +16,8 @@ from typing import Any
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from whisper_server.api.deps import ServicesDep
 from whisper_server.api.disconnect import ClientDisconnected
-from whisper_server.api.ephemeral_keys import new_key
+from whisper_server.api.ephemeral_keys import session_of, socket_key
 from whisper_server.api.requests.json_text import parse_json
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.services.container import Services
@@ -40,14 +39,15 @@ async def realtime(socket: WebSocket) -> None:
     """Open a transcription session; refused as a request is, before the handshake is answered."""
     services: Services = socket.app.state.services
     services.shutdown.check_open()
-    config = SessionConfig()
+    key = socket_key(socket.scope)
+    config = SessionConfig().updated(session_of(key, services.settings.api_key.encode(), time.time()) or {})
     if model := socket.query_params.get("model"):
         config = config.updated({"audio": {"input": {"transcription": {"model": model}}}})
     with services.admission.enter() as slot, services.live.one():
         session = Session(
             config,
             partial(params_of, catalog=services.catalog),
-            new_id=_new_id,
+            new_id=new_id,
             expires_at=int(time.time()) + SESSION_S,
         )
         offered = socket.scope["subprotocols"]
@@ -119,32 +119,6 @@ def _parsed(text: str | bytes) -> dict[str, Any] | InvalidRequest:
     return event
 
 
-def _new_id(prefix: str) -> str:
+def new_id(prefix: str) -> str:
+    """Return an id that nobody can guess."""
     return f"{prefix}_{os.urandom(12).hex()}"
-
-
-@router.post("/v1/realtime/client_secrets")
-async def create_client_secret(services: ServicesDep) -> dict[str, Any]:
-    """Make a key that opens sessions for ten minutes, for who must not have the server's own."""
-    value, expires_at = new_key(services.settings.api_key.encode(), time.time())
-    session = {
-        "type": "transcription",
-        "object": "realtime.transcription_session",
-        "id": _new_id("sess"),
-        "expires_at": 0,
-        **SessionConfig().wire(),
-    }
-    return {"value": value, "expires_at": expires_at, "session": session}
-
-
-@router.post("/v1/realtime/transcription_sessions")
-async def create_transcription_session(services: ServicesDep) -> dict[str, Any]:
-    """Make such a key in the shape that the API had before it was declared stable."""
-    value, expires_at = new_key(services.settings.api_key.encode(), time.time())
-    return {
-        "id": _new_id("sess"),
-        "object": "realtime.transcription_session",
-        "client_secret": {"value": value, "expires_at": expires_at},
-        "modalities": ["text"],
-        "input_audio_format": "pcm16",
-    }

@@ -6,14 +6,13 @@ import hmac
 import time
 
 from whisper_server.api import ephemeral_keys
-from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header, header_values, wants_page
+from whisper_server.api.asgi import ASGIApp, Receive, Scope, Send, header, wants_page
 from whisper_server.core.errors import Unauthorized
 
 # Probes have no key, and a browser cannot send one before it shows the page that asks for it.
 OPEN_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/docs/"
 _PAGE_FOLDER = "/web/"
-SUBPROTOCOL_KEY = "openai-insecure-api-key."  # before the key, where it is a subprotocol
 
 
 class AuthMiddleware:
@@ -40,12 +39,10 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
     def _check_socket(self, scope: Scope) -> None:
-        offered = ",".join(header_values(scope, b"sec-websocket-protocol")).split(",")
-        keys = [each.strip().removeprefix(SUBPROTOCOL_KEY) for each in offered if SUBPROTOCOL_KEY in each]
-        value = f"Bearer {keys[0]}" if keys else header(scope, b"authorization")
-        key = (value or "").partition(" ")[2].strip(" \t")
+        key = ephemeral_keys.socket_key(scope)
         if not ephemeral_keys.is_valid(key, self._api_key, time.time()):
-            self._check(value, header(scope, b"api-key"))
+            authorization = f"Bearer {key}" if key else header(scope, b"authorization")
+            self._check(authorization, header(scope, b"api-key"))
 
     def _check(self, authorization: str | None, azure_key: str | None) -> None:
         scheme, _, key = (authorization or f"bearer {azure_key or ''}").partition(" ")
