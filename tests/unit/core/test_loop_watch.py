@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from whisper_server.core.system import loop_watch
 from whisper_server.core.system.loop_watch import LoopWatch
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -53,13 +54,14 @@ async def test_a_signal_ends_a_process_whose_loop_does_not_turn() -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
-async def test_a_signal_does_not_end_a_process_whose_loop_turns() -> None:
+async def test_a_signal_does_not_end_a_process_whose_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_watch, "_LOOK_EVERY_S", 0.1)
     signal.signal(signal.SIGUSR1, lambda *_: None)
-    watch = LoopWatch([signal.SIGUSR1], lambda: pytest.fail("ended"), stuck_s=1.0)
+    watch = LoopWatch([signal.SIGUSR1], lambda: pytest.fail("ended"), stuck_s=2.0)
     watch.start()
     try:
         os.kill(os.getpid(), signal.SIGUSR1)
-        for _ in range(30):
+        for _ in range(60):  # 3 s: longer than it may be stuck
             await asyncio.sleep(0.05)
         assert watch._is_asked
         assert not watch.is_stuck

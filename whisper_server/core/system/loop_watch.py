@@ -39,7 +39,8 @@ class LoopWatch:
         """Take the signals that ask for the end, and what ends the process at once, on another thread."""
         self._end_signals = frozenset(end_signals)
         self._end = end
-        self._stuck_looks = max(2, round(stuck_s / _LOOK_EVERY_S))
+        # Between two turns there may be two looks, as both clocks drift.
+        self._stuck_looks = max(3, round(stuck_s / _LOOK_EVERY_S))
         self._stuck_s = stuck_s
         self._looks = 0  # since the loop has turned
         self._is_asked = False  # to end
