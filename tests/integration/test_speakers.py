@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import NANO, NANO_MODEL, SAMPLES
+from tests.conftest import NANO, NANO_MODEL
 from tests.support.asgi_client import events_of
-from tests.support.audio_files import encode, samples_of, tone
+from tests.support.audio_files import encode, tone
 from tests.support.http_requests import URL, b64, error_of, form
 from tests.support.in_process import OpenClient, client_of
 from tests.support.job_requests import result_of, submit, until_end
@@ -28,6 +28,7 @@ from tests.support.speaker_networks import (
     stairs,
 )
 from tests.support.stand_in_hub import Hub
+from tests.support.two_voices import FIRST, SECOND, clip, low, talk
 from whisper_server.api.replies.audio import DiarizedReply, VerboseReply
 from whisper_server.api.replies.diarization import DiarizationReply
 from whisper_server.cli.transcribe import main
@@ -41,7 +42,6 @@ from whisper_server.services.speakers.loaded import SPEAKERS
 DIARIZATION = "/v1/audio/diarization"
 DIARIZED = {"response_format": "diarized_json"}
 TWO = {"num_speakers": "2"}
-FIRST, SECOND = "en-plain-003.flac", "en-plain-000.flac"
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +64,6 @@ def voice_settings(nano_cache: Path) -> Settings:
 async def voices(voice_settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(voice_settings) as opened:
         yield opened
-
-
-def low(samples: np.ndarray) -> np.ndarray:
-    """The same words in another voice, two thirds as fast."""
-    places = np.arange(0, len(samples) - 1, 2 / 3)
-    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
-
-
-def clip(name: str) -> np.ndarray:
-    return samples_of((SAMPLES / name).read_bytes())
-
-
-def talk() -> np.ndarray:
-    """One voice, another, and the first again, half a second apart."""
-    pause = np.zeros(RATE // 2, np.float32)
-    return np.concatenate([clip(FIRST), pause, low(clip(FIRST)), pause, clip(SECOND)])
 
 
 def changes(speakers: list[str]) -> list[str]:
