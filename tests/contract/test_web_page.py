@@ -217,6 +217,20 @@ def test_a_file_that_is_no_audio_says_so_and_the_next_one_is_done(
     expect(items.nth(1).locator(".item-status")).to_have_text("Done.")
 
 
+def test_a_file_that_is_chosen_before_the_models_are_known_waits_for_them(
+    nano: Server, page: Any, speech: Sample
+) -> None:
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: held.append(route))  # noqa: PLW0108  (playwright marks what it gets)
+    with page.expect_request("**/v1/models"):
+        page.goto(nano.url)
+    choose(page, speech.name)
+    expect(page.locator(".item")).to_have_count(1)
+    (route,) = held
+    route.continue_()
+    expect(page.locator(".item-status")).to_have_text("Done.")
+
+
 def test_who_speaks_is_said_where_it_is_asked_for(
     start_contract_server: StartServer, nano_cache: Path, page: Any, tmp_path: Path
 ) -> None:

@@ -35,7 +35,19 @@ async function fillModels() {
   if (usual && own.some(({ id }) => id === usual)) find("#model").value = usual;
 }
 
-function options() {
+// Who is quick chooses a file before the server has said which models there are.
+let listed = null;
+
+function listModels() {
+  listed ??= withKey(fillModels).catch((error) => {
+    listed = null;
+    throw error;
+  });
+  return listed;
+}
+
+async function options() {
+  await listModels();
   return { model: find("#model").value, language: find("#language").value, speakers: find("#speakers").checked };
 }
 
@@ -99,7 +111,7 @@ async function run() {
   isRunning = true;
   for (let item = waiting.shift(); item; item = waiting.shift()) {
     try {
-      const chosen = options();
+      const chosen = await options();
       await withKey(() => prepared(chosen.model));
       await withKey(() => item.run(chosen));
     } catch (error) {
@@ -186,12 +198,12 @@ find("#live").addEventListener("click", once(async () => {
     press(find("#live"), false, "Live captions");
     return;
   }
-  const chosen = options();
   tell("");
   find("#captions").hidden = false;
   find("#captions-text").replaceChildren();
   press(find("#live"), true, "Stop live captions");
   try {
+    const chosen = await options();
     await withKey(() => prepared(chosen.model));
     live = await withKey(() => Live.start({ ...chosen, show: caption, ended: endLive }));
   } catch (error) {
@@ -223,6 +235,6 @@ function press(button, isPressed, text) {
 }
 
 fillLanguages();
-withKey(fillModels)
+listModels()
   .then(() => showJobs(() => find("#format").value))
   .catch((error) => tell(error.message, true));
