@@ -1,4 +1,4 @@
-// The jobs of the server, whoever sent them: how far they are, their texts, their end.
+// The jobs of the server, from all clients: how far they are, their texts, their end.
 
 import { shortClock } from "./formats.js";
 import { request } from "./server.js";
