@@ -26,6 +26,7 @@ from whisper_server.services.engines.ct2.folder import ENCODER_FILE, MARKER
 from whisper_server.services.engines.ct2.onnx_encoder import OnnxEncoder, sums_are_exact
 from whisper_server.services.engines.model_shape import STEP_FRAMES
 from whisper_server.services.engines.registry import load_engine, prepare_engine
+from whisper_server.services.onnx.session import open_session
 from whisper_server.services.onnx.writer import ALIGNMENT
 from whisper_server.services.speech.log_mel import log_mel
 
@@ -250,13 +251,12 @@ def test_onnx_reads_the_weights_beside_the_graph(kind: str, tmp_path: Path) -> N
 def test_the_format_of_the_trial_is_onnxs(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
 
-    def check(model: str, options: Any) -> Any:
+    def check(model: str) -> Any:
         onnx.checker.check_model(model, full_check=True)
         checked.append(model)
-        return session(model, options)
+        return open_session(model)
 
-    session = onnx_encoder._session
-    monkeypatch.setattr(onnx_encoder, "_session", check)
+    monkeypatch.setattr(onnx_encoder, "open_session", check)
     onnx_encoder.sums_are_exact.__wrapped__()
     assert len(checked) == 1
 

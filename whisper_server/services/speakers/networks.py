@@ -109,7 +109,7 @@ def _pieces(samples: Samples, size: int) -> Samples:
 
 def _session_of(model: Path) -> Any:
     """Return a session of onnxruntime that runs a network on the caller's thread."""
-    from whisper_server.services.onnx.runtime import onnxruntime  # noqa: PLC0415  (takes 0.2 s)
+    from whisper_server.services.onnx.session import open_session  # noqa: PLC0415  (takes 0.2 s)
 
     try:
         data = model.read_bytes()
@@ -119,13 +119,8 @@ def _session_of(model: Path) -> Any:
         raise ModelUnavailable(
             f"{model.name} is pickled, and pickled weights are never loaded. Use ONNX files."
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the caller's pool bounds the CPU
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # the arena would keep the memory of the longest stretch for ever
-    options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(data, sess_options=options, providers=["CPUExecutionProvider"])
+        return open_session(data)
     except Exception as error:
         raise ModelUnavailable(f"{model.name} is no ONNX file that can be used.") from error
 

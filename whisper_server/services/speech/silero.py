@@ -88,11 +88,6 @@ def _load_session() -> Any:
 def session_of(model: Path) -> Any:
     """Return a session of onnxruntime that runs a network on the caller's thread."""
     # 0.2 s, which the start of the server does without.
-    from whisper_server.services.onnx.runtime import onnxruntime  # noqa: PLC0415
+    from whisper_server.services.onnx.session import open_session  # noqa: PLC0415
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the caller's pool bounds the CPU
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # the arena would keep the memory of the largest batch for ever
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(model), sess_options=options, providers=["CPUExecutionProvider"])
+    return open_session(str(model))

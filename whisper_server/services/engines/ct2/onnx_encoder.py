@@ -14,7 +14,7 @@ import numpy as np
 from whisper_server.core.errors import EngineFailure, ModelUnavailable
 from whisper_server.core.paths import without_paths
 from whisper_server.services.engines.ct2.folder import ENCODER_FILE
-from whisper_server.services.onnx.runtime import onnxruntime
+from whisper_server.services.onnx.session import open_session, session_options
 from whisper_server.services.onnx.writer import CONTRIBUTED, OnnxWriter
 
 if TYPE_CHECKING:
@@ -93,29 +93,12 @@ class OnnxEncoder:
 
         Before onnxruntime 1.24, the newest for Macs with Intel processors, it can only map.
         """
-        options, weights = _options(threads), self._file.with_name(f"{self._file.name}.data")
+        options, weights = session_options(threads), self._file.with_name(f"{self._file.name}.data")
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
-            return _session(str(self._file), options)
+            return open_session(str(self._file), options)
         data = weights.read_bytes()
         options.add_external_initializers_from_files_in_memory([weights.name], [data], [len(data)])
-        return _session(self._file.read_bytes(), options)
-
-
-def _options(threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # The arena would keep the largest intermediate results of every worker for ever: 90 MB more with
-    # small and two workers, for 3 % of the time.
-    options.enable_cpu_mem_arena = False
-    # Threads that wait for work must not burn the cores that the decoder runs on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return options
-
-
-def _session(model: str | bytes, options: Any) -> Any:
-    return onnxruntime.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+        return open_session(self._file.read_bytes(), options)
 
 
 @functools.lru_cache(maxsize=1)
@@ -144,6 +127,6 @@ def _try_sums() -> bool:
             )
             onnx.rename(product, "y")
             onnx.save({"x": (1, PROBE_SIZE)}, {"y": (1, 16)})
-        session = _session(str(path), _options(1))
+        session = open_session(str(path))
     (product,) = session.run(None, {"x": np.ones((1, PROBE_SIZE), dtype=np.float32)})
     return bool(np.allclose(product, 127 * PROBE_SIZE, rtol=1e-3))
