@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from whisper_server.core.errors import InvalidRequest
 from whisper_server.services.realtime.configuration import SemanticVad, ServerVad, SessionConfig
+
+NAMES = st.sampled_from(
+    [
+        *("audio", "input", "format", "type", "rate", "transcription", "turn_detection", "noise_reduction"),
+        *(
+            "include",
+            "model",
+            "language",
+            "languages",
+            "keywords",
+            "prompt",
+            "delay",
+            "threshold",
+            "eagerness",
+        ),
+        *("input_audio_format", "input_audio_transcription", "silence_duration_ms", "idle_timeout_ms"),
+    ]
+)
 
 
 def updated(config: SessionConfig, **audio: Any) -> SessionConfig:
@@ -75,12 +96,32 @@ def test_other_rates_than_the_hosted_apis_are_taken(rate_hz: int) -> None:
         ({"turn_detection": {"type": "server_vad", "threshold": 2}}, "turn_detection.threshold"),
         ({"transcription": {"languages": "en"}}, "transcription.languages"),
         ({"turn_detection": {"type": "other"}}, "turn_detection"),
+        ({"turn_detection": {"type": ["server_vad"]}}, "turn_detection"),
+        ({"turn_detection": "server_vad"}, "turn_detection"),
+        ({"turn_detection": True}, "turn_detection"),
     ],
 )
 def test_a_wrong_value_is_named(audio: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         updated(SessionConfig(), **audio)
     assert caught.value.param == f"session.audio.input.{param}"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(NAMES, VALUES), st.booleans())
+def test_any_value_is_taken_or_refused(session: dict[str, Any], is_flat: bool) -> None:
+    whole = session if is_flat else {"audio": {"input": session}, **session}
+    with contextlib.suppress(InvalidRequest):
+        config = SessionConfig().updated_flat(whole) if is_flat else SessionConfig().updated(whole)
+        config.wire()
 
 
 @pytest.mark.parametrize("session", [None, 3, [], "text"])

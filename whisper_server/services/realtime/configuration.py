@@ -63,9 +63,16 @@ class SemanticVad(_Part):
     eagerness: str = "auto"
 
 
+def _detection_of(value: object) -> object:
+    """Return which detection a value is; for what is none, what its refusal is to name."""
+    if isinstance(value, dict):
+        return value.get("type", "server_vad")
+    return getattr(value, "type", "server_vad")
+
+
 TurnDetection = Annotated[
     Annotated[ServerVad, Tag("server_vad")] | Annotated[SemanticVad, Tag("semantic_vad")],
-    Discriminator(lambda value: value.get("type", "server_vad") if isinstance(value, dict) else value.type),
+    Discriminator(_detection_of),
 ]
 
 
