@@ -47,6 +47,26 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     held.set()
 
 
+async def test_a_request_that_comes_again_gets_its_job(client: httpx.AsyncClient, speech: Sample) -> None:
+    key = {"Idempotency-Key": "mine"}
+
+    async def send(data: bytes, headers: dict[str, str], **fields: str) -> httpx.Response:
+        return await client.post(URL, **form(data, background="true", **fields), headers=headers)
+
+    first, again = await send(speech.data, key), await send(speech.data, key)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["location"] == first.headers["location"]
+    for other in (await send(speech.data, key, language="de"), await send(speak_for(2), key)):
+        error_of(other, 400, param="Idempotency-Key")
+    assert (await send(speech.data, {"Idempotency-Key": "a" * 256})).status_code == 400
+    assert (await send(speech.data, {"Idempotency-Key": " "})).json()["id"] != first.json()["id"]
+    assert len((await client.get(JOBS)).json()["data"]) == 2
+    ended = await until_end(client, first.json()["id"])
+    assert ended["status"] == "completed"
+    assert (await send(speech.data, key)).json()["status"] == "completed"
+
+
 async def test_a_job_has_the_result_of_the_request_in_every_format(
     client: httpx.AsyncClient, speech: Sample
 ) -> None:

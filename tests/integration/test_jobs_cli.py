@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -16,6 +18,7 @@ from tests.support.gated_server import wait_for_batch
 from tests.support.http_requests import HEARD, URL, form
 from tests.support.job_requests import JOBS
 from whisper_server.cli import remote
+from whisper_server.cli.remote import RemoteServer
 from whisper_server.cli.transcribe import main
 
 CLIP = SAMPLES / "en-plain-000.flac"
@@ -87,6 +90,38 @@ def test_a_server_that_is_restarted_is_waited_for(
     client.join(120)
     assert codes == [0]
     assert HEARD.search(capfd.readouterr().out)
+
+
+class LosesTheFirst(BaseHTTPRequestHandler):
+    """Takes an upload and ends the connection; answers from the second on."""
+
+    keys: ClassVar[list[str]] = []
+    bodies: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.keys.append(self.headers["idempotency-key"])
+        self.bodies.append(self.rfile.read(int(self.headers["content-length"])))
+        if len(self.keys) > 1:
+            self.send_response(202)
+            self.send_header("content-length", "15")
+            self.end_headers()
+            self.wfile.write(b'{"id": "job_1"}')
+
+    def log_message(self, format: str, *args: Any) -> None:
+        del format, args
+
+
+def test_a_file_whose_reply_is_lost_is_sent_again_under_the_same_name() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), LosesTheFirst) as lossy:
+        threading.Thread(target=lossy.serve_forever).start()
+        try:
+            with RemoteServer(f"http://127.0.0.1:{lossy.server_port}", "") as server, CLIP.open("rb") as file:
+                assert server.submit("transcribe", file, {}) == "job_1"
+        finally:
+            lossy.shutdown()
+    assert len(LosesTheFirst.keys) == 2
+    assert len(set(LosesTheFirst.keys)) == 1
+    assert all(CLIP.read_bytes() in body for body in LosesTheFirst.bodies)
 
 
 def test_wrong_arguments(server: Server, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ A job goes on without this process; whoever has its id can fetch the result late
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import httpx2
 
 PATIENCE_S = 120.0  # for a server that is away, as while it is restarted
+SUBMIT_PATIENCE_S = 30.0  # where nothing has been begun yet
 RETRY_S = 1.0
 TIMEOUT = httpx2.Timeout(60.0, write=300.0, read=300.0)
 
@@ -27,6 +29,10 @@ class RemoteFailed(Exception):
 
 class _Away(Exception):
     """The server cannot be reached now."""
+
+
+class _NeverReached(_Away):
+    """There is nobody at its address."""
 
 
 class RemoteServer:
@@ -57,16 +63,21 @@ class RemoteServer:
         """
         route = "translations" if task == "translate" else "transcriptions"
         data = {name: value for name, value in fields.items() if value not in (None, "", [])}
-        try:
-            reply = self._client.post(
-                f"audio/{route}", data={**data, "background": "true"}, files={"file": ("audio", file)}
-            )
-            job: dict[str, Any] = _checked(reply)
-        except _Away as error:
-            raise RemoteFailed(str(error)) from error
-        except httpx2.HTTPError as error:
-            raise RemoteFailed(_reason(error)) from error
-        return str(job["id"])
+        data["background"] = "true"
+        headers = {"idempotency-key": secrets.token_hex(16)}  # one job, however often it is sent
+        began_s, was_reached = time.monotonic(), False
+        while True:
+            try:
+                files = {"file": ("audio", file)}
+                reply = self._asked("POST", f"audio/{route}", data=data, files=files, headers=headers)
+                return str(reply.json()["id"])
+            except _Away as error:
+                was_reached = was_reached or not isinstance(error, _NeverReached)
+                is_late = time.monotonic() - began_s > SUBMIT_PATIENCE_S
+                if is_late or not was_reached or not file.seekable():
+                    raise RemoteFailed(str(error)) from error
+            time.sleep(RETRY_S)
+            file.seek(0)
 
     def watch(self, job_id: str, on_progress: OnProgress) -> None:
         """Return when the job is completed; a server that is away for a while is waited for.
@@ -96,13 +107,20 @@ class RemoteServer:
         """Return the text of a completed job; raises `RemoteFailed`."""
         asked = {name: value for name, value in query.items() if value not in (None, "", [])}
         try:
-            reply = self._client.get(f"jobs/{quote(job_id, safe='')}/result", params=asked)
-            _checked(reply, is_json=False)
+            return self._asked("GET", f"jobs/{quote(job_id, safe='')}/result", params=asked).text
         except _Away as error:
             raise RemoteFailed(str(error)) from error
+
+    def _asked(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Return the reply to a request; raises `RemoteFailed`, and `_Away` where it may be sent again."""
+        try:
+            reply = self._client.request(method, path, **options)
+        except httpx2.ConnectError as error:
+            raise _NeverReached(_reason(error)) from error
         except httpx2.HTTPError as error:
-            raise RemoteFailed(_reason(error)) from error
-        return reply.text
+            raise _Away(_reason(error)) from error
+        _check(reply)
+        return reply
 
     def _events(self, job_id: str, seen: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield events with their ids, "" for those without, behind the one that was seen last."""
@@ -114,7 +132,7 @@ class RemoteServer:
             ) as reply:
                 if reply.status_code != httpx2.codes.OK:
                     reply.read()
-                    _checked(reply)
+                    _check(reply)
                 for line in reply.iter_lines():
                     if line.startswith("id: "):
                         number = line.removeprefix("id: ")
@@ -125,10 +143,10 @@ class RemoteServer:
             raise _Away(_reason(error)) from error
 
 
-def _checked(reply: httpx2.Response, *, is_json: bool = True) -> Any:
-    """Return the JSON of a reply; raise what its error says."""
+def _check(reply: httpx2.Response) -> None:
+    """Raise what the error of a reply says, if it is one."""
     if reply.is_success:
-        return reply.json() if is_json else None
+        return
     try:
         message = str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Iterable
 
 from starlette.middleware import Middleware
@@ -27,6 +28,7 @@ KEPT_BYTES = 256 << 20  # of all requests that wait for their reply; what is mor
 MESSAGE_BYTES = 512  # that a part of a body takes beside its bytes: some clients send them one by one
 # What Ray Serve answers by itself.
 _OWN: dict[int, type[WhisperServerError]] = {408: UploadStalled, 429: Overloaded, 503: Unavailable}
+_KEY = b"idempotency-key"
 _SEEN = "whisper_server.retry"  # in the scope: it is in front of the fronts already
 _LOST = "The machine that worked on this request was lost; try again."
 
@@ -157,14 +159,24 @@ class RetryMiddleware:
             body.forget()
 
     async def _answer(self, scope: Scope, body: _Body, reply: _Reply) -> None:
+        # A front may be lost between making a job and telling of it.
+        headers = _with_key(scope["headers"])
         for attempt in range(1, ATTEMPTS + 1):
-            await self._app({**scope, _SEEN: True, "headers": [*scope["headers"]]}, body.reader(), reply.send)
+            await self._app({**scope, _SEEN: True, "headers": [*headers]}, body.reader(), reply.send)
             if reply.has_begun or body.has_left or not body.is_whole:
                 break
             log.warning("a front was lost before it answered (attempt %d)", attempt)
             await asyncio.sleep(PAUSES_S[attempt - 1] if attempt < ATTEMPTS else 0.0)
         if not body.has_left:
             await reply.end()
+
+
+def _with_key(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return a request's headers with a name for it, where the client gave none; jobs are known by it."""
+    given = [*headers]
+    if not any(name.lower() == _KEY for name, _ in given):
+        given.append((_KEY, secrets.token_hex(16).encode()))
+    return given
 
 
 def middlewares() -> list[Middleware]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from whisper_server.api.asgi import Message, Receive, Scope, Send
+from whisper_server.cluster import retry
 from whisper_server.cluster.retry import ATTEMPTS, MESSAGE_BYTES, KeptBytes, RetryMiddleware
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
@@ -70,6 +71,27 @@ async def test_the_next_front_gets_the_whole_body(lost_after: tuple[int, ...]) -
     sent = await ask(fronts, b"ab", b"cd", b"ef")
     assert sent[-1]["body"] == b"abcdef"
     assert len(fronts.bodies) == len(lost_after) + 1
+
+
+@pytest.mark.parametrize("given", [[], [(b"Idempotency-Key", b"mine")]])
+async def test_all_fronts_hear_the_same_name_of_a_request(
+    monkeypatch: pytest.MonkeyPatch, given: list[tuple[bytes, bytes]]
+) -> None:
+    monkeypatch.setattr(retry, "PAUSES_S", (0.0,) * ATTEMPTS)
+    seen: list[list[bytes]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive, send
+        seen.append([value for name, value in scope["headers"] if name.lower() == b"idempotency-key"])
+
+    async def nothing(message: Message | None = None) -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    for _ in range(2):
+        await RetryMiddleware(app)({"type": "http", "headers": given}, nothing, nothing)  # type: ignore[arg-type]
+    assert all(len(names) == 1 for names in seen)
+    assert len(seen) == 2 * ATTEMPTS
+    assert len({names[0] for names in seen}) == (1 if given else 2)
 
 
 async def test_a_request_that_ends_all_fronts_is_answered() -> None:

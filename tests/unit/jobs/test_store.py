@@ -5,22 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from whisper_server.core.errors import ConfigError, JobNotFound, Overloaded
-from whisper_server.services.jobs.schema import jobs, meta, open_database, segments, sqlite_url, writing
-from whisper_server.services.jobs.states import NewJob
+from whisper_server.core.errors import ConfigError, InvalidRequest, JobNotFound, Overloaded
+from whisper_server.services.jobs.schema import (
+    jobs,
+    keys,
+    meta,
+    open_database,
+    segments,
+    sqlite_url,
+    writing,
+)
+from whisper_server.services.jobs.states import NewJob, OnceKey
 from whisper_server.services.jobs.store import (
     JobLimits,
     JobStore,
     LeaseLost,
     Progress,
     Swept,
-    is_left_too_often,
     new_id,
 )
 
@@ -54,6 +62,49 @@ def test_the_oldest_job_is_taken_first_and_once(store: JobStore) -> None:
     assert store.claim("d", 60.0) is None
     job = store.get(ids[0])
     assert (job.status, job.owner, job.taken) == ("in_progress", "a", 0)
+
+
+def test_a_request_that_comes_again_makes_one_job(url: str, store: JobStore) -> None:
+    """To several servers at once, as where the reply to the first was lost."""
+    once = OnceKey.of("mine", NEW, [b"sound"])
+    stores = [JobStore(open_database(url)) for _ in range(4)]
+    start = threading.Barrier(4)
+
+    def make(number: int) -> str:
+        start.wait(30)
+        return stores[number].create(NEW, LIMITS, new_id(), once).id
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(make, range(4)))) == 1
+    for each in stores:
+        each.close()
+    assert len(store.page(10, None, None)[0]) == 1
+
+
+def test_a_key_is_for_one_request_as_long_as_its_job_is_known(url: str, store: JobStore) -> None:
+    once = OnceKey.of("mine", NEW, [b"sound"])
+    first = store.create(NEW, LIMITS, new_id(), once).id
+    full = JobLimits(1, 1e6, 1 << 30)
+    assert store.create(NEW, full, new_id(), once).id == first  # it takes no more room
+    others = (
+        OnceKey.of("mine", NEW, [b"other"]),
+        OnceKey.of("mine", NEW, ()),
+        OnceKey.of("mine", replace(NEW, endpoint="/v1/audio/translations"), [b"sound"]),
+    )
+    for other in others:
+        with pytest.raises(InvalidRequest, match="Idempotency-Key"):
+            store.create(NEW, LIMITS, new_id(), other)
+    assert store.create(NEW, LIMITS, new_id(), OnceKey.of("another", NEW, [b"sound"])).id != first
+    store.remove(first)
+    assert store.create(NEW, LIMITS, new_id(), once).id != first
+    engine = open_database(url)
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(keys)) == 2
+    engine.dispose()
+
+
+def test_the_parts_of_a_file_are_the_file() -> None:
+    assert OnceKey.of("a", NEW, [b"so", b"und"]) == OnceKey.of("a", NEW, [b"sound"])
 
 
 def test_many_servers_never_take_the_same_job(url: str) -> None:
@@ -101,9 +152,9 @@ def test_a_job_at_which_servers_end_again_and_again_is_known(store: JobStore) ->
     for number in range(4):
         job = store.claim(f"server {number}", 0.0)
         assert job is not None
-        assert is_left_too_often(job) == (number >= 3)
+        assert job.is_left_too_often == (number >= 3)
     store.save(job_id, "server 3", 60.0, Progress(1.0, None))
-    assert not is_left_too_often(store.get(job_id))  # it made progress
+    assert not store.get(job_id).is_left_too_often  # it made progress
 
 
 def test_what_is_saved_is_there(store: JobStore) -> None:

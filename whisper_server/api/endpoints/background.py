@@ -8,7 +8,7 @@ from whisper_server.api.deps import Admitted
 from whisper_server.api.endpoints.transcribe import named_as
 from whisper_server.api.replies.jobs import job_object
 from whisper_server.api.requests.read import JobOrder, TranscriptionRequest
-from whisper_server.core.errors import NotByChannel
+from whisper_server.core.errors import InvalidRequest, NotByChannel
 from whisper_server.core.types import TrackChoice, VoiceOptions
 from whisper_server.services.audio_processor import AudioStream
 from whisper_server.services.channels import check_channels
@@ -16,12 +16,14 @@ from whisper_server.services.container import Services
 from whisper_server.services.jobs import codec
 from whisper_server.services.jobs.states import NewJob
 
+MAX_KEY_CHARS = 255
+
 
 async def submitted(admitted: Admitted, wanted: TranscriptionRequest, order: JobOrder) -> Response:
     """Keep the upload as a job and return it with 202.
 
     Raises:
-        InvalidRequest: no jobs are taken here, or the file is no audio.
+        InvalidRequest: no jobs are taken here, the file is no audio, or the client's key is another's.
         Overloaded: there is enough to do.
     """
     jobs = admitted.services.jobs
@@ -39,11 +41,24 @@ async def submitted(admitted: Admitted, wanted: TranscriptionRequest, order: Job
         callback_url=order.callback_url,
         file_url=order.file_url,
     )
-    job = await jobs.submit(new, [wanted.upload.data] if is_here else None)
+    job = await jobs.submit(new, [wanted.upload.data] if is_here else None, _key(admitted))
     admitted.log["job"] = job.id
     body = job_object(job, job.created_at).model_dump_json()
     headers = {"location": f"/v1/jobs/{job.id}"}
     return Response(body, status_code=202, media_type="application/json", headers=headers)
+
+
+def _key(admitted: Admitted) -> str | None:
+    """Return the client's name for this request, by which it is known when it comes again.
+
+    draft-ietf-httpapi-idempotency-key-header.
+    """
+    key = admitted.request.headers.get("idempotency-key", "").strip(" \t")
+    if len(key) > MAX_KEY_CHARS:
+        raise InvalidRequest(
+            f"The Idempotency-Key is longer than {MAX_KEY_CHARS} characters.", param="Idempotency-Key"
+        )
+    return key or None
 
 
 async def _look(admitted: Admitted, wanted: TranscriptionRequest) -> float | None:

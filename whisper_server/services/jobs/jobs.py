@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from whisper_server.core.settings.jobs import job_database, job_folder
 from whisper_server.core.system.process import THREAD_PREFIX, check_threads
 from whisper_server.services.jobs import codec
 from whisper_server.services.jobs.runner import JobRunner
-from whisper_server.services.jobs.states import is_job_id, no_such_job
+from whisper_server.services.jobs.states import OnceKey, is_job_id, no_such_job
 
 if TYPE_CHECKING:
     from whisper_server.core.config import Settings
@@ -93,10 +93,15 @@ class Jobs:
         if not self._settings.has_jobs:
             raise InvalidRequest("This server keeps no jobs (WHISPER_JOB_STORE=none).", param="background")
 
-    async def submit(self, new: NewJob, data: Iterable[bytes | memoryview] | None) -> Job:
+    async def submit(
+        self, new: NewJob, data: Sequence[bytes | memoryview] | None, key: str | None = None
+    ) -> Job:
         """Keep a job and its upload, and begin with it when it is its turn.
 
+        The same request with the same `key` makes one job, also where it comes to several servers at once.
+
         Raises:
+            InvalidRequest: the key came with another request.
             Overloaded: there is enough to do.
             ShuttingDown: nothing new is taken.
             Unavailable: it cannot be stored.
@@ -113,10 +118,14 @@ class Jobs:
             try:
                 if data is not None:
                     await self._in_thread(opened.uploads.put, job_id, data)
-                job: Job = await self._in_thread(opened.store.create, new, limits, job_id)
+                once = await self._in_thread(OnceKey.of, key, new, data or ()) if key is not None else None
+                job: Job = await self._in_thread(opened.store.create, new, limits, job_id, once)
             except BaseException:
                 await self._in_thread(opened.uploads.remove, job_id)
                 raise
+            if job.id != job_id:
+                await self._in_thread(opened.uploads.remove, job_id)
+                return job
         self._events.job_submitted()
         self._runner.begin()
         return job

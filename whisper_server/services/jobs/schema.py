@@ -94,6 +94,14 @@ windows = Table(
     Column("data", Text, nullable=False),
 )
 
+keys = Table(
+    "whisper_job_keys",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("job", String(64), nullable=False, index=True),
+)
+
 uploads = Table(
     "whisper_job_uploads",
     metadata,

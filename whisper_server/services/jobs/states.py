@@ -11,6 +11,9 @@ that. A job whose server has gone stays `in_progress`, until another server, or 
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -25,6 +28,23 @@ UNFINISHED: tuple[Status, ...] = tuple(each for each in STATUSES if each not in 
 
 LEASE_S = 60.0  # a server that says nothing for so long has lost its jobs
 MAX_TAKEN = 3  # times that a job is taken up from a server that ended in the middle, without progress
+
+
+@dataclass(frozen=True, slots=True)
+class OnceKey:
+    """By what a request that is sent again is known; both are SHA-256 in hexadecimal."""
+
+    key: str  # of what the client calls it
+    request: str  # of all that it asks for, with its file
+
+    @classmethod
+    def of(cls, key: str, new: NewJob, data: Iterable[bytes | memoryview]) -> OnceKey:
+        """Return that of a request; takes a while for large files."""
+        asked = [new.endpoint, new.model, new.request, new.callback_url, new.file_url]
+        request = hashlib.sha256(json.dumps(asked).encode())
+        for part in data:
+            request.update(part)
+        return cls(hashlib.sha256(key.encode()).hexdigest(), request.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +95,11 @@ class Job:
     def has_ended(self) -> bool:
         """Whether nothing will change any more."""
         return self.status in ENDED
+
+    @property
+    def is_left_too_often(self) -> bool:
+        """Whether servers have ended again and again while they were at the same place of it."""
+        return self.taken >= MAX_TAKEN
 
     def seconds_left(self, now_s: float) -> float | None:
         """Return the time until it ends at its speed so far; None where that cannot be told."""

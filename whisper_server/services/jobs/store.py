@@ -14,17 +14,27 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, select, update
 
-from whisper_server.core.errors import Overloaded
+from whisper_server.core.errors import InvalidRequest, Overloaded
+from whisper_server.services.jobs.removal import make_room, remove_jobs
 from whisper_server.services.jobs.schema import (
     give_pages_back,
     jobs,
+    keys,
     now_of,
     segments,
     uploads,
     windows,
     writing,
 )
-from whisper_server.services.jobs.states import ENDED, MAX_TAKEN, UNFINISHED, Job, NewJob, Status, no_such_job
+from whisper_server.services.jobs.states import (
+    ENDED,
+    UNFINISHED,
+    Job,
+    NewJob,
+    OnceKey,
+    Status,
+    no_such_job,
+)
 
 CALLBACK_S = 2 * 86_400.0  # for which a job stays whose callback nobody takes
 RETRY_AFTER_S = 60  # what a client that is refused hears: jobs take minutes
@@ -78,14 +88,21 @@ class JobStore:
         with self._engine.connect() as connection:
             return now_of(connection)
 
-    def create(self, new: NewJob, limits: JobLimits, job_id: str) -> Job:
+    def create(self, new: NewJob, limits: JobLimits, job_id: str, once: OnceKey | None = None) -> Job:
         """Add a job, and remove the oldest finished ones where there would be too much on the disk.
+
+        Where the request has been here before, return its job, which has another id.
 
         Raises:
             Overloaded: there is enough to do.
+            InvalidRequest: its key is that of another request.
         """
         with writing(self._engine) as connection:
+            if once is not None and (before := _made_before(connection, once)) is not None:
+                return before
             self._check(connection, new, limits)
+            if once is not None:
+                connection.execute(insert(keys).values(key=once.key, request=once.request, job=job_id))
             connection.execute(
                 insert(jobs).values(
                     id=job_id,
@@ -117,7 +134,7 @@ class JobStore:
             raise _full(f"{limits.audio_s:.0f} seconds of audio in unfinished jobs")
         if held_bytes > 0 and held_bytes + new.upload_bytes > limits.disk_bytes:
             raise _full(f"{limits.disk_bytes >> 20} MiB of uploads in unfinished jobs")
-        _make_room(connection, limits.disk_bytes - new.upload_bytes)
+        make_room(connection, limits.disk_bytes - new.upload_bytes)
 
     def get(self, job_id: str) -> Job:
         """Return a job; raises `JobNotFound`."""
@@ -266,7 +283,7 @@ class JobStore:
     def remove(self, job_id: str) -> None:
         """Forget a job and all that it has left."""
         with writing(self._engine) as connection:
-            _remove(connection, [job_id])
+            remove_jobs(connection, [job_id])
 
     def sweep(self, keep_s: float, disk_bytes: int) -> Swept:
         """Let old unfinished jobs expire, and remove old finished ones.
@@ -282,8 +299,8 @@ class JobStore:
             is_told = or_(jobs.c.callback_next_at.is_(None), jobs.c.ended_at < limit - CALLBACK_S)
             is_old = and_(jobs.c.status.in_(ENDED), jobs.c.ended_at < limit, is_told)
             old = list(connection.scalars(select(jobs.c.id).where(is_old)))
-            _remove(connection, old)
-            removed = old + _make_room(connection, disk_bytes)
+            remove_jobs(connection, old)
+            removed = old + make_room(connection, disk_bytes)
         if removed:
             give_pages_back(self._engine)
         return Swept([job.id for job in late], removed)
@@ -325,16 +342,23 @@ def new_id() -> str:
     return f"job_{secrets.token_hex(16)}"
 
 
-def is_left_too_often(job: Job) -> bool:
-    """Tell whether servers have ended again and again while they were at the same place of a job."""
-    return job.taken >= MAX_TAKEN
-
-
 def _get(connection: Connection, job_id: str) -> Job:
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
     if row is None:
         raise no_such_job()
     return _job(row)
+
+
+def _made_before(connection: Connection, once: OnceKey) -> Job | None:
+    """Return the job that this request has made."""
+    known = connection.execute(select(keys).where(keys.c.key == once.key)).one_or_none()
+    if known is None:
+        return None
+    if known.request != once.request:
+        raise InvalidRequest(
+            "This Idempotency-Key came with another request; each needs its own.", param="Idempotency-Key"
+        )
+    return _get(connection, known.job)
 
 
 def _job(row: Any) -> Job:
@@ -368,30 +392,6 @@ def _replace_segments(connection: Connection, job_id: str, progress: Progress) -
         connection.execute(delete(segments).where(is_behind))
     if rows:
         connection.execute(insert(segments), rows)
-
-
-def _make_room(connection: Connection, room_bytes: int) -> list[str]:
-    """Remove the oldest finished jobs until the others take no more than this; return their ids."""
-    held = jobs.c.upload_bytes + jobs.c.result_bytes
-    too_much = int(connection.scalar(select(func.coalesce(func.sum(held), 0))) or 0) - room_bytes
-    removed: list[str] = []
-    if too_much > 0:
-        ended = (
-            select(jobs.c.id, held.label("held")).where(jobs.c.status.in_(ENDED)).order_by(jobs.c.ended_at)
-        )
-        for row in connection.execute(ended).all():
-            if too_much <= 0:
-                break
-            removed.append(row.id)
-            too_much -= row.held
-        _remove(connection, removed)
-    return removed
-
-
-def _remove(connection: Connection, job_ids: Sequence[str]) -> None:
-    for table in (segments, windows, uploads):
-        connection.execute(delete(table).where(table.c.job.in_(job_ids)))
-    connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
 
 
 def _full(limit: str) -> Overloaded:

@@ -23,7 +23,7 @@ from whisper_server.core.errors import EngineFailure, ShuttingDown, Unavailable,
 from whisper_server.services.by_voice import ByVoice
 from whisper_server.services.jobs import codec
 from whisper_server.services.jobs.states import LEASE_S
-from whisper_server.services.jobs.store import LeaseLost, Progress, is_left_too_often
+from whisper_server.services.jobs.store import LeaseLost, Progress
 
 if TYPE_CHECKING:
     from whisper_server.core.events import Events
@@ -144,7 +144,7 @@ class JobRun:
     async def _work(self) -> None:
         """Transcribe and store at the same time; raises whatever ends that early."""
         tools, started = self.tools, time.monotonic()
-        if is_left_too_often(self.job):
+        if self.job.is_left_too_often:
             raise EngineFailure(
                 f"The server ended {self.job.taken} times while it was at the same place of this file."
             )
