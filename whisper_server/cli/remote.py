@@ -115,7 +115,7 @@ class RemoteServer:
         """Return the reply to a request; raises `RemoteFailed`, and `_Away` where it may be sent again."""
         try:
             reply = self._client.request(method, path, **options)
-        except httpx2.ConnectError as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol) as error:
             raise _NeverReached(_reason(error)) from error
         except httpx2.HTTPError as error:
             raise _Away(_reason(error)) from error
