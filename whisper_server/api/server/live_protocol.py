@@ -1,26 +1,32 @@
-"""WebSocket connections, and how long a client may leave unread what it was sent; knows nothing of events."""
+"""WebSocket connections, what is held of events that come in, and how long a client may leave unread what it
+was sent; knows nothing of events.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from whisper_server.api.asgi import Message, new_request_id
+from whisper_server.api.asgi import Arriving, Message, new_request_id
 from whisper_server.api.errors import error_reply
 from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.server.reply_watch import ReplyWatch
-from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.errors import InvalidRequest, Overloaded
 
 if TYPE_CHECKING:
+    from websockets.frames import Frame
     from websockets.http11 import Request
 
     from whisper_server.core.config import Settings
 
 log = logging.getLogger("whisper_server.requests")
+
+TRY_AGAIN_LATER = 1013  # registered with IANA
 
 
 def live_protocol_of(settings: Settings) -> type[LiveProtocol]:
@@ -38,10 +44,20 @@ class LiveProtocol(WebSocketsSansIOProtocol):
     A closed transport waits until its client has taken the rest: for ever, where that reads nothing. A
     handshake that the library cannot read (it takes fewer and shorter headers than requests have, and no
     body) gets no answer from it, and the connection no end.
+
+    What is held of events that the application has not done with is counted, from their first byte on. The
+    fragments of one are joined as they come: a client may send any number of empty ones.
     """
 
     reply_timeout: TransferTimeout
     _reply_watch: ReplyWatch | None = None
+    _arriving: Arriving | None = None
+    _taken_bytes = 0  # of the event that the application is at
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._event = bytearray()  # what is there of one in fragments
+        self._waiting: deque[int] = deque()  # bytes of each event that is complete and not taken
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Watch whatever the system does not take at once."""
@@ -53,13 +69,43 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self._refuse(self.conn.handshake_exc.__cause__ or self.conn.handshake_exc)
+        try:
+            self._count()
+        except Overloaded:
+            self.conn.fail(TRY_AGAIN_LATER, "overloaded")
+            self.handle_parser_exception()
 
     def handle_connect(self, event: Request) -> None:
         """Begin a session, or say what speaks against it."""
         if self.conn.accept(event).status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             super().handle_connect(event)
+            self._arriving = Arriving(self.scope)  # type: ignore[arg-type]
         else:
             self._refuse(self.conn.handshake_exc)
+
+    def handle_text(self, event: Frame) -> None:
+        """Take an event, or the beginning of one."""
+        self._begin(event, "text")
+
+    def handle_bytes(self, event: Frame) -> None:
+        """Take an event, or the beginning of one."""
+        self._begin(event, "bytes")
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take another fragment."""
+        self._event += event.data
+        if event.fin:
+            whole, self._event = self._event, bytearray()
+            self._pass_on(whole)
+
+    async def receive(self) -> Any:
+        """Return the next event; the application has done with the one before."""
+        self._taken_bytes = 0
+        self._count()
+        message = await super().receive()
+        if message["type"] == "websocket.receive":
+            self._taken_bytes = self._waiting.popleft()
+        return message
 
     async def send(self, message: Message) -> None:  # type: ignore[override]  # uvicorn's are of one type each
         """Send what the application says; a refusal ends the handshake as well as an acceptance does."""
@@ -78,9 +124,34 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the watch: the client is gone."""
+        """End the watch: the client is gone, and what it has begun to send is forgotten.
+
+        The library's circles of references would keep that until the collector comes by.
+        """
         self._end_watch()
+        self._event = bytearray()
+        del self.conn.reader.buffer[:]
         super().connection_lost(exc)
+
+    def _begin(self, frame: Frame, kind: Literal["text", "bytes"]) -> None:
+        self.curr_msg_data_type = kind
+        if frame.fin:
+            self._pass_on(frame.data)
+        else:
+            self._event = bytearray(frame.data)
+
+    def _pass_on(self, event: bytes | bytearray | memoryview) -> None:
+        """Let the application have an event; uvicorn has it in one of two places."""
+        if not self.close_sent:
+            self._waiting.append(len(event))
+        self.frames, self.bytes = [event], event  # type: ignore[list-item]
+        self.send_receive_event_to_app()
+        self.frames, self.bytes = [], b""
+
+    def _count(self) -> None:
+        if self._arriving is not None:
+            begun = len(self.conn.reader.buffer) + len(self._event)
+            self._arriving.tell(begun + sum(self._waiting) + self._taken_bytes)
 
     def _refuse(self, reason: BaseException | None) -> None:
         """Answer in the shape of every error, and close the connection."""
