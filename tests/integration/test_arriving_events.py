@@ -29,11 +29,13 @@ def frame(kind: int, data: bytes, *, is_last: bool = True, n_bytes: int | None =
 
 
 @pytest.fixture
-def small(start_server: StartServer) -> Server:
+def small(start_server: StartServer) -> Iterator[Server]:
     """A server that has room for 50 MiB of uploads."""
     server = start_server("--queue-mb", "50", "--max-audio-file-size-mb", "1")
     wait_until_started(server)
-    return server
+    yield server
+    assert server.stop() == 0
+    assert not [line for line in server.lines if " ERROR " in line or "Traceback" in line], server.lines
 
 
 @pytest.fixture

@@ -52,12 +52,13 @@ class LiveProtocol(WebSocketsSansIOProtocol):
     reply_timeout: TransferTimeout
     _reply_watch: ReplyWatch | None = None
     _arriving: Arriving | None = None
-    _taken_bytes = 0  # of the event that the application is at
+    _waiting_bytes = 0  # of events that are complete, with the one that the application is at
+    _taken_bytes = 0  # of that one
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._event = bytearray()  # what is there of one in fragments
-        self._waiting: deque[int] = deque()  # bytes of each event that is complete and not taken
+        self._sizes: deque[int] = deque()  # of events that are complete and not taken, bytes
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Watch whatever the system does not take at once."""
@@ -72,6 +73,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         try:
             self._count()
         except Overloaded:
+            self._forget()
             self.conn.fail(TRY_AGAIN_LATER, "overloaded")
             self.handle_parser_exception()
 
@@ -100,11 +102,12 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         """Return the next event; the application has done with the one before."""
+        self._waiting_bytes -= self._taken_bytes
         self._taken_bytes = 0
         self._count()
         message = await super().receive()
         if message["type"] == "websocket.receive":
-            self._taken_bytes = self._waiting.popleft()
+            self._taken_bytes = self._sizes.popleft()
         return message
 
     async def send(self, message: Message) -> None:  # type: ignore[override]  # uvicorn's are of one type each
@@ -129,8 +132,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         The library's circles of references would keep that until the collector comes by.
         """
         self._end_watch()
-        self._event = bytearray()
-        del self.conn.reader.buffer[:]
+        self._forget()
         super().connection_lost(exc)
 
     def _begin(self, frame: Frame, kind: Literal["text", "bytes"]) -> None:
@@ -143,15 +145,20 @@ class LiveProtocol(WebSocketsSansIOProtocol):
     def _pass_on(self, event: bytes | bytearray | memoryview) -> None:
         """Let the application have an event; uvicorn has it in one of two places."""
         if not self.close_sent:
-            self._waiting.append(len(event))
+            self._sizes.append(len(event))
+            self._waiting_bytes += len(event)
         self.frames, self.bytes = [event], event  # type: ignore[list-item]
         self.send_receive_event_to_app()
         self.frames, self.bytes = [], b""
 
+    def _forget(self) -> None:
+        self._event = bytearray()
+        del self.conn.reader.buffer[:]
+
     def _count(self) -> None:
         if self._arriving is not None:
             begun = len(self.conn.reader.buffer) + len(self._event)
-            self._arriving.tell(begun + sum(self._waiting) + self._taken_bytes)
+            self._arriving.tell(begun + self._waiting_bytes)
 
     def _refuse(self, reason: BaseException | None) -> None:
         """Answer in the shape of every error, and close the connection."""
