@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import SAMPLES, Sample, Server, StartServer
 from tests.support.asgi_client import Uploading
 from tests.support.audio_files import encode, samples_of, wav_bytes
+from tests.support.frugal_server import KEPT_BYTES
 from tests.support.held_requests import inside, until
 from tests.support.http_requests import URL, error_of, form
 from tests.support.in_process import OpenClient
@@ -290,16 +291,12 @@ def body_of(minutes: int, minute: bytes) -> tuple[Iterator[bytes], int]:
     return parts(), len(head_of()) + minutes * len(minute) + len(TAIL)
 
 
-# What the allocator keeps of memory that was freed, at most: see `core.system.allocator`.
-KEPT_MB = 2 * (64 << 20) / 1e6
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "kept_mb"),
     [
         pytest.param("tests.support.frugal_server", 0, id="held"),
-        pytest.param("whisper_server.api.server", KEPT_MB, id="held and kept"),
+        pytest.param("whisper_server.api.server", KEPT_BYTES / 1e6, id="held and kept"),
     ],
 )
 def test_a_film_of_two_hours_passes_through(
