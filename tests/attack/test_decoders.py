@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
 
 import httpx
 import psutil
@@ -20,24 +21,33 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="looks for processes as Linux and macOS have them"),
 ]
 
+N_CLIPS = 8
+
 
 def test_clips_go_on_beside_files_that_take_long(start_server: StartServer, speech: Sample) -> None:
     server = start_server()
+    kinds = cycle(range(3))
     slow = [changing_rate(2000), one_sample_packets(400_000), no_data_frames(4 << 20)]
 
     def post(data: bytes) -> int:
         return httpx.post(f"{server.url}{URL}", **form(data), timeout=LIMIT_S).status_code
 
     assert post(speech.data) == 200
+    statuses: set[int] = set()
     with ThreadPoolExecutor(8) as pool:
-        attacks = [pool.submit(post, slow[each % 3]) for each in range(12)]
-        n_served = 0
-        while not all(attack.done() for attack in attacks):
-            assert post(speech.data) == 200
+        attacks: set[Future[int]] = set()
+        for number in range(N_CLIPS):
+            while len(attacks) < 8:
+                attacks.add(pool.submit(post, slow[next(kinds)]))
+            assert post(speech.data) == 200, number
             assert httpx.get(f"{server.url}/health", timeout=LIMIT_S).status_code == 200
-            n_served += 1
-        assert {attack.result() for attack in attacks} <= {400, 429, 503}
-    assert n_served >= 5
+            done = {attack for attack in attacks if attack.done()}
+            statuses |= {attack.result() for attack in done}
+            attacks -= done
+        statuses |= {attack.result() for attack in attacks}
+    # 200 where the processor is so fast that one of them stays within its budget.
+    assert statuses <= {200, 400, 429, 503}
+    assert 400 in statuses
     assert server.stop() == 0
 
 

@@ -143,7 +143,8 @@ def test_the_rest_of_an_ambiguous_request_is_no_request(server: Server) -> None:
 
 def test_nothing_is_left_behind(start_server: StartServer) -> None:
     """After a storm of all kinds of broken requests there are as many threads and connections as before."""
-    server = start_server("--header-timeout-s", "2")  # what ends those that send no end of line
+    # What ends those that send no end of line, of a header or of a chunk.
+    server = start_server("--header-timeout-s", "2", "--stall-timeout-s", "2")
     wait_until_started(server)
     process = psutil.Process(server.process.pid)
     threads, files = process.num_threads(), process.num_fds()

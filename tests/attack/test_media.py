@@ -16,6 +16,8 @@ from tests.support.audio_files import encode, tone
 from tests.support.hostile_media import (
     PICTURED,
     changing_rate,
+    deflated_blocks,
+    id3_of,
     no_data_frames,
     one_sample_packets,
     png,
@@ -40,6 +42,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "rates and silence": lambda: changing_rate(20_000, rest_s=16.0),
     "one sample": lambda: one_sample_packets(2_000_000),
     "no data": lambda: no_data_frames(25 << 20),
+    "deflated blocks": lambda: deflated_blocks(2500),
+    "deflated titles": lambda: id3_of(1500),
     "script tags": lambda: script_tags(1_200_000),
     "chunks": lambda: repeated_chunk(3.0, 4800),
     "tables in free": lambda: M4A + table_names(24 << 20),

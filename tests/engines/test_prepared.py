@@ -115,11 +115,18 @@ def test_a_folder_that_was_tried_is_not_tried_again(
         load(folder, tmp_path / "cache")
 
 
-def test_numbers_that_end_the_process_are_the_childs_end(
-    tmp_path: Path, nano_cache: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(b"\0\0", id="a trap"),
+        pytest.param(b"\x05\0", id="an error of the library"),
+    ],
+)
+def test_numbers_that_do_not_work_are_found_in_the_child(
+    tmp_path: Path, nano_cache: Path, number: bytes
 ) -> None:
     folder = shutil.copytree(ensure_converted(NANO, nano_cache, "int8"), tmp_path / "theirs")
-    set_variable(folder / "model.bin", "decoder/num_heads", b"\0\0")
+    set_variable(folder / "model.bin", "decoder/num_heads", number)
     with pytest.raises(ModelUnavailable, match="'theirs' cannot be used") as failed:
         load(folder, tmp_path / "cache")
     assert str(tmp_path) not in str(failed.value)

@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import SAMPLES, Sample, Server, StartServer
 from tests.support.asgi_client import Uploading
 from tests.support.audio_files import encode, samples_of, wav_bytes
+from tests.support.frugal_server import KEPT_BYTES
 from tests.support.held_requests import inside, until
 from tests.support.http_requests import URL, error_of, form
 from tests.support.in_process import OpenClient
@@ -291,9 +292,18 @@ def body_of(minutes: int, minute: bytes) -> tuple[Iterator[bytes], int]:
 
 
 @pytest.mark.slow
-def test_a_film_of_two_hours_passes_through(start_server: StartServer, raw_minute: bytes) -> None:
+@pytest.mark.parametrize(
+    ("module", "kept_mb"),
+    [
+        pytest.param("tests.support.frugal_server", 0, id="held"),
+        pytest.param("whisper_server.api.server", KEPT_BYTES / 1e6, id="held and kept"),
+    ],
+)
+def test_a_film_of_two_hours_passes_through(
+    start_server: StartServer, raw_minute: bytes, module: str, kept_mb: float
+) -> None:
     """230 MB against a limit of 25 MiB: not all of it is in memory, and nothing on the disk."""
-    server = start_server()
+    server = start_server(module=module)
     peaks: list[float] = []
     parts, length = body_of(1, raw_minute)
     assert upload(server, "/asr?encode=false&output=srt&language=en", parts, length, peaks).startswith(
@@ -307,9 +317,10 @@ def test_a_film_of_two_hours_passes_through(start_server: StartServer, raw_minut
     head, _, subtitle = reply.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     assert b" --> 01:5" in subtitle
-    # 99 were seen, most of them in the first minutes: what the steps work with for a moment, which the
-    # allocator keeps once in each of its two arenas until the server is idle. 15 MB of it are held.
-    assert max(peaks) - before_mb < 130
+    grown_mb = max(peaks) - before_mb
+    print(f"{grown_mb:.0f} MB more than after a minute")
+    # 15 MB are a look-ahead of two minutes and the block behind it; then windows, and what a step works with.
+    assert grown_mb < 60 + kept_mb
 
 
 def test_detection_answers_when_the_film_has_been_sent(start_server: StartServer, raw_minute: bytes) -> None:

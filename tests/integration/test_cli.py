@@ -333,3 +333,20 @@ def test_ctrl_c_while_it_imports() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to send")
+def test_ctrl_c_when_all_is_done() -> None:
+    """The texts are out, and the interpreter is being torn down."""
+    program = (
+        "import atexit, os, signal; from whisper_server.core.system.process import hear_interrupts, leave;"
+        " hear_interrupts(); atexit.register(os.kill, os.getpid(), signal.SIGINT); print('text'); leave(3)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "text\n", "")

@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.conftest import NANO, Sample, Server, StartServer, servers
+from tests.support.http_requests import URL, form
 from tests.support.long_audio import speak_for
 from tests.support.realtime_client import RealtimeClient, pcm16, session
 
@@ -151,6 +152,8 @@ def test_a_server_that_ends_answers_every_open_turn(
     start_server: StartServer, nano_cache: Path, speech: Sample
 ) -> None:
     server = start_server(**settings(nano_cache))
+    # A turn whose model is still being loaded when the server ends has not begun.
+    assert httpx.post(f"{server.url}{URL}", **form(speech.data)).status_code == 200
     with sessions(server) as clients:
         for client in clients:
             client.append(pcm16(speech.data))

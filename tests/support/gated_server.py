@@ -1,7 +1,7 @@
 """A server whose device a test holds: `python -m tests.support.gated_server FLAGS`, fake engine.
 
 Writes a line to stdout for each batch that comes to the device. Each byte on stdin lets one batch through,
-the end of stdin all that follow.
+the end of stdin all that follow. With FRUGAL in the environment its allocator keeps little.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from tests.support.frugal_server import keep_little
 from whisper_server.api.server.run import run
 from whisper_server.services.engines import fake
 
@@ -57,6 +58,8 @@ def open_gate(server: Server) -> None:
 
 
 if __name__ == "__main__":
+    if "FRUGAL" in os.environ:
+        keep_little()
     fake.GATE = gate = Gate()
     threading.Thread(target=gate.obey, daemon=True).start()
     run()

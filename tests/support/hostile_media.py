@@ -91,6 +91,32 @@ def one_sample_packets(n_packets: int) -> bytes:
     return out.getvalue()
 
 
+def deflated_blocks(n_blocks: int, block_bytes: int = 9_900_000) -> bytes:
+    """PCM in Matroska whose blocks are compressed: each a thousandth of what it becomes."""
+
+    def element(name: str, data: bytes | int) -> bytes:
+        data = data.to_bytes(8, "big") if isinstance(data, int) else data
+        return bytes.fromhex(name) + (1 << 56 | len(data)).to_bytes(8, "big") + data
+
+    head = element("1A45DFA3", element("4282", b"matroska"))
+    zlib_of_blocks = element("6D80", element("6240", element("5034", element("4254", 0))))
+    sound = element("E1", element("B5", struct.pack(">d", 8000.0)) + element("9F", 1) + element("6264", 8))
+    numbers = element("D7", 1) + element("73C5", 1) + element("83", 2)
+    track = element("AE", numbers + element("86", b"A_PCM/INT/LIT") + sound + zlib_of_blocks)
+    block = element("A3", b"\x81\0\0\x80" + zlib.compress(bytes(block_bytes), 9))
+    clusters = b"".join(element("1F43B675", element("E7", at * 1000) + block) for at in range(n_blocks))
+    info = element("1549A966", element("2AD7B1", 1_000_000))
+    return head + element("18538067", info + element("1654AE6B", track) + clusters)
+
+
+def id3_of(n_frames: int, frame_bytes: int = 15_000_000) -> bytes:
+    """MP3 with an ID3 tag whose frames are compressed: each a thousandth of what it becomes."""
+    data = struct.pack(">I", frame_bytes) + zlib.compress(b"a\0" + bytes(frame_bytes - 2), 9)
+    frames = (b"PRIV" + struct.pack(">I", len(data)) + b"\0\x80" + data) * n_frames
+    size = bytes((len(frames) >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    return b"ID3\x03\0\0" + size + frames + encode(tone(1.0), container="mp3", codec="libmp3lame")
+
+
 def no_data_frames(n_frames: int) -> bytes:
     """AMR of frames that say that there is nothing: each is a packet that fails."""
     return b"#!AMR\n" + b"\x7c" * n_frames

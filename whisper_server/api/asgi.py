@@ -12,7 +12,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_LINGERS = "is_lingering"  # in the scope's state
+# In the scope's state:
+_LINGERS = "is_lingering"
+_ARRIVING = "arriving"
 
 
 def header_values(scope: Scope, name: bytes) -> list[str]:
@@ -52,6 +54,29 @@ def mark_lingering(scope: Scope) -> None:
 def is_lingering(scope: Scope) -> bool:
     """Tell whether `mark_lingering` was called."""
     return _LINGERS in scope.get("state", {})
+
+
+class Arriving:
+    """What is held of a WebSocket's events that were not taken yet, for who counts it.
+
+    It lies in the scope's state from the beginning, because layers between may copy both.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._count: Callable[[int], None] | None = None
+        scope.setdefault("state", {})[_ARRIVING] = self
+
+    def tell(self, n_bytes: int) -> None:
+        """Tell how many bytes there are; raises what the one who counts raises."""
+        if self._count is not None:
+            self._count(n_bytes)
+
+    @staticmethod
+    def count(scope: Scope, count: Callable[[int], None]) -> None:
+        """Have `count` told; what it raises ends the connection."""
+        arriving = scope.get("state", {}).get(_ARRIVING)
+        if isinstance(arriving, Arriving):
+            arriving._count = count
 
 
 def new_request_id() -> str:

@@ -20,7 +20,13 @@ from whisper_server.cli.progress import ByteBar
 from whisper_server.cli.terminal import log_to_terminal, printable, say
 from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, ModelNotFound, WhisperServerError
-from whisper_server.core.system.process import INTERRUPTED, ensure_streams, hear_interrupts, leave
+from whisper_server.core.system.process import (
+    INTERRUPTED,
+    end_at_interrupt,
+    ensure_streams,
+    hear_interrupts,
+    leave,
+)
 from whisper_server.services.model_files.catalog import Catalog
 from whisper_server.services.model_files.disk import Holding, holding_of, holdings, remove_download
 
@@ -37,6 +43,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     hear_interrupts()
     try:
         code = main(argv)
+        end_at_interrupt()  # no more than the exit is left
     except KeyboardInterrupt:  # before there was anything to interrupt
         code = INTERRUPTED
     leave(code if has_output else code or FAILED)  # a result that nobody gets is a failure

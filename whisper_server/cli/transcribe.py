@@ -26,7 +26,13 @@ from whisper_server.cli.there import transcribe_there
 from whisper_server.core.config import Settings, load_settings, log_notices
 from whisper_server.core.errors import ConfigError, InvalidRequest, WhisperServerError
 from whisper_server.core.languages import parse_language
-from whisper_server.core.system.process import INTERRUPTED, ensure_streams, hear_interrupts, leave
+from whisper_server.core.system.process import (
+    INTERRUPTED,
+    end_at_interrupt,
+    ensure_streams,
+    hear_interrupts,
+    leave,
+)
 from whisper_server.core.validators import check_languages, check_seed, check_text, check_voices
 from whisper_server.services.rendering.formats import SUBTITLE_FORMATS, render, render_alignment
 from whisper_server.services.rendering.subtitles import SubtitleOptions, check_options
@@ -70,6 +76,7 @@ def run(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     hear_interrupts()
     try:
         code = main(argv, prog, has_output=has_output)
+        end_at_interrupt()  # no more than the exit is left
     except KeyboardInterrupt:  # before there was anything to interrupt
         code = INTERRUPTED
     leave(code)

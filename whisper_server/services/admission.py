@@ -77,6 +77,7 @@ class Slot:
         self._declared_bytes = upload_bytes
         self._received_bytes = 0
         self._kept_bytes: int | None = None  # None: the body is still coming in
+        self._arriving_bytes = 0  # of a live session's events
         self.expected_s = 0.0  # of audio; what the header claims, or what was read where that is more
         self._claimed_s = 0.0
         self.done_s = 0.0
@@ -95,8 +96,8 @@ class Slot:
     def upload_bytes(self) -> int:
         """What is held of the body, and what has its room: what is declared, but not much further ahead."""
         if self._kept_bytes is not None:
-            return self._kept_bytes
-        return held_bytes(self._received_bytes, self._declared_bytes)
+            return self._kept_bytes + self._arriving_bytes
+        return held_bytes(self._received_bytes, self._declared_bytes) + self._arriving_bytes
 
     def receive(self, n_bytes: int) -> None:
         """Count bytes of the body; some of those that were declared have their room.
@@ -120,10 +121,21 @@ class Slot:
         Raises:
             Overloaded: it is more than there is room for.
         """
-        more_bytes = n_bytes - self.upload_bytes
+        more_bytes = n_bytes - (self.upload_bytes - self._arriving_bytes)
         if more_bytes > 0:
             self._admission.check_bytes(more_bytes)
         self._kept_bytes = n_bytes
+
+    def arrive(self, n_bytes: int) -> None:
+        """Count what is held of a live session's events, complete or not, that it has not done with.
+
+        Raises:
+            Overloaded: it is more than there is room for.
+        """
+        more_bytes = n_bytes - self._arriving_bytes
+        if more_bytes > 0:
+            self._admission.check_bytes(more_bytes)
+        self._arriving_bytes = n_bytes
 
     def expect(self, audio_s: float) -> None:
         """Take the length that the audio claims, before it is decoded. Beside no other audio it always fits.

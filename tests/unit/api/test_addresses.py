@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from whisper_server.api.asgi import Message, Receive, Scope, Send, is_lingering, mark_lingering
 from whisper_server.api.compat.addresses import own_address
 from whisper_server.api.compat.groq import with_groq_id
+from whisper_server.api.middleware.addresses import AddressMiddleware
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
@@ -70,3 +72,19 @@ def test_what_an_address_says_beyond_the_path() -> None:
 @pytest.mark.parametrize("body", ['{"text":"a}"}', '{"text": "a", "n": {}}\n', "{}", "{ }"])
 def test_groq_finds_its_field(body: str) -> None:
     assert json.loads(with_groq_id(body, "req_1")) == {**json.loads(body), "x_groq": {"id": "req_1"}}
+
+
+async def test_the_server_sees_what_layers_below_say_of_a_connection() -> None:
+    """Whether it only lingers, say, which is read from the scope that the server itself made."""
+
+    async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+        assert scope["path"] == TRANSCRIPTIONS
+        mark_lingering(scope)
+
+    async def unused(*_: object) -> Message:
+        raise AssertionError
+
+    scope: Scope = {"type": "http", "path": "/audio/transcriptions", "state": {"of the lifespan": 1}}
+    await AddressMiddleware(refuse)(scope, unused, unused)  # type: ignore[arg-type]
+    assert is_lingering(scope)
+    assert scope["path"] == "/audio/transcriptions"

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from tests.support.growth import check_linear
 from tests.support.peak_memory import bounded_growth
 from whisper_server.api.requests.json_text import LONG_BYTES, MAX_VALUES, outline, parse_json
+from whisper_server.api.requests.upload import _upload_of
 from whisper_server.core.errors import InvalidRequest
+from whisper_server.core.validators import MAX_TEXT_CHARS
 
 MANY = 1 << 62
 TOO_MANY = f"more than {MAX_VALUES} values"
@@ -212,6 +214,21 @@ def test_a_field_may_be_long_but_not_endless() -> None:
     assert parse_json(b'{"prompt": "%b"}' % (b"p" * 100_000)).fields({"prompt"}) == {"prompt": "p" * 100_000}
     with pytest.raises(InvalidRequest, match="longer than 1048576 bytes") as caught:
         parse_json(b'{"prompt": ["%b"]}' % (b"p" * 1_100_000)).fields({"prompt"})
+    assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("character", ["a", "ก", "🎵"])
+def test_a_text_that_is_to_be_timed_may_be_written_in_any_way(character: str) -> None:
+    text = character * MAX_TEXT_CHARS
+    for is_ascii in (True, False):
+        body = json.dumps({"text": text}, ensure_ascii=is_ascii).encode()
+        assert parse_json(body).fields({"text"}) == {"text": text}
+
+
+def test_a_field_that_is_too_long_is_named_and_not_the_audio() -> None:
+    body = bytearray(b'{"audio": "AAAA", "prompt": "%b"}' % (b"p" * 1_100_000))
+    with pytest.raises(InvalidRequest, match="longer than") as caught:
+        _upload_of(body, 1000, takes_url=False)
     assert caught.value.param == "prompt"
 
 

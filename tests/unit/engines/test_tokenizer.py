@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -201,6 +202,55 @@ def test_text_needs_no_library_and_the_first_prompt_loads_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[" I\'m", False, [286, 478], True]'
+
+
+class _Counting:
+    """The library's tokenizer, and the texts that it was asked to split."""
+
+    def __init__(self) -> None:
+        self._raw = _library()
+        self.split: list[str] = []
+
+    def encode(self, text: str, **options: bool) -> object:
+        self.split.append(text)
+        return self._raw.encode(text, **options)
+
+
+def _counted() -> tuple[Tokenizer, _Counting]:
+    counting = _Counting()
+    vocabulary = Vocabulary(_library().get_vocab(with_added_tokens=True))
+    tokenizer = Tokenizer(vocabulary, lambda: cast("RawTokenizer", counting), bytes, is_multilingual=True)
+    return tokenizer, counting
+
+
+def test_keywords_and_prompt_of_a_request_are_split_once_for_all_its_windows() -> None:
+    """The largest take tenths of a second, in which windows of others wait for the same thread."""
+    tokenizer, counting = _counted()
+    keywords = ", ".join(f"{number}{'é' * 997}" for number in range(100))
+    prompts = [tokenizer.prompt([1, 2], "the end", keywords) for _ in range(50)]
+    assert counting.split == [f" {keywords}", " the end"]
+    assert all(prompt == prompts[0] for prompt in prompts)
+    assert len(prompts[0]) == 1 + MAX_PROMPT_TOKENS + 2
+    assert tokenizer.prompt([3], "the end", keywords) == [*prompts[0][:-2], 3]
+    assert tokenizer.prompt([1, 2], keywords, "the end") != prompts[0]
+    assert len(counting.split) == 2
+
+
+def test_what_was_split_is_forgotten_and_is_no_text() -> None:
+    """Those that were used last are kept, as tokens of a prompt and a digest: never a request's words."""
+    tokenizer, counting = _counted()
+    for number in range(2000):
+        tokenizer.prompt([], f"prompt {number}", "busy")
+    assert counting.split.count(" busy") == 1
+    before = len(counting.split)
+    tokenizer.prompt([], "prompt 1999", "busy")
+    assert len(counting.split) == before
+    tokenizer.prompt([], "prompt 0", "busy")
+    assert len(counting.split) == before + 1
+    kept = tokenizer._prompts
+    assert len(kept) <= 512
+    assert all(isinstance(key, bytes) and len(key) == 16 for key in kept)
+    assert all(len(end) <= MAX_PROMPT_TOKENS for ends in kept.values() for end in ends)
 
 
 def test_a_file_that_only_the_library_cannot_read_fails_at_the_prompt(tmp_path: Path) -> None:

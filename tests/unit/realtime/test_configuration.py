@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -128,3 +129,25 @@ def test_any_value_is_taken_or_refused(session: dict[str, Any], is_flat: bool) -
 def test_a_session_is_an_object(session: object) -> None:
     with pytest.raises(InvalidRequest):
         SessionConfig().updated(session)
+
+
+@pytest.mark.parametrize(
+    "detection", [5, "server_vad", [], [[]], True, {"type": ["server_vad"]}, {"type": "x"}]
+)
+def test_a_detection_that_is_none_is_named(detection: Any) -> None:
+    """As a close with 1011, which is what an exception of ours becomes, it would end the session."""
+    for update in (
+        lambda: updated(SessionConfig(), turn_detection=detection),
+        lambda: SessionConfig().updated_flat({"turn_detection": detection}),
+    ):
+        with pytest.raises(InvalidRequest, match="turn_detection") as failed:
+            update()
+        assert "semantic_vad" in failed.value.message
+        assert "lambda" not in failed.value.message
+
+
+def test_numbers_that_no_json_has_are_not_shown_again() -> None:
+    odd = {"type": "near_field", "strength": float("nan"), "more": [float("inf")]}
+    config = updated(SessionConfig(), noise_reduction=odd)
+    json.dumps(config.wire(), allow_nan=False)
+    assert config.wire()["audio"]["input"]["noise_reduction"] == {"type": "near_field"}

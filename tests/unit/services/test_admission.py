@@ -249,6 +249,25 @@ def test_clients_that_declare_much_and_send_little_keep_few_bytes() -> None:
     honest.receive(26 * MIB)
 
 
+def test_events_of_live_sessions_are_counted_while_they_come_in() -> None:
+    admission = Admission(LIMITS, Clock())
+    live, upload = admission.enter(), admission.enter()
+    live.hold(1 * MIB)
+    live.arrive(4 * MIB)
+    upload.receive(3 * MIB)
+    assert inside(admission)[2] == 8 * MIB
+    with pytest.raises(Overloaded, match="10 MiB of uploads"):
+        live.arrive(7 * MIB)
+    with pytest.raises(Overloaded, match="10 MiB of uploads"):
+        live.hold(4 * MIB)
+    assert inside(admission)[2] == 8 * MIB
+    live.hold(2 * MIB)
+    live.arrive(0)
+    assert inside(admission)[2] == 5 * MIB
+    live.leave()
+    assert inside(admission)[2] == 3 * MIB
+
+
 def test_a_slot_is_given_back_whatever_happens() -> None:
     admission = Admission(LIMITS, Clock())
     for error in (ValueError, KeyboardInterrupt, GeneratorExit):

@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
+from whisper_server.api.asgi import Arriving
 from whisper_server.api.disconnect import ClientDisconnected
 from whisper_server.api.ephemeral_keys import session_of, socket_key
 from whisper_server.api.requests.json_text import parse_json
@@ -44,6 +45,7 @@ async def realtime(socket: WebSocket) -> None:
     if model := socket.query_params.get("model"):
         config = config.updated({"audio": {"input": {"transcription": {"model": model}}}})
     with services.admission.enter() as slot, services.live.one():
+        Arriving.count(socket.scope, slot.arrive)
         session = Session(
             config,
             partial(params_of, catalog=services.catalog),

@@ -16,6 +16,7 @@ class AddressMiddleware:
         """Translate the path, then pass on."""
         if scope["type"] in {"http", "websocket"}:
             address = own_address(scope["path"])
-            scope = {**scope, "path": address.path, "state": {**scope.get("state", {})}}
+            # The state is the server's own: it reads there what layers below say of the connection.
+            scope = {**scope, "path": address.path, "state": scope.setdefault("state", {})}
             keep_address(scope, address)
         await self._app(scope, receive, send)

@@ -17,12 +17,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whisper_server.core.errors import InvalidRequest
-from whisper_server.core.validators import without_surrogates
+from whisper_server.core.validators import MAX_TEXT_CHARS, without_surrogates
 
 MAX_VALUES = 10_000
 LONG_BYTES = 1 << 16  # a text that is longer is left where it is
 MAX_TEXT_BYTES = 1 << 20  # of one that becomes text after all
-LONGER_TEXTS = {"known_speaker_references": (8 << 20) + 1024}  # bytes: base64 of sound
+_ESCAPE_BYTES = 12  # of a character beyond the first 65,536, as two surrogates
+LONGER_TEXTS = {  # bytes
+    "known_speaker_references": (8 << 20) + 1024,  # base64 of sound
+    "text": _ESCAPE_BYTES * MAX_TEXT_CHARS,  # what is to be timed, in any way of writing it
+}
 _CHUNK_BYTES = 1 << 16  # other threads run between two chunks
 _MARKS = (b",", b"[", b"{")  # one of them stands before every value, or before its name
 _QUOTES_PER_VALUE = 4  # those of its name and its own

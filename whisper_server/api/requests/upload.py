@@ -138,10 +138,11 @@ def _upload_of(body: bytearray, max_bytes: int, takes_url: bool) -> Upload:
     found = find_audio(parsed.value)
     param = OPENROUTER_FIELD if found is data_of(parsed.value.get(OPENROUTER_FIELD)) else "audio"
     try:
-        return Upload(decode_base64(parsed.content(found), max_bytes), parsed.fields(_FIELDS), param)
+        data = decode_base64(parsed.content(found), max_bytes)
     except InvalidRequest as error:
         error.param = param
         raise
+    return Upload(data, parsed.fields(_FIELDS), param)
 
 
 def _both() -> InvalidRequest:

@@ -157,12 +157,15 @@ def leave(code: int) -> NoReturn:
     """End the process with this exit code.
 
     A call into a native library cannot be interrupted, and the interpreter aborts if it is torn down during
-    one: so where a thread of this package still runs, the process exits without the teardown.
+    one: so where a thread of this package still runs, the process exits without the teardown. Ctrl-C changes
+    nothing any more: the teardown would end by it, or say where it was.
     """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # its reader may have ended
+            stream.flush()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate()):
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # its reader may have ended
-                stream.flush()
         logging.shutdown()
         os._exit(code)
     sys.exit(code)

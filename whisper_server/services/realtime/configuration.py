@@ -7,7 +7,6 @@ again: an error event ends most clients' sessions. Must not know of turns or of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -63,17 +62,28 @@ class SemanticVad(_Part):
     eagerness: str = "auto"
 
 
-def _detection_of(value: object) -> object:
-    """Return which detection a value is; for what is none, what its refusal is to name."""
-    if isinstance(value, dict):
-        return value.get("type", "server_vad")
-    return getattr(value, "type", "server_vad")
+def _kind_of(detection: object) -> str | None:
+    """Return the type that a detection says it has, None for what is none."""
+    if isinstance(detection, dict):
+        kind = detection.get("type", "server_vad")
+        return kind if isinstance(kind, str) else None
+    return getattr(detection, "type", None)
 
 
 TurnDetection = Annotated[
     Annotated[ServerVad, Tag("server_vad")] | Annotated[SemanticVad, Tag("semantic_vad")],
-    Discriminator(_detection_of),
+    Discriminator(
+        _kind_of,
+        custom_error_type="turn_detection",
+        custom_error_message="Use null, or an object of type server_vad or semantic_vad",
+    ),
 ]
+
+
+class NoiseReduction(_Part):
+    """What a client's microphone is; nothing here depends on it."""
+
+    type: str | None = None
 
 
 class TranscriptionPart(_Part):
@@ -91,7 +101,7 @@ class _Input(_Part):
     format: Format | None = None
     transcription: TranscriptionPart | None = None
     turn_detection: TurnDetection | None = None
-    noise_reduction: dict[str, Any] | None = None
+    noise_reduction: NoiseReduction | None = None
 
 
 class _Audio(_Part):
@@ -108,7 +118,7 @@ class _FlatSession(_Part):
 
     input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] = "pcm16"
     input_audio_transcription: TranscriptionPart | None = None
-    input_audio_noise_reduction: dict[str, Any] | None = None
+    input_audio_noise_reduction: NoiseReduction | None = None
     turn_detection: TurnDetection | None = None
     include: list[str] | None = None
 
@@ -128,7 +138,7 @@ class SessionConfig:
     transcription: TranscriptionPart = field(default_factory=TranscriptionPart)
     given_detection: ServerVad | SemanticVad | None = None
     is_detection_given: bool = False
-    noise_reduction: Mapping[str, Any] | None = field(default=None, hash=False)
+    noise_reduction: NoiseReduction | None = None
     include: tuple[str, ...] = ()
 
     @property
@@ -185,7 +195,7 @@ class SessionConfig:
         shown = {
             "format": self.format.model_dump(exclude_none=True),
             "transcription": self.transcription.model_dump(exclude_none=True) or None,
-            "noise_reduction": self.noise_reduction,
+            "noise_reduction": self.noise_reduction and self.noise_reduction.model_dump(exclude_none=True),
             "turn_detection": detection and detection.model_dump(exclude_none=True),
         }
         return {"audio": {"input": shown}, "include": list(self.include) or None}

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import ctranslate2
 import numpy as np
 
-from whisper_server.core.errors import ModelUnavailable
+from whisper_server.core.errors import EngineFailure, ModelUnavailable
 from whisper_server.core.paths import without_paths
 from whisper_server.core.types import WINDOW_FRAMES, WINDOW_S
 from whisper_server.services.engines.audio_context import silence_after
 from whisper_server.services.engines.base import EngineSpec, Sampling
+from whisper_server.services.engines.checkpoint import broken
 from whisper_server.services.engines.ct2.convert import ensure_converted
 from whisper_server.services.engines.ct2.engine import ALIGNED_POSITIONS, CTranslate2Engine
 from whisper_server.services.engines.ct2.folder import (
@@ -94,7 +95,11 @@ def convert_and_try(
     """
 
     def try_out(made: Path) -> None:
-        _use_once(_open(made, spec, encoder))
+        engine = _open(made, spec, encoder)
+        try:
+            _use_once(engine)
+        except EngineFailure as error:
+            raise broken(folder, f"using it once failed ({error.message})") from error
 
     if ensure_converted(folder, cache_dir, quantization, encoder, try_out) == folder:
         try_out(folder)
