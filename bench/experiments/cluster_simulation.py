@@ -4,7 +4,7 @@
     python -m bench.experiments.cluster_simulation --measure MODEL RECORDING [RECORDING ...]
 
 The second form measures what the first takes for given: processor time of one thread for each window of the
-recordings, and for their first seconds as a clip. The simulation is `cluster_model`; what it assumes and what
+recordings, and for their first seconds as a clip. The simulation is `bench.cluster_model`; what it assumes and what
 it said is in `cluster_simulation.md`. The same numbers have the same tables.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.experiments.cluster_model import ENDLESS, Arrival, Cluster, Outcome, Plan, poisson, window_bytes
+from bench.cluster_model import ENDLESS, Arrival, Cluster, Outcome, Plan, poisson, window_bytes
 from bench.figures import percentile, table
 from whisper_server.core.config import Settings, load_settings
 from whisper_server.core.types import SAMPLE_RATE, WINDOW_S

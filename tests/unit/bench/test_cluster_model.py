@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from bench.experiments.cluster_model import ENDLESS, Arrival, Cluster, Outcome, Plan, poisson, window_bytes
+from bench.cluster_model import ENDLESS, Arrival, Cluster, Outcome, Plan, poisson, window_bytes
 from whisper_server.core.types import WINDOW_FRAMES
 
 CLIP = Arrival(0.0, 1, 5.0)

@@ -4,7 +4,7 @@ The rules are the code's: `RemoteScheduler.ahead` says how many windows a reques
 what fronts know of the cluster and how late, `FairQueue` with the scheduler's weights which window a replica
 takes next. Modelled is what Ray Serve and the machines do: a window goes to the less busy of two replicas
 drawn by chance (Serve's router), windows of one front leave over its link one after the other, and a core of
-a front and a replica take a given time for each. `cluster_simulation.md` lists what is left out.
+a front and a replica take a given time for each. `experiments/cluster_simulation.md` lists what is left out.
 """
 
 from __future__ import annotations
