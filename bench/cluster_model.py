@@ -226,6 +226,7 @@ class Front:
     def send(self, sent: Sent) -> None:
         """Send a window to the replica that Serve's router takes."""
         plan, clock = self._cluster.plan, self._cluster.clock
+        self._scheduler.note(sent.job.stream, sum(not each.is_answered for each in sent.job.pending))
         replica = self._cluster.less_busy(self._cluster.replicas)
         replica.n_ongoing += 1
         began_s = max(clock.now_s, self._link_free_s)
@@ -246,7 +247,7 @@ class Front:
 
     def report(self, board: Board) -> None:
         """Report, and hear the sums."""
-        streams = {DEFAULT_GROUP: self._scheduler.n_streams}
+        streams = {DEFAULT_GROUP: self._scheduler.n_sharing}
         self.totals = board.report(FrontReport(self.name, 0, 0, streams, len(self.jobs)))
 
 

@@ -4,8 +4,8 @@
     python -m bench.experiments.cluster_simulation --measure MODEL RECORDING [RECORDING ...]
 
 The second form measures what the first takes for given: processor time of one thread for each window of the
-recordings, and for their first seconds as a clip. The simulation is `bench.cluster_model`; what it assumes and what
-it said is in `cluster_simulation.md`. The same numbers have the same tables.
+recordings, and for their first seconds as a clip. The simulation is `bench.cluster_model`; what it assumes
+and what it said is in `cluster_simulation.md`. The same numbers have the same tables.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class FrontService:
             self._app.state.drain()
         streams: dict[str, int] = {}
         for group, model in self._models:
-            streams[group] = streams.get(group, 0) + model.scheduler.n_streams
+            streams[group] = streams.get(group, 0) + model.scheduler.n_sharing
         return FrontReport(
             self._member.name,
             steps_left,
