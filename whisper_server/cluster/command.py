@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from whisper_server.api.server.run import BAD_SETTING, CANNOT_START, check_exposure
-from whisper_server.cluster.arguments import parsed, reason, settings_of
+from whisper_server.cluster.arguments import HOST, parsed, reason, settings_of
 from whisper_server.core.errors import ConfigError
 from whisper_server.core.system.process import ensure_streams, leave
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 # What Serve's proxies put around the fronts is named by a variable of theirs.
 IN_FRONT = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "whisper_server.cluster.retry:middlewares")
 IMPORT_PATH = "whisper_server.cluster.deployments:build"
-HOST = "WHISPER_SERVER_HOST"  # a setting of the fronts, which the file's `http_options` decide
 LOOPBACK = "127.0.0.1"
 LOOK_S = 0.5  # between two looks at how far the start is
 
