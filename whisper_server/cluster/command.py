@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from whisper_server.api.server.run import BAD_SETTING, CANNOT_START, check_exposure
-from whisper_server.cluster.arguments import HOST, parsed, reason, settings_of
+from whisper_server.cluster.arguments import FRONT, HOST, parsed, reason, settings_of
 from whisper_server.core.errors import ConfigError
 from whisper_server.core.system.process import ensure_streams, leave
 
@@ -79,6 +79,21 @@ def read_config(path: Path) -> ServeDeploySchema:
     return config
 
 
+def notice_of_jobs(config: ServeDeploySchema) -> str | None:
+    """Return what to say where fronts on several machines would have jobs that others know nothing of."""
+    for application in config.applications:
+        if settings_of(parsed(application.args).settings).job_store:
+            continue
+        for each in application.deployments:
+            scaling = each.autoscaling_config
+            most = scaling.get("max_replicas", "auto") if isinstance(scaling, dict) else each.num_replicas
+            if each.name == FRONT and most not in (1, None):
+                return (
+                    "WHISPER_JOB_STORE is not set: each machine has jobs of its own (docs/cluster.md, Jobs)"
+                )
+    return None
+
+
 def _serve(config: ServeDeploySchema, address: str | None, *, stays: bool) -> int:
     import ray  # noqa: PLC0415  (seconds, which a wrong file need not cost)
     from ray import serve  # noqa: PLC0415
@@ -92,6 +107,8 @@ def _serve(config: ServeDeploySchema, address: str | None, *, stays: bool) -> in
         ray.init(address=address or "local", namespace="serve", **({} if address else own))
     except (ConnectionError, RuntimeError, ValueError) as error:
         return _fail(f"the Ray cluster cannot be used: {error}", CANNOT_START)
+    if address and (notice := notice_of_jobs(config)):
+        sys.stderr.write(f"{notice}\n")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which has handlers of its own
         signal.signal(number, lambda *_: stopping.set())
