@@ -35,9 +35,9 @@ LATE_S = 20.0  # for the last clips
 SEED = 25
 
 
-def file_alone(plan: Plan, seed: int = SEED) -> Outcome:
-    """Return what a file of three hours of speech does to a cluster that has nothing else."""
-    return Cluster(plan, seed).run([Arrival(0.0, FILE_WINDOWS, WINDOW_S)])
+def file_alone(plan: Plan, windows: int = FILE_WINDOWS, seed: int = SEED) -> Outcome:
+    """Return what a file of so many windows, all speech, does to a cluster that has nothing else."""
+    return Cluster(plan, seed).run([Arrival(0.0, windows, WINDOW_S)])
 
 
 def under_load(plan: Plan, clips: float, *, has_jobs: bool, seed: int = SEED) -> Outcome:
@@ -192,25 +192,30 @@ def main() -> None:
     parser.add_argument("--front-cores", type=int, default=1)
     parser.add_argument("--mbit", type=float, default=1000.0, help="of a front's link")
     parser.add_argument("--latency-ms", type=float, default=0.5, help="of the network, each way")
+    parser.add_argument("--alone", type=int, metavar="WINDOWS", help="a file of so many, and nothing else")
     parser.add_argument("--measure", nargs="+", type=Path, metavar="MODEL RECORDING")
     arguments = parser.parse_args()
     if arguments.measure:
         measure(arguments.measure[0], arguments.measure[1:])
         return
-    simulate(
-        Plan(
-            1,
-            1,
-            arguments.service_ms / 1000,
-            arguments.clip_service_ms / 1000,
-            arguments.spread,
-            arguments.front_ms / 1000,
-            arguments.front_cores,
-            arguments.mbit * 1e6 / 8,
-            arguments.latency_ms / 1000,
-            window_bytes(),
-        )
+    plan = Plan(
+        1,
+        1,
+        arguments.service_ms / 1000,
+        arguments.clip_service_ms / 1000,
+        arguments.spread,
+        arguments.front_ms / 1000,
+        arguments.front_cores,
+        arguments.mbit * 1e6 / 8,
+        arguments.latency_ms / 1000,
+        window_bytes(),
     )
+    if not arguments.alone:
+        simulate(plan)
+        return
+    for n in FRONTS:
+        ended_s = file_alone(replace(plan, replicas=n), arguments.alone).ended_s
+        print(f"{n} replicas, 1 front: {ended_s:.1f} s")
 
 
 if __name__ == "__main__":

@@ -246,3 +246,14 @@ async def test_a_front_that_is_not_needed_any_more_gives_its_job_to_another_one(
         await check_result(client, job["id"], alone)
         assert rows(content, job["id"])[1] == 0
     await number_of(jobs_cluster, "Front", 1)
+
+
+async def test_the_end_gives_jobs_back(
+    client: httpx.AsyncClient, jobs_cluster: Cluster, content: dict[str, Any], long_audio: bytes
+) -> None:
+    """The last one: it ends the cluster."""
+    job = await submit(client, long_audio)
+    await half_done(client, job["id"])
+    jobs_cluster.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(jobs_cluster.process.wait, 120) == 0
+    assert rows(content, job["id"]) == (None, 0)

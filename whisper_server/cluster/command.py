@@ -24,8 +24,14 @@ from whisper_server.core.system.process import ensure_streams, leave
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema
 
-# What Serve's proxies put around the fronts is named by a variable of theirs.
-IN_FRONT = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "whisper_server.cluster.retry:middlewares")
+# What Ray has to know before it is imported; on other machines the environment of `ray start` says it.
+VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing reports home
+    # What Serve's proxies put around the fronts.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "whisper_server.cluster.retry:middlewares",
+    # Else all requests that reach one machine would be the work of its fronts, and those of others idle.
+    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
+}
 IMPORT_PATH = "whisper_server.cluster.deployments:build"
 LOOPBACK = "127.0.0.1"
 LOOK_S = 0.5  # between two looks at how far the start is
@@ -40,8 +46,8 @@ def run(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Start the application, and stay until a signal comes; return the exit code."""
     arguments = _parser().parse_args(argv)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: nothing reports home
-    os.environ.setdefault(*IN_FRONT)
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
     try:
         config = read_config(Path(arguments.file))
     except ConfigError as error:

@@ -19,7 +19,7 @@ import ray
 import yaml
 
 from whisper_server.cluster.arguments import parsed
-from whisper_server.cluster.command import read_config
+from whisper_server.cluster.command import VARIABLES, read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments:DeprecationWarning")
 
@@ -72,7 +72,7 @@ def test_the_command_would_take_its_config_with_a_key_alone(
 def test_every_container_has_the_variables_of_the_page(groups: list[dict[str, Any]]) -> None:
     page = (DOCS / "cluster.md").read_text(encoding="utf-8")
     exported = dict(re.findall(r"^export (\w+)=(\S+)$", page, re.MULTILINE))
-    assert len(exported) == 2
+    assert exported == VARIABLES
     assert len(containers(groups)) == 2
     for each in containers(groups):
         values = {variable["name"]: variable.get("value") for variable in each["env"]}
