@@ -61,7 +61,8 @@ class Plan:
     fronts: int
     service_s: float  # of a replica for a window of a long file, on average
     clip_service_s: float  # for the window of a clip
-    spread: float = 0.0  # standard deviation of these over their average; 1: exponential, 0: always the same
+    spread: float = 0.0  # of the first: deviation over average; 1: exponential, 0: always the same
+    clip_spread: float = 0.0  # of the second
     front_s: float = 0.0  # of one core of a front for a window: audio, voice detection, spectrogram, sending
     front_cores: int = 1
     link_bytes_s: float = math.inf  # of the network, out of each front
@@ -375,10 +376,12 @@ class Cluster:
 
     def service_s(self, arrival: Arrival) -> float:
         """Return how long a replica takes for one window."""
-        mean_s = self.plan.clip_service_s if arrival.is_clip else self.plan.service_s
-        if not self.plan.spread:
+        plan = self.plan
+        mean_s = plan.clip_service_s if arrival.is_clip else plan.service_s
+        spread = plan.clip_spread if arrival.is_clip else plan.spread
+        if not spread:
             return mean_s
-        shape = self.plan.spread**-2
+        shape = spread**-2
         return self._chance.gammavariate(shape, mean_s / shape)
 
     def decoded(self, sent: Sent) -> None:

@@ -1,6 +1,6 @@
 """What 64 replicas would do: a cluster simulated with measured times.
 
-    python -m bench.experiments.cluster_simulation [--service-ms 700] [--clip-service-ms 300] [--front-ms 35]
+    python -m bench.experiments.cluster_simulation [--service-ms 1680] [--clip-service-ms 600] [--front-ms 35]
     python -m bench.experiments.cluster_simulation --measure MODEL RECORDING [RECORDING ...]
 
 The second form measures what the first takes for given: processor time of one thread for each window of the
@@ -185,9 +185,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--service-ms", type=float, default=700.0, help="of a replica, for a window")
-    parser.add_argument("--clip-service-ms", type=float, default=300.0, help="of a replica, for a clip")
-    parser.add_argument("--spread", type=float, default=0.25, help="of these: deviation over mean")
+    parser.add_argument("--service-ms", type=float, default=1680.0, help="of a replica, for a window")
+    parser.add_argument("--clip-service-ms", type=float, default=600.0, help="of a replica, for a clip")
+    parser.add_argument("--spread", type=float, default=0.27, help="of the first: deviation over mean")
+    parser.add_argument("--clip-spread", type=float, default=0.8, help="of the second")
     parser.add_argument("--front-ms", type=float, default=35.0, help="of a front's core, for a window")
     parser.add_argument("--front-cores", type=int, default=1)
     parser.add_argument("--mbit", type=float, default=1000.0, help="of a front's link")
@@ -204,6 +205,7 @@ def main() -> None:
         arguments.service_ms / 1000,
         arguments.clip_service_ms / 1000,
         arguments.spread,
+        arguments.clip_spread,
         arguments.front_ms / 1000,
         arguments.front_cores,
         arguments.mbit * 1e6 / 8,

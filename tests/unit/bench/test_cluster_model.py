@@ -32,7 +32,7 @@ def test_a_replica_whose_windows_take_equally_long_is_m_d_1() -> None:
 def test_a_replica_whose_windows_take_exponential_times_is_m_m_1() -> None:
     load, service_s = 0.6, 0.05
     known_s = load * service_s / (1 - load)
-    plan = Plan(1, 1, service_s, service_s, spread=1.0)
+    plan = Plan(1, 1, service_s, service_s, clip_spread=1.0)
     assert mean_wait_s(plan, load) == pytest.approx(known_s, rel=0.05)
 
 
