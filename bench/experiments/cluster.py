@@ -1,9 +1,10 @@
-"""What a cluster costs over one process: `python -m bench.experiments.cluster [--replicas 1 2]`.
+"""What a cluster costs over one process: `python -m bench.experiments.cluster [--replicas 1 2 4]`.
 
 The same file goes through the services of one process, and through a cluster of this machine with one front
 and so many replicas, each with one thread. Counted is processor time, which other work on the machine changes
 less than it changes the clock, of every process by what it is; idle, the cluster takes some too, which is
-measured beforehand and left out. With the nano model, which takes little itself, the rest shows.
+measured beforehand and left out. With the nano model, which takes little itself, the rest shows; `--model`
+takes the folder of another one. Memory is what each process has for itself (USS) at the end.
 """
 
 from __future__ import annotations
@@ -41,6 +42,16 @@ def kind_of(command: str) -> str:
     return next((name for word, name in KINDS.items() if word in command), "rest of Ray")
 
 
+def own_mib(root: int) -> dict[str, int]:
+    """Return the memory of the largest process of each kind that no other process shares, in MiB."""
+    found: dict[str, int] = {}
+    for each in psutil.Process(root).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            kind = kind_of(" ".join(each.cmdline()))
+            found[kind] = max(found.get(kind, 0), each.memory_full_info().uss >> 20)
+    return found
+
+
 def cpu_s(root: int) -> Counter[str]:
     """Return the seconds of processor time of all processes below one, by what they are."""
     found: Counter[str] = Counter()
@@ -52,7 +63,7 @@ def cpu_s(root: int) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, replicas: int) -> Iterator[int]:
+def cluster(folder: Path, model: Path, replicas: int) -> Iterator[int]:
     """Run a cluster of one front; yield the command's process."""
     import yaml
 
@@ -60,8 +71,8 @@ def cluster(folder: Path, replicas: int) -> Iterator[int]:
     content["http_options"]["port"] = PORT
     (application,) = content["applications"]
     application["args"]["settings"] = {
-        "WHISPER_MODEL": str(NANO),
-        "WHISPER_PRELOAD": "nano-whisper",
+        "WHISPER_MODEL": str(model),
+        "WHISPER_PRELOAD": model.name,
         "WHISPER_THREADS": 1,
         "WHISPER_CACHE_DIR": str(folder / "cache"),
     }
@@ -94,13 +105,13 @@ def ask(data: bytes) -> str:
     return text
 
 
-async def alone(folder: Path, data: bytes) -> tuple[str, float, float, int]:
+async def alone(folder: Path, model: Path, data: bytes) -> tuple[str, float, float, int]:
     """Return the text, the processor time and the time of one process, and the windows."""
     settings = Settings(
-        _env_file=None, model=str(NANO), cache_dir=folder / "cache", threads=1, decoder_processes=0
+        _env_file=None, model=str(model), cache_dir=folder / "cache", threads=1, decoder_processes=0
     )
     async with open_services(settings) as services:
-        params = TranscribeParams(ModelSource("nano-whisper", folder=NANO))
+        params = TranscribeParams(ModelSource(model.name, folder=model))
         await services.transcriber.transcribe(data, params)
         before, started = time.process_time(), time.monotonic()
         opened = await services.transcriber.open(data, params)
@@ -117,7 +128,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, default=10)
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--model", type=Path, default=NANO)
     arguments = parser.parse_args()
     from tests.support.long_audio import speak_for
 
@@ -125,10 +137,10 @@ def main() -> None:
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text, seconds, wall_s, n_windows = asyncio.run(alone(folder, data))
+        text, seconds, wall_s, n_windows = asyncio.run(alone(folder, arguments.model, data))
         rows.append(["one process", f"{seconds / n_windows * 1000:.0f}", f"{wall_s:.1f}", ""])
         for replicas in arguments.replicas:
-            with cluster(folder, replicas) as pid:
+            with cluster(folder, arguments.model, replicas) as pid:
                 ask(data)
                 before = cpu_s(pid)
                 time.sleep(IDLE_S)
@@ -136,12 +148,12 @@ def main() -> None:
                 before, started = cpu_s(pid), time.monotonic()
                 assert ask(data) == text
                 wall_s = time.monotonic() - started
-                spent = cpu_s(pid)
+                spent, memory = cpu_s(pid), own_mib(pid)
             used = {kind: spent[kind] - before[kind] - idle[kind] * wall_s / IDLE_S for kind in sorted(spent)}
             parts = ", ".join(f"{kind} {value / n_windows * 1000:.0f}" for kind, value in used.items())
             total = f"{sum(used.values()) / n_windows * 1000:.0f}"
             rows.append([f"cluster, {replicas} replicas", total, f"{wall_s:.1f}", parts])
-            print(f"idle, seconds per second: {sum(idle.values()) / IDLE_S:.2f}")
+            print(f"idle, seconds per second: {sum(idle.values()) / IDLE_S:.2f}; MiB: {memory}")
     print(f"{n_windows} windows of {arguments.minutes} minutes; ms of processor time per window")
     print(table(["", "ms per window", "s", "of it"], rows))
 

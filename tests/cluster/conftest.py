@@ -1,4 +1,4 @@
-"""One cluster on this machine for all tests of the folder: two fronts, two model replicas, the nano model."""
+"""Clusters on this machine: two fronts, two model replicas, the nano model."""
 
 from __future__ import annotations
 
@@ -114,6 +114,7 @@ def environment_of(cache: Path) -> dict[str, str]:
         "WHISPER_CACHE_DIR": str(cache),
         "WHISPER_OFFLINE": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",  # every line of every process
         "RAY_AUTH_MODE": "disabled",  # no token is written into the home folder
         "RAY_num_prestart_python_workers": "0",
         "RAY_TMPDIR": "/tmp",  # paths of sockets are short
@@ -128,14 +129,19 @@ def command(folder: Path, content: dict[str, Any], *flags: str) -> list[str]:
     return [sys.executable, str(ROOT / "whisper_api_server.py"), "cluster", str(file), *flags]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("cluster")
-    environment = environment_of(nano_cache)
+    with running(tmp_path_factory.mktemp("cluster"), config(free_port()), nano_cache) as started:
+        yield started
+
+
+@contextmanager
+def running(folder: Path, content: dict[str, Any], cache: Path) -> Iterator[Cluster]:
+    """Run the command with a config file, and end it."""
     process = subprocess.Popen(
-        command(folder, config(free_port())),
+        command(folder, content),
         cwd=folder,
-        env=environment,
+        env=environment_of(cache),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -52,6 +52,11 @@ def postgres_server() -> Iterator[Path]:
 @pytest.fixture
 def postgres_url(postgres_server: Path) -> str:
     """A database of the test's own."""
+    return new_database(postgres_server)
+
+
+def new_database(postgres_server: Path) -> str:
+    """Make a database, and return its URL."""
     import psycopg
 
     name = f"test_{uuid.uuid4().hex[:12]}"

@@ -15,6 +15,8 @@ from whisper_server.services.model_files.catalog import Catalog
 
 DEFAULT_GROUP = "Models"
 FRONT, BOARD = "Front", "Board"
+HOST = "WHISPER_SERVER_HOST"  # a setting of the fronts, which the file's `http_options` decide
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104  (what a front must reckon with)
 
 _FIELDS = {field.alias or name: name for name, field in Settings.model_fields.items()}
 
@@ -66,6 +68,18 @@ def settings_of(values: dict[str, Any], *, threads: int = 0) -> Settings:
     if settings.threads == 0 and threads > 0:
         settings = settings.model_copy(update={"threads": threads})
     return settings
+
+
+def settings_of_front(args: ClusterArgs) -> Settings:
+    """Return the settings of a front.
+
+    The command has written there where the proxies listen. KubeRay has not, and a front cannot know: it
+    reckons with being reached by other machines.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    return settings_of({HOST: ANY_ADDRESS, **args.settings})
 
 
 def groups_of(args: ClusterArgs, catalog: Catalog) -> dict[str, str]:

@@ -24,7 +24,7 @@ class FrontReport:
     name: str  # of the process, never used again
     steps_left: int  # of 30 s, of all that is admitted there
     steps_done: int  # since it started
-    streams: Mapping[str, int]  # deployment of models -> requests that have windows there
+    streams: Mapping[str, int]  # deployment of models -> requests that its slots are shared among
     requests: int = 0  # that are admitted there
     families: tuple[Family, ...] = ()
 
@@ -51,7 +51,9 @@ class Totals:
     steps_per_s: float = 0.0  # while there was work, the last minute of it counting most; 0: not known yet
     slots: Mapping[str, int] = field(default_factory=dict)  # deployment -> windows at once
     replicas: Mapping[str, int] = field(default_factory=dict)  # deployment -> replicas
-    streams: Mapping[str, int] = field(default_factory=dict)  # deployment -> requests
+    streams: Mapping[str, int] = field(
+        default_factory=dict
+    )  # deployment -> requests that they are shared among
     requests: int = 0  # that are admitted
     is_draining: bool = False  # the end of the cluster has begun: fronts take no more
 

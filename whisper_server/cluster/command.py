@@ -17,17 +17,22 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from whisper_server.api.server.run import BAD_SETTING, CANNOT_START, check_exposure
-from whisper_server.cluster.arguments import parsed, reason, settings_of
+from whisper_server.cluster.arguments import FRONT, HOST, parsed, reason, settings_of
 from whisper_server.core.errors import ConfigError
 from whisper_server.core.system.process import ensure_streams, leave
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema
 
-# What Serve's proxies put around the fronts is named by a variable of theirs.
-IN_FRONT = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "whisper_server.cluster.retry:middlewares")
+# What Ray has to know before it is imported; on other machines the environment of `ray start` says it.
+VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing reports home
+    # What Serve's proxies put around the fronts.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "whisper_server.cluster.retry:middlewares",
+    # Else all requests that reach one machine would be the work of its fronts, and those of others idle.
+    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
+}
 IMPORT_PATH = "whisper_server.cluster.deployments:build"
-HOST = "WHISPER_SERVER_HOST"  # a setting of the fronts, which the file's `http_options` decide
 LOOPBACK = "127.0.0.1"
 LOOK_S = 0.5  # between two looks at how far the start is
 
@@ -41,8 +46,8 @@ def run(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Start the application, and stay until a signal comes; return the exit code."""
     arguments = _parser().parse_args(argv)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: nothing reports home
-    os.environ.setdefault(*IN_FRONT)
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
     try:
         config = read_config(Path(arguments.file))
     except ConfigError as error:
@@ -80,6 +85,21 @@ def read_config(path: Path) -> ServeDeploySchema:
     return config
 
 
+def notice_of_jobs(config: ServeDeploySchema) -> str | None:
+    """Return what to say where fronts on several machines would have jobs that others know nothing of."""
+    for application in config.applications:
+        if settings_of(parsed(application.args).settings).job_store:
+            continue
+        for each in application.deployments:
+            scaling = each.autoscaling_config
+            most = scaling.get("max_replicas", "auto") if isinstance(scaling, dict) else each.num_replicas
+            if each.name == FRONT and most not in (1, None):
+                return (
+                    "WHISPER_JOB_STORE is not set: each machine has jobs of its own (docs/cluster.md, Jobs)"
+                )
+    return None
+
+
 def _serve(config: ServeDeploySchema, address: str | None, *, stays: bool) -> int:
     import ray  # noqa: PLC0415  (seconds, which a wrong file need not cost)
     from ray import serve  # noqa: PLC0415
@@ -93,6 +113,8 @@ def _serve(config: ServeDeploySchema, address: str | None, *, stays: bool) -> in
         ray.init(address=address or "local", namespace="serve", **({} if address else own))
     except (ConnectionError, RuntimeError, ValueError) as error:
         return _fail(f"the Ray cluster cannot be used: {error}", CANNOT_START)
+    if address and (notice := notice_of_jobs(config)):
+        sys.stderr.write(f"{notice}\n")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which has handlers of its own
         signal.signal(number, lambda *_: stopping.set())

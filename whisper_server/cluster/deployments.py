@@ -21,6 +21,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
+from whisper_server.api.server.run import check_exposure
 from whisper_server.cluster.arguments import (
     BOARD,
     DEFAULT_GROUP,
@@ -30,6 +31,7 @@ from whisper_server.cluster.arguments import (
     loaded_at_start,
     parsed,
     settings_of,
+    settings_of_front,
 )
 from whisper_server.cluster.board import REPORT_S, Board, FrontReport, ReplicaReport, Report, Totals
 from whisper_server.cluster.handles import ReplicaHandles
@@ -178,10 +180,11 @@ class FrontService:
         """Take the handles of all groups of models.
 
         Raises:
-            ConfigError: a setting of this machine is wrong.
+            ConfigError: a setting of this machine is wrong, or everybody could use this front.
         """
-        self._settings = settings_of(args.settings)
+        self._settings = settings_of_front(args)
         _log_to_stderr(self._settings.log_level)
+        check_exposure(self._settings)  # the key may be missing on this machine alone
         self._is_multiplexed = args.multiplexed
         self._groups = groups_of(args, Catalog(self._settings))
         self._handles = replicas
@@ -221,7 +224,7 @@ class FrontService:
             self._app.state.drain()
         streams: dict[str, int] = {}
         for group, model in self._models:
-            streams[group] = streams.get(group, 0) + model.scheduler.n_streams
+            streams[group] = streams.get(group, 0) + model.scheduler.n_sharing
         return FrontReport(
             self._member.name,
             steps_left,

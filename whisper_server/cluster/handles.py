@@ -46,7 +46,7 @@ class ReplicaHandles:
 
     @property
     def streams(self) -> int:
-        """Requests of all fronts that have windows there."""
+        """Requests of all fronts that the slots are shared among."""
         return self._totals().streams.get(self._deployment, 0)
 
     async def decode(self, call: WindowCall) -> Decoded:

@@ -58,7 +58,7 @@ class Replicas(Protocol):
 
     @property
     def streams(self) -> int:
-        """Requests of all fronts that have windows for them."""
+        """Requests of all fronts that the slots are shared among."""
         ...
 
 
@@ -75,7 +75,7 @@ class RemoteStream:
 
     @property
     def ahead(self) -> int:
-        """How many windows to have ready: two for every slot of the replicas, shared among all streams."""
+        """How many windows to have ready: two for every slot of the replicas, shared with other streams."""
         return self._scheduler.ahead
 
     def submit(self, window: WindowJob, options: DecodeOptions) -> Future[Decoded]:
@@ -91,6 +91,7 @@ class RemoteStream:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._run(call, future))
         self._running.add(task)
+        self._scheduler.note(self, len(self._running))
         task.add_done_callback(self._running.discard)
 
         def stop(done: Future[Decoded]) -> None:
@@ -136,19 +137,28 @@ class RemoteScheduler:
         self._replicas = replicas
         self._own_slots = card.info.max_batch * card.info.workers
         self._shutdown = shutdown
-        self._streams: set[RemoteStream] = set()
+        self._sharing: set[RemoteStream] = set()
 
     @property
     def ahead(self) -> int:
         """Windows that a stream should have under way."""
         slots = max(self._replicas.slots, self._own_slots)
-        streams = max(self._replicas.streams, len(self._streams), 1)
+        streams = max(self._replicas.streams, self.n_sharing, 1)
         return min(MOST_AHEAD, math.ceil(2 * slots / streams))
 
     @property
-    def n_streams(self) -> int:
-        """Requests of this front that may have windows here."""
-        return len(self._streams)
+    def n_sharing(self) -> int:
+        """Requests of this front that the slots are shared among.
+
+        Those that have had two windows under way at once: where many clips of one window each had a share,
+        replicas would be idle beside a long file.
+        """
+        return len(self._sharing)
+
+    def note(self, stream: RemoteStream, under_way: int) -> None:
+        """Take note of how many windows a stream has under way."""
+        if under_way > 1:
+            self._sharing.add(stream)
 
     def open_stream(self, priority: Priority = "normal", *, is_live: bool = False) -> RemoteStream:
         """Open a stream for one request; a live one has begun before its first window.
@@ -158,12 +168,11 @@ class RemoteScheduler:
         """
         stream = RemoteStream(self, priority, is_live=is_live)
         self.check_open(stream)
-        self._streams.add(stream)
         return stream
 
     def leave(self, stream: RemoteStream) -> None:
         """Forget a stream."""
-        self._streams.discard(stream)
+        self._sharing.discard(stream)
 
     def check_open(self, stream: RemoteStream) -> None:
         """Check that a stream may have another window; raises `ShuttingDown`."""

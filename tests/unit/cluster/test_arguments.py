@@ -6,10 +6,12 @@ import pytest
 
 from whisper_server.cluster.arguments import (
     DEFAULT_GROUP,
+    HOST,
     groups_of,
     loaded_at_start,
     parsed,
     settings_of,
+    settings_of_front,
 )
 from whisper_server.core.errors import ConfigError
 from whisper_server.services.model_files.catalog import Catalog
@@ -69,3 +71,11 @@ def test_a_model_that_is_not_known_is_said() -> None:
     args = parsed({"models": [{"deployment": "A", "names": ["no-such-model"]}]})
     with pytest.raises(ConfigError, match=r"args\.models: The model 'no-such-model'"):
         groups_of(args, Catalog(settings))
+
+
+def test_a_front_reckons_with_other_machines_unless_the_command_says_where_it_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WHISPER_SERVER_HOST", "127.0.0.1")  # of a server, which fronts are not
+    assert settings_of_front(parsed({})).host == "0.0.0.0"
+    assert settings_of_front(parsed({"settings": {HOST: "127.0.0.1"}})).host == "127.0.0.1"

@@ -11,7 +11,7 @@ from whisper_server.core.errors import ConfigError
 
 pytest.importorskip("ray", reason="pip install -r requirements-cluster.txt")
 
-from whisper_server.cluster.command import main, read_config
+from whisper_server.cluster.command import main, notice_of_jobs, read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments:DeprecationWarning")
 
@@ -58,3 +58,11 @@ def test_a_file_that_is_wrong_is_refused_before_anything_starts(
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be used"):
         read_config(tmp_path / "none.yaml")
+
+
+def test_jobs_of_several_fronts_want_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "WHISPER_JOB_STORE" in (notice_of_jobs(read_config(EXAMPLE)) or "")
+    one = changed(tmp_path, "max_replicas: 4", "max_replicas: 1")
+    assert notice_of_jobs(read_config(one)) is None
+    monkeypatch.setenv("WHISPER_JOB_STORE", "none")
+    assert notice_of_jobs(read_config(EXAMPLE)) is None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -18,7 +21,7 @@ from whisper_server.cluster.throughput import ClusterThroughput
 from whisper_server.core.config import Settings
 from whisper_server.core.errors import EngineFailure, InvalidRequest, ModelNotFound, ShuttingDown, Unavailable
 from whisper_server.core.shutdown import Shutdown
-from whisper_server.core.types import Decoded, ModelSource, TranscribeParams
+from whisper_server.core.types import Decoded, DecodeOptions, ModelSource, TranscribeParams, WindowJob
 from whisper_server.services.container import RemoteModels, Services, open_services
 
 
@@ -137,12 +140,10 @@ async def test_a_request_that_is_cancelled_takes_its_windows_along(
     async with open_services(nano_settings, remote=remote) as opened:
         task = asyncio.create_task(opened.transcriber.transcribe(speech.data, TranscribeParams(NANO_MODEL)))
         await held.asked.wait()
-        assert model.scheduler.n_streams == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert held.cancelled == len(held.calls) == 1
-    assert model.scheduler.n_streams == 0
 
 
 async def test_the_host_gives_a_window_up_with_its_call(
@@ -182,3 +183,21 @@ async def test_windows_under_way_follow_the_replicas_there_are(replicas: HostRep
         assert one.ahead == slots
     replicas.hosts = ()
     assert model.is_degraded
+
+
+async def test_requests_of_one_window_take_no_share_from_a_long_file(replicas: HostReplicas) -> None:
+    held = HeldReplicas()
+    card = await replicas.describe("nano-whisper")
+    model = RemoteModel("nano-whisper", held, card, Shutdown())
+    window, options = cast("WindowJob", None), DecodeOptions()  # no replica looks at them
+    with contextlib.ExitStack() as opened:
+        streams = [opened.enter_context(model.scheduler.open_stream()) for _ in range(6)]
+        whole = streams[0].ahead
+        for each in streams:
+            each.submit(window, options)
+        assert {each.ahead for each in streams} == {whole}
+        for each in streams[:2]:
+            each.submit(window, options)
+        assert model.scheduler.n_sharing == 2
+        assert {each.ahead for each in streams} == {math.ceil(whole / 2)}
+    assert model.scheduler.n_sharing == 0
