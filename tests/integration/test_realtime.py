@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.conftest import NANO, Sample, Server, StartServer, servers
 from tests.support.audio_files import wav_bytes
 from tests.support.realtime_client import heard, pcm16, session, turns_of
+from whisper_server.api.ephemeral_keys import MAX_SESSION_BYTES
 
 KEY = "sk-of-this-server"
 
@@ -195,6 +196,19 @@ def test_a_session_begins_as_its_key_says(start_server: StartServer) -> None:
     assert heard["format"]["type"] == "audio/pcma"
     assert heard["turn_detection"] is None
     assert heard["transcription"] == {"model": "whisper-1", "language": "de"}
+
+
+def test_a_key_with_as_much_as_it_holds_opens_a_session(start_server: StartServer) -> None:
+    server = start_server(WHISPER_API_KEY=KEY)
+    prompt = "a" * (MAX_SESSION_BYTES - 300)
+    made = new_secret(server, session={"audio": {"input": {"transcription": {"prompt": prompt}}}}).json()
+    for options in (
+        {"subprotocols": ["realtime", f"openai-insecure-api-key.{made['value']}"]},
+        {"additional_headers": {"Authorization": f"Bearer {made['value']}"}},
+    ):
+        with session(server.url, **options) as client:
+            begun = client.until("session.created")["session"]
+        assert begun["audio"]["input"]["transcription"]["prompt"] == prompt
 
 
 def test_a_key_ends_when_it_is_asked_to(start_server: StartServer) -> None:
