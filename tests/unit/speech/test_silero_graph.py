@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support.silero_golden import golden, probabilities, sounds
 from tools import make_silero
+from whisper_server.core.errors import Unavailable
 from whisper_server.services.speech import silero
 from whisper_server.services.speech.silero import Silero
 
@@ -67,3 +69,10 @@ def test_golden_numbers_are_those_of_the_published_network(wheel: Path) -> None:
 def test_another_network_is_refused() -> None:
     with pytest.raises(ValueError, match="SHA-256"):
         make_silero._checked(b"another", make_silero.PUBLISHED_SHA256, "it")
+
+
+def test_a_library_that_cannot_be_loaded_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own registries stay half full where there was no memory for its first import."""
+    monkeypatch.setitem(sys.modules, "whisper_server.services.onnx.session", None)
+    with pytest.raises(Unavailable, match="start the server again"):
+        silero.session_of(silero.MODEL_FILE)
