@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,9 @@ def nano_settings(nano_cache: Path) -> Settings:
 
 
 @pytest.fixture
-def replicas(nano_settings: Settings) -> HostReplicas:
+def replicas(nano_settings: Settings) -> Iterator[HostReplicas]:
     catalog = Catalog(nano_settings)
-    return HostReplicas(*(ModelHost(nano_settings, catalog, Events()) for _ in range(2)))
+    hosts = [ModelHost(nano_settings, catalog, Events()) for _ in range(2)]
+    yield HostReplicas(*hosts)
+    for host in hosts:
+        host.close(30.0)
