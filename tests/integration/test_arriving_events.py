@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import Server, StartServer
 from tests.integration.test_handshakes import GOOD, handshake
+from tests.support.http_requests import read_to_the_end
 from tests.support.waiting import HANG_S, wait_until, wait_until_started
 
 MB = 1_000_000
@@ -67,17 +68,6 @@ def hear(connection: socket.socket, words: bytes) -> None:
         heard += part
 
 
-def received(connection: socket.socket) -> bytes:
-    """Return what comes until the server closes the connection, or resets it for what it did not read."""
-    data = b""
-    try:
-        while part := connection.recv(1 << 16):
-            data += part
-    except ConnectionError:
-        pass
-    return data
-
-
 def test_the_beginning_of_an_event_is_counted(small: Server, sessions: ExitStack) -> None:
     begun = frame(TEXT, b"x" * EVENT_BYTES, n_bytes=EVENT_BYTES + MB)
     first, second = session(sessions, small), session(sessions, small)
@@ -87,7 +77,7 @@ def test_the_beginning_of_an_event_is_counted(small: Server, sessions: ExitStack
     third = session(sessions, small)
     with suppress(ConnectionError):  # it is closed while it sends
         third.sendall(begun)
-    received(third)
+    read_to_the_end(third)
     assert counted(small) >= 2 * EVENT_BYTES
     first.close()
     second.close()
@@ -105,7 +95,7 @@ def test_one_that_is_refused_hears_why(small: Server, sessions: ExitStack) -> No
     third = session(sessions, small)
     left = 50 * (1 << 20) - counted(small)
     third.sendall(frame(TEXT, b"x" * (left + 100), n_bytes=EVENT_BYTES))
-    assert struct.pack(">H", TRY_AGAIN_LATER) + b"overloaded" in received(third)
+    assert struct.pack(">H", TRY_AGAIN_LATER) + b"overloaded" in read_to_the_end(third)
 
 
 def test_fragments_are_one_event(small: Server, sessions: ExitStack) -> None:

@@ -318,6 +318,16 @@ def test_a_closed_standard_output_is_a_failure(arguments: str, tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
+def run_program(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals to send")
 def test_ctrl_c_while_it_imports() -> None:
     """The signal comes as soon as the first of our modules is imported."""
@@ -325,13 +335,7 @@ def test_ctrl_c_while_it_imports() -> None:
         "import signal, sys, os; from whisper_server.core.system.process import end_at_interrupt;"
         " end_at_interrupt(); os.kill(os.getpid(), signal.SIGINT); import whisper_server.cli.transcribe"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_program(program)
     assert (done.returncode, done.stderr) == (130, "")
 
 
@@ -342,11 +346,5 @@ def test_ctrl_c_when_all_is_done() -> None:
         "import atexit, os, signal; from whisper_server.core.system.process import hear_interrupts, leave;"
         " hear_interrupts(); atexit.register(os.kill, os.getpid(), signal.SIGINT); print('text'); leave(3)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_program(program)
     assert (done.returncode, done.stdout, done.stderr) == (3, "text\n", "")

@@ -16,7 +16,7 @@ import uvicorn
 
 from tests.conftest import Sample, Server, StartServer
 from tests.support.asgi_client import Uploading
-from tests.support.http_requests import HEARD, URL, error_in, form, upload_begun
+from tests.support.http_requests import HEARD, URL, error_in, form, read_to_the_end, upload_begun
 from tests.support.in_process import OpenClient
 from tests.support.long_audio import speak_for
 from whisper_server.api.disconnect import ClientDisconnected
@@ -130,17 +130,6 @@ def trickle(connection: socket.socket, data: Iterator[int]) -> None:
 def forever(byte: int) -> Iterator[int]:
     while True:
         yield byte
-
-
-def read_to_the_end(connection: socket.socket) -> bytes:
-    """Return what comes until the server closes the connection, in whatever way."""
-    received = b""
-    try:
-        while data := connection.recv(1 << 16):
-            received += data
-    except ConnectionError:
-        pass
-    return received
 
 
 def queued(server: Server) -> int:

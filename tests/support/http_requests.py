@@ -64,6 +64,17 @@ def error_in(connection: socket.socket) -> tuple[str, dict[str, str]]:
     return top.split(b"\r\n")[0].decode(), json.loads(body)["error"]
 
 
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """Return what comes until the server closes the connection, in whatever way."""
+    received = b""
+    try:
+        while data := connection.recv(1 << 16):
+            received += data
+    except ConnectionError:
+        pass
+    return received
+
+
 def exchange(address: tuple[str, int], *parts: bytes) -> bytes:
     """Send, and read until the server closes the connection: a reset would raise."""
     with socket.create_connection(address, timeout=60) as connection:

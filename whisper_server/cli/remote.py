@@ -1,6 +1,6 @@
 """Jobs on a server: sends a file, watches its job, fetches the text. The one file here that knows HTTP.
 
-A job goes on without this process; whoever has its id can fetch the result later.
+A job goes on without this process; its id is all that it takes to fetch the result later.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Away(Exception):
 
 
 class _NeverReached(_Away):
-    """There is nobody at its address."""
+    """No server answers at its address."""
 
 
 class RemoteServer:

@@ -51,9 +51,8 @@ class Totals:
     steps_per_s: float = 0.0  # while there was work, the last minute of it counting most; 0: not known yet
     slots: Mapping[str, int] = field(default_factory=dict)  # deployment -> windows at once
     replicas: Mapping[str, int] = field(default_factory=dict)  # deployment -> replicas
-    streams: Mapping[str, int] = field(
-        default_factory=dict
-    )  # deployment -> requests that they are shared among
+    # deployment -> requests that its slots are shared among
+    streams: Mapping[str, int] = field(default_factory=dict)
     requests: int = 0  # that are admitted
     is_draining: bool = False  # the end of the cluster has begun: fronts take no more
 

@@ -107,7 +107,7 @@ def _serve(config: ServeDeploySchema, address: str | None, *, stays: bool) -> in
     from whisper_server.cluster.start import start, wait_until_running  # noqa: PLC0415
 
     try:
-        # Ray would listen on every address: whoever reaches its ports can run code here.
+        # Ray would listen on every address: a client that reaches its ports can run code here.
         own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": LOOPBACK}
         # Without an address Ray would wait for the cluster that was here last, be it gone or not.
         ray.init(address=address or "local", namespace="serve", **({} if address else own))

@@ -83,7 +83,7 @@ def _deployment(kind: Any, name: str, *, max_ongoing: int, cpus: float) -> Any:
 
 
 class BoardService:
-    """The board, in a process of its own; another one begins anew."""
+    """The board, in a process of its own; one that takes its place starts empty."""
 
     def __init__(self) -> None:
         _log_to_stderr("INFO")

@@ -56,15 +56,14 @@ def test_whatever_is_signed_with_no_key_is_read_without_an_error(parts: list[str
     """A server without a key signs with none, and anybody can."""
     claim = ".".join(parts)
     key = f"ek_{claim}.{ephemeral_keys._signature(b'', claim)}"
-    is_valid(key, b"", NOW_S)
-    session_of(key, b"", NOW_S)
+    assert session_of(key, b"", NOW_S) is None or is_valid(key, b"", NOW_S)
 
 
-@pytest.mark.parametrize("text", ["[" * 3000, "1" * 4000, "\ud800", "{", "nan"])
+@pytest.mark.parametrize("text", ["[" * 3000, "1" * 5000, "\ud800", "{", "nan"])
 def test_sessions_that_anybody_signed(text: str) -> None:
     written = base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode()
     claim = f"ffffffffff.0.{written}"
-    session_of(f"ek_{claim}.{ephemeral_keys._signature(b'', claim)}", b"", NOW_S)
+    assert session_of(f"ek_{claim}.{ephemeral_keys._signature(b'', claim)}", b"", NOW_S) is None
 
 
 def test_long_keys_are_read_in_time_that_grows_with_them() -> None:

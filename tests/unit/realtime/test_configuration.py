@@ -16,17 +16,8 @@ from whisper_server.services.realtime.configuration import SemanticVad, ServerVa
 NAMES = st.sampled_from(
     [
         *("audio", "input", "format", "type", "rate", "transcription", "turn_detection", "noise_reduction"),
-        *(
-            "include",
-            "model",
-            "language",
-            "languages",
-            "keywords",
-            "prompt",
-            "delay",
-            "threshold",
-            "eagerness",
-        ),
+        *("include", "model", "language", "languages", "keywords", "prompt", "delay"),
+        *("threshold", "eagerness"),
         *("input_audio_format", "input_audio_transcription", "silence_duration_ms", "idle_timeout_ms"),
     ]
 )

@@ -73,6 +73,8 @@ def test_another_network_is_refused() -> None:
 
 def test_a_library_that_cannot_be_loaded_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own registries stay half full where there was no memory for its first import."""
-    monkeypatch.setitem(sys.modules, "whisper_server.services.onnx.session", None)
+    for name in ("session", "runtime"):
+        monkeypatch.delitem(sys.modules, f"whisper_server.services.onnx.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(Unavailable, match="start the server again"):
         silero.session_of(silero.MODEL_FILE)

@@ -122,5 +122,5 @@ def _parsed(text: str | bytes) -> dict[str, Any] | InvalidRequest:
 
 
 def new_id(prefix: str) -> str:
-    """Return an id that nobody can guess."""
+    """Return a random id, which cannot be guessed."""
     return f"{prefix}_{os.urandom(12).hex()}"

@@ -3,7 +3,7 @@
 A large body is one long text. One of many small values would take a hundred times its size in memory, and
 the parser would hold up every other thread: it is refused before it is parsed. Long texts are not parsed at
 all: a name stands in their place, and what asks for one gets its bytes. So the base64 of an upload never
-becomes text, which takes up to four bytes a character, and what nobody asks for is never copied.
+becomes text, which takes up to four bytes a character, and a text that is not asked for is never copied.
 """
 
 from __future__ import annotations

@@ -5,16 +5,15 @@ was sent; knows nothing of events.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from whisper_server.api.asgi import Arriving, Message, new_request_id
-from whisper_server.api.errors import error_reply
+from whisper_server.api.asgi import Arriving, Message
 from whisper_server.api.min_rate import TransferTimeout
+from whisper_server.api.server.refusal import refusal_of
 from whisper_server.api.server.reply_watch import ReplyWatch
 from whisper_server.core.errors import InvalidRequest, Overloaded
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from websockets.http11 import Request
 
     from whisper_server.core.config import Settings
-
-log = logging.getLogger("whisper_server.requests")
 
 TRY_AGAIN_LATER = 1013  # registered with IANA
 
@@ -163,15 +160,12 @@ class LiveProtocol(WebSocketsSansIOProtocol):
     def _refuse(self, reason: BaseException | None) -> None:
         """Answer in the shape of every error, and close the connection."""
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        reply = error_reply(InvalidRequest(f"This is no valid WebSocket handshake: {reason}."))
-        request_id = new_request_id()
-        log.info("id=%s status=%s outcome=%s", request_id, reply.status, InvalidRequest.__name__)
-        headers = {**reply.headers, "connection": "close", "x-request-id": request_id}
+        refusal = refusal_of(InvalidRequest(f"This is no valid WebSocket handshake: {reason}."))
         lines = [
-            f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
-            *(f"{name}: {value}" for name, value in headers.items()),
+            f"HTTP/1.1 {refusal.status} {refusal.reason}",
+            *(f"{name}: {value}" for name, value in refusal.headers),
         ]
-        self.transport.write("".join(f"{line}\r\n" for line in (*lines, "")).encode() + reply.body)
+        self.transport.write("".join(f"{line}\r\n" for line in (*lines, "")).encode() + refusal.body)
         self.transport.close()
 
     def _end_watch(self) -> None:

@@ -32,11 +32,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from whisper_server.api.asgi import Receive, Scope, Send, is_lingering, new_request_id
-from whisper_server.api.errors import error_reply
+from whisper_server.api.asgi import Receive, Scope, Send, is_lingering
 from whisper_server.api.health import PROBES
 from whisper_server.api.min_rate import LINGER_S, TransferTimeout
 from whisper_server.api.server.framing import framing_error
+from whisper_server.api.server.refusal import refusal_of
 from whisper_server.api.server.reply_watch import ReplyWatch
 from whisper_server.api.server.turns import SLICE_BYTES, Turns
 from whisper_server.core.config import Settings
@@ -364,14 +364,10 @@ class TimeoutProtocol(H11Protocol):
     def _refuse(self, error: WhisperServerError, *, is_logged: bool = True) -> None:
         """Answer in the application's place, where no reply has begun, and close the connection."""
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            reply, request_id = error_reply(error), new_request_id()
-            headers = [*reply.headers.items(), ("connection", "close"), ("x-request-id", request_id)]
-            if is_logged:
-                log.info("id=%s status=%s outcome=%s", request_id, reply.status, type(error).__name__)
-            reason = HTTPStatus(reply.status).phrase
+            refusal = refusal_of(error, is_logged=is_logged)
             for event in (
-                h11.Response(status_code=reply.status, headers=headers, reason=reason),
-                h11.Data(data=reply.body),
+                h11.Response(status_code=refusal.status, headers=refusal.headers, reason=refusal.reason),
+                h11.Data(data=refusal.body),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")

@@ -35,7 +35,7 @@ async function fillModels() {
   if (usual && own.some(({ id }) => id === usual)) find("#model").value = usual;
 }
 
-// Who is quick chooses a file before the server has said which models there are.
+// A file may be chosen before the server has said which models there are.
 let listed = null;
 
 function listModels() {

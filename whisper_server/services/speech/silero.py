@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whisper_server.core.errors import EngineFailure, Unavailable
+from whisper_server.core.errors import EngineFailure
 from whisper_server.core.types import VOICE_SAMPLES
 
 if TYPE_CHECKING:
@@ -89,14 +89,9 @@ def session_of(model: Path) -> Any:
     """Return a session of onnxruntime that runs a network on the caller's thread.
 
     Raises:
-        Unavailable: the library cannot be loaded; once that has failed for want of memory, never again.
+        Unavailable: the library cannot be loaded.
     """
-    try:
-        # 0.2 s, which the start of the server does without.
-        from whisper_server.services.onnx.session import open_session  # noqa: PLC0415
-    except ImportError as error:
-        raise Unavailable(
-            "The library onnxruntime cannot be loaded, maybe for want of memory; start the server again."
-        ) from error
+    # 0.2 s, which the start of the server does without.
+    from whisper_server.services.onnx.session import open_session  # noqa: PLC0415
 
     return open_session(str(model))
