@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 import socket
-import struct
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,11 +14,11 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import Server, StartServer, server_command, server_environment
-from tests.support.audio_files import tone, wav_bytes
+from tests.conftest import Server, StartServer
+from tests.support.audio_files import CLIP_S, large_wav
 from tests.support.frugal_server import KEPT_BYTES
 from tests.support.gated_server import open_gate, wait_for_batch
-from tests.support.http_requests import URL, request_headers
+from tests.support.http_requests import request_headers
 from tests.support.waiting import HANG_S, wait_until
 
 pytestmark = [pytest.mark.attack, pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux")]
@@ -29,17 +27,6 @@ SPEECH = Path(__file__).parents[2] / "models" / "nano-whisper" / "samples" / "en
 MB = 1_000_000
 OTHER_BYTES = 60 * MB  # a decoder's answers, windows, connections
 N = 6
-CLIP_S = 2.5  # of sound in each upload, at least
-
-
-def large_wav(n_bytes: int) -> bytes:
-    """A clip with sound, for which the device is asked, and a chunk that no decoder wants."""
-    return (
-        wav_bytes((tone(CLIP_S) * 32_000).astype("<i2").tobytes())
-        + b"junk"
-        + struct.pack("<I", n_bytes)
-        + bytes(n_bytes)
-    )
 
 
 def as_json(**fields: object) -> bytes:
@@ -124,29 +111,3 @@ def test_what_is_held_is_what_is_counted(start_server: StartServer, is_frugal: b
         open_gate(server)
         for connection in (first, *held):
             assert connection.recv(13) == b"HTTP/1.1 200 "
-
-
-def test_no_memory_is_no_fault_of_the_server(tmp_path: Path) -> None:
-    """Where uploads do not find room: a 503 that is worth a retry, never a 500; and it goes on."""
-    command = f"ulimit -d 450000; exec {shlex.join(server_command('--port', '0'))}"
-    process = subprocess.Popen(
-        ["sh", "-c", command], cwd=tmp_path, env=server_environment(), stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    with process.stderr:
-        for line in process.stderr:
-            if line.startswith("listening on "):
-                break
-        server = Server(process, line.split()[-1])
-        try:
-            body = as_json(audio=base64.b64encode(large_wav(25 * MB)).decode())
-            with ExitStack() as stack:
-                sent = [begin(stack, server, body, "Content-Type: application/json") for _ in range(10)]
-                statuses = [connection.recv(13).split()[1] for connection in sent]
-            assert set(statuses) <= {b"200", b"503", b"429"}, statuses
-            reply = httpx.post(f"{server.url}{URL}", files={"file": SPEECH.read_bytes()}, timeout=HANG_S)
-            assert reply.status_code == 200
-        finally:
-            process.terminate()
-            assert process.wait(timeout=HANG_S) == 0
-        assert "outcome=bug" not in process.stderr.read()

@@ -14,6 +14,7 @@ import numpy as np
 
 from whisper_server.services.audio_processor import AudioProcessor
 
+CLIP_S = 2.5  # of sound in a large file, at least
 SAMPLES = Path(__file__).parents[2] / "models" / "nano-whisper" / "samples"
 
 
@@ -189,6 +190,16 @@ def wav_bytes(
     size = (len(data) if data_size is None else data_size) & 0xFFFFFFFF
     body = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", size) + data
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def large_wav(n_bytes: int) -> bytes:
+    """A clip with sound, for which the device is asked, and a chunk that no decoder wants."""
+    return (
+        wav_bytes((tone(CLIP_S) * 32_000).astype("<i2").tobytes())
+        + b"junk"
+        + struct.pack("<I", n_bytes)
+        + bytes(n_bytes)
+    )
 
 
 def tone(seconds: float, rate: int = 16_000, hz: float = 440.0, amplitude: float = 0.5) -> np.ndarray:

@@ -60,24 +60,15 @@ def create_app(
 
     Raises:
         ConfigError: when its lifespan starts, a setting names something that is not there.
+        WhisperServerError: also then, voice detection cannot be loaded.
     """
     events = services.metrics if services else (remote and remote.metrics) or Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         lent = nullcontext(services) if services else open_services(settings, events, shutdown, remote)
-        async with lent as opened, _wyoming(opened, wyoming) as drain_wyoming:
-            app.state.services = opened
-
-            def drain() -> None:
-                opened.drain()
-                drain_wyoming()
-
-            app.state.drain = drain
-            app.state.preloading = asyncio.create_task(_preload(opened, settings))
-            opened.jobs.start()
-            async with _cancelled_at_the_end(app.state.preloading):
-                yield
+        async with lent as opened, _at_work(app, opened, settings, wyoming):
+            yield
 
     app = FastAPI(
         title="whisper-server",
@@ -93,6 +84,26 @@ def create_app(
     )
     _install(app, settings)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _at_work(
+    app: FastAPI, services: Services, settings: Settings, wyoming: Sequence[socket]
+) -> AsyncIterator[None]:
+    """Begin all that goes on beside requests, and what these need of `app.state`; end it."""
+    app.state.services = services
+    app.state.preloading = asyncio.create_task(_preload(services, settings))
+    async with _cancelled_at_the_end(app.state.preloading):
+        await services.warm_up()  # until then requests wait, and nothing of uploads is in memory
+        async with _wyoming(services, wyoming) as drain_wyoming:
+
+            def drain() -> None:
+                services.drain()
+                drain_wyoming()
+
+            app.state.drain = drain
+            services.jobs.start()
+            yield
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,11 @@ what the header claims, less what is decoded, and more once more than that has b
 tells no length is counted as it is read, and refused where it turns out too long beside those of others.
 Leaving returns everything.
 
+Where memory runs short before the limit on uploads is reached, fewer of them are let in: what is left has to
+be enough for reading those that are coming in, and for the work beside them. Bytes that are let in are taken
+a moment later, so those that are on their way count too. Small uploads are always let in: what is measured
+may be wrong, and a server that serves nobody is of no use.
+
 How long a refused client should wait follows from the measured throughput. Limits are in seconds of audio,
 which operators know; time is computed in steps. A step is 30 s of a file, the last of a file however short:
 a clip of 3 s costs the device as much as one of 30 s, and a speed in seconds of audio would be ten times
@@ -33,6 +38,14 @@ MAX_RETRY_S = 60  # official clients wait no longer than that: told more, some c
 # send little keep others out; with it, all slots of the default settings together hold half of the default
 # limit.
 LOOK_AHEAD_BYTES = 4 << 20
+# What reading a body takes beside it, for a moment, at most: JSON with escapes and base64
+# (tests/attack/test_memory.py has 2.5 of two bodies at once).
+READING_FACTOR = 3
+# For decoders, windows and the models' calls, beside uploads of others and beside one alone.
+SPARE_BYTES, SPARE_ALONE_BYTES = 128 << 20, 48 << 20
+SMALL_BYTES = 16 << 20  # of all uploads inside, up to which memory is not asked for
+MEASURED_FOR_S = 0.01  # free memory, which costs some ten microseconds
+RECLAIMED_FOR_S = 1.0  # what was freed and kept: that blocks allocations for some milliseconds
 UNTOLD_S = 300.0  # by which a file may be longer than its header says, without being asked for once more
 MEMORY_S = 60.0  # busy time after which a measurement counts for a third
 
@@ -99,6 +112,14 @@ class Slot:
             return self._kept_bytes + self._arriving_bytes
         return held_bytes(self._received_bytes, self._declared_bytes) + self._arriving_bytes
 
+    @property
+    def coming_bytes(self) -> int:
+        """What will be taken yet for the body: its room that is empty, and what reading it takes."""
+        if self._kept_bytes is not None:
+            return 0
+        held = held_bytes(self._received_bytes, self._declared_bytes)
+        return held - self._received_bytes + READING_FACTOR * held
+
     def receive(self, n_bytes: int) -> None:
         """Count bytes of the body; some of those that were declared have their room.
 
@@ -108,7 +129,7 @@ class Slot:
         received_bytes = self._received_bytes + n_bytes
         more_bytes = held_bytes(received_bytes, self._declared_bytes) - self.upload_bytes
         if more_bytes > 0:
-            self._admission.check_bytes(more_bytes)
+            self._admission.check_bytes(more_bytes, self)
         self._received_bytes = received_bytes
 
     def keep(self, n_bytes: int) -> None:
@@ -123,7 +144,7 @@ class Slot:
         """
         more_bytes = n_bytes - (self.upload_bytes - self._arriving_bytes)
         if more_bytes > 0:
-            self._admission.check_bytes(more_bytes)
+            self._admission.check_bytes(more_bytes, self)
         self._kept_bytes = n_bytes
 
     def arrive(self, n_bytes: int) -> None:
@@ -134,7 +155,7 @@ class Slot:
         """
         more_bytes = n_bytes - self._arriving_bytes
         if more_bytes > 0:
-            self._admission.check_bytes(more_bytes)
+            self._admission.check_bytes(more_bytes, self)
         self._arriving_bytes = n_bytes
 
     def expect(self, audio_s: float) -> None:
@@ -179,10 +200,20 @@ class Admission:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         throughput: Throughput | None = None,
+        free_bytes: Callable[[], int | None] = lambda: None,
+        reclaim: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the limits; without `throughput` it is what is measured here."""
+        """Take the limits; without `throughput` it is what is measured here.
+
+        `free_bytes` returns how much memory may still be taken, None where nobody knows; `reclaim` hands back
+        what is kept for later, soon.
+        """
         self._limits = limits
         self._clock = clock
+        self._free_bytes = free_bytes
+        self._reclaim = reclaim
+        self._measured: tuple[float, int | None] = (-math.inf, None)  # when, and what was free
+        self._reclaimed_s = -math.inf  # when that was
         self._slots: set[Slot] = set()
         self._throughput = throughput or Throughput()
         self._seen_s = 0.0  # when time was last accounted for
@@ -220,15 +251,33 @@ class Admission:
         self._slots.add(slot)
         return slot
 
-    def check_bytes(self, more_bytes: int) -> None:
-        """Check that so many more bytes of uploads may come in.
+    def check_bytes(self, more_bytes: int, slot: Slot | None = None) -> None:
+        """Check that so many more bytes of uploads may come in, for a slot or for one to be.
 
         Raises:
-            Overloaded: with them, too many would be inside.
+            Overloaded: with them, too many would be inside, or there is no memory for them.
         """
         self._advance()
-        if self.state().upload_bytes + more_bytes > self._limits.upload_bytes:
+        inside_bytes = self.state().upload_bytes
+        if inside_bytes + more_bytes > self._limits.upload_bytes:
             raise self._full(f"{self._limits.upload_bytes // (1 << 20)} MiB of uploads")
+        is_alone = inside_bytes == (slot.upload_bytes if slot else 0)
+        spare_bytes = SPARE_ALONE_BYTES if is_alone else SPARE_BYTES
+        if inside_bytes + more_bytes > SMALL_BYTES and self._lacks_memory(more_bytes, spare_bytes):
+            raise self._full("there is memory for")
+
+    def _lacks_memory(self, more_bytes: int, spare_bytes: int) -> bool:
+        now_s = self._clock()
+        if now_s - self._measured[0] > MEASURED_FOR_S:
+            self._measured = now_s, self._free_bytes()
+        free_bytes = self._measured[1]
+        coming_bytes = sum(slot.coming_bytes for slot in self._slots) + (1 + READING_FACTOR) * more_bytes
+        if free_bytes is None or free_bytes >= coming_bytes + spare_bytes:
+            return False
+        if now_s - self._reclaimed_s > RECLAIMED_FOR_S:
+            self._reclaimed_s = now_s
+            self._reclaim()
+        return True
 
     def check_audio(self, slot: Slot, audio_s: float) -> None:
         """Check that the audio of this slot may be so long.

@@ -7,12 +7,14 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from whisper_server.core.events import Events
 from whisper_server.core.shutdown import Shutdown
-from whisper_server.core.system.allocator import tune_allocator
-from whisper_server.core.system.process import check_threads
+from whisper_server.core.system.allocator import trim_heap, tune_allocator
+from whisper_server.core.system.memory import FreeMemory
+from whisper_server.core.system.process import check_threads, start_thread
 from whisper_server.services.admission import Admission, Limits, Throughput
 from whisper_server.services.audio.decoder import LibavDecoder
 from whisper_server.services.audio.decoder_process.pool import DecoderProcesses
@@ -29,6 +31,7 @@ from whisper_server.services.realtime.live_sessions import LiveSessions
 from whisper_server.services.speaker_turns import SpeakerTurns
 from whisper_server.services.speakers.loaded import SpeakerNetworks, load_networks
 from whisper_server.services.transcriber import Transcriber
+from whisper_server.services.warm_up import warm_up
 from whisper_server.services.work_pool import WorkPool
 
 if TYPE_CHECKING:
@@ -68,6 +71,10 @@ class Services:
     jobs: Jobs
     shutdown: Shutdown
 
+    async def warm_up(self) -> None:
+        """Load what every recording needs, but for models; raises as `warm_up.warm_up` does."""
+        await warm_up(self.pool, use_vad=self.settings.vad)
+
     def drain(self) -> None:
         """Take no new requests; those that have begun go on until they end or the services close."""
         self.shutdown.drain()
@@ -99,8 +106,7 @@ async def open_services(
     networks = _networks(settings, shutdown)
     speakers = SpeakerTurns(audio, networks, pool)
     transcriber = _transcriber(settings, audio, models, pool, speakers)
-    limits = Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes)
-    admission, live = Admission(limits, throughput=remote.throughput if remote else None), LiveSessions()
+    admission, live = _admission(settings, remote), LiveSessions()
     jobs = Jobs(settings, transcriber, catalog, metrics, shutdown)
     _watch(metrics, admission, models, live, jobs)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
@@ -127,6 +133,15 @@ async def open_services(
         await jobs.close()
         await asyncio.to_thread(_close, pool, decoders, models, networks)
         shutdown.close()
+
+
+def _admission(settings: Settings, remote: RemoteModels | None) -> Admission:
+    return Admission(
+        Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes),
+        throughput=remote.throughput if remote else None,
+        free_bytes=FreeMemory(),
+        reclaim=partial(start_thread, trim_heap),
+    )
 
 
 def _audio(settings: Settings) -> tuple[WorkPool, DecoderProcesses, AudioProcessor]:

@@ -29,6 +29,7 @@ class WorkPool:
     def __init__(self, workers: int, waiters: int = 0) -> None:
         """Let `workers` threads work, and so many more wait under `waiting`."""
         self._executor = ThreadPoolExecutor(workers + waiters, thread_name_prefix=f"{THREAD_PREFIX}audio")
+        self._workers = workers
         self._turns = threading.Semaphore(workers)
         self._thread = threading.local()
         self._running: set[Future[Any]] = set()
@@ -48,6 +49,17 @@ class WorkPool:
             if unclaimed is not None:
                 future.add_done_callback(lambda done: _hand_over(done, unclaimed))
             raise
+
+    async def run_at_once(self, function: Callable[[], object]) -> None:
+        """Run the function on as many threads as may work, all at the same time; the pool must be idle."""
+        all_there = Barrier(self._workers)
+
+        def begin() -> None:
+            with suppress(BrokenBarrierError):  # where threads could not be started
+                all_there.wait(START_TIMEOUT_S)
+            function()
+
+        await asyncio.gather(*(self.run(begin) for _ in range(self._workers)))
 
     async def iterate(
         self, generator: Generator[T, None, None], before: Callable[[], Awaitable[None]] | None = None

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from whisper_server.api.server.startup import StartupApp
+from whisper_server.core.errors import ConfigError, Unavailable
 from whisper_server.core.shutdown import Shutdown
 
 
@@ -56,9 +57,14 @@ async def test_startup_stands_in_and_then_steps_aside() -> None:
     assert not startup.has_failed
 
 
-async def test_startup_that_cannot_build_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("broken"), ConfigError("broken"), Unavailable("broken")])
+async def test_startup_that_cannot_build_says_so_once(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Our own errors need no traceback: each says what is wrong."""
+
     def build() -> Any:
-        raise RuntimeError("broken")
+        raise error
 
     stop = asyncio.Event()
     startup = StartupApp(build, Shutdown(), on_failure=stop.set, drain_app=lambda _: None)
@@ -76,7 +82,10 @@ async def test_startup_that_cannot_build_says_so_once(caplog: pytest.LogCaptureF
     assert response.json()["error"]["type"] == "server_error"
     await events.put({"type": "lifespan.shutdown"})
     await life
-    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    text = logging.Formatter().format(record)
+    assert "broken" in text
+    assert ("Traceback" in text) == (not isinstance(error, ConfigError | Unavailable))
 
 
 async def test_startup_that_drains_ends_the_waiting_and_tells_the_application_once_it_is_there() -> None:

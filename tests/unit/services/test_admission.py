@@ -13,6 +13,10 @@ from whisper_server.core.errors import Overloaded
 from whisper_server.services.admission import (
     LOOK_AHEAD_BYTES,
     MAX_RETRY_S,
+    MEASURED_FOR_S,
+    READING_FACTOR,
+    SPARE_ALONE_BYTES,
+    SPARE_BYTES,
     Admission,
     Limits,
     Slot,
@@ -288,6 +292,91 @@ def test_no_room_for_bytes_is_none_for_an_upload_that_does_not_say_its_size() ->
     assert admission.state().is_full
     with pytest.raises(Overloaded, match="MiB of uploads"):
         admission.enter()
+
+
+class Memory:
+    """What is free, which others take and give back."""
+
+    def __init__(self, free_bytes: int | None) -> None:
+        self.free_bytes = free_bytes
+
+    def __call__(self) -> int | None:
+        return self.free_bytes
+
+
+def admission_with(memory: Memory) -> tuple[Admission, Clock]:
+    clock = Clock()
+    return Admission(Limits(9, 1000.0, 1000 * MIB), clock, free_bytes=memory), clock
+
+
+def receive(slot: Slot, n_bytes: int) -> None:
+    for _ in range(n_bytes // MIB):
+        slot.receive(MIB)
+
+
+def test_uploads_beside_others_need_memory_for_what_is_coming() -> None:
+    memory = Memory(SPARE_BYTES + 30 * READING_FACTOR * MIB)
+    admission, clock = admission_with(memory)
+    first = admission.enter(30 * MIB)
+    receive(first, 30 * MIB)
+    with pytest.raises(Overloaded, match="no more than there is memory for"):
+        admission.enter(MIB)
+    first.keep(20 * MIB)  # it is read: what it takes is taken
+    clock.now_s += 1.0
+    second = admission.enter(30 * MIB)
+    receive(second, 20 * MIB)
+    with pytest.raises(Overloaded, match="memory"):
+        receive(second, 10 * MIB)
+
+
+def test_an_upload_beside_no_other_needs_less_to_spare() -> None:
+    admission, _ = admission_with(Memory(SPARE_ALONE_BYTES + (1 + READING_FACTOR) * 50 * MIB))
+    admission.enter()  # brings nothing yet
+    receive(admission.enter(50 * MIB), 46 * MIB)
+    alone, _ = admission_with(Memory(SPARE_ALONE_BYTES))
+    with pytest.raises(Overloaded, match="memory"):
+        receive(alone.enter(50 * MIB), 50 * MIB)
+
+
+def test_what_is_kept_is_handed_back_where_memory_is_short_and_not_all_the_time() -> None:
+    calls: list[float] = []
+    clock = Clock()
+    admission = Admission(
+        Limits(9, 1000.0, 1000 * MIB),
+        clock,
+        free_bytes=Memory(0),
+        reclaim=lambda: calls.append(clock.now_s),
+    )
+    for _ in range(40):
+        clock.now_s += 0.1
+        with pytest.raises(Overloaded, match="memory"):
+            receive(admission.enter(20 * MIB), 20 * MIB)
+    assert 3 <= len(calls) <= 4
+
+
+def test_small_uploads_are_let_in_whatever_is_free() -> None:
+    admission, _ = admission_with(Memory(0))
+    slots = [admission.enter(2 * MIB) for _ in range(8)]
+    for slot in slots:
+        receive(slot, 2 * MIB)
+    with pytest.raises(Overloaded, match="memory"):
+        admission.enter(1)
+
+
+def test_where_nobody_knows_what_is_free_the_limit_holds_alone() -> None:
+    admission, _ = admission_with(Memory(None))
+    for _ in range(9):
+        receive(admission.enter(100 * MIB), 100 * MIB)
+
+
+def test_memory_is_measured_again_soon() -> None:
+    memory = Memory(1000 * MIB)
+    admission, clock = admission_with(memory)
+    receive(admission.enter(20 * MIB), 20 * MIB)
+    memory.free_bytes = 0
+    clock.now_s += 2 * MEASURED_FOR_S
+    with pytest.raises(Overloaded, match="memory"):
+        admission.enter(MIB)
 
 
 class Crowd(RuleBasedStateMachine):

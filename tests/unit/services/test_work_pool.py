@@ -27,6 +27,17 @@ async def test_run_returns_and_raises(pool: WorkPool) -> None:
         await pool.run(divmod, 1, 0)
 
 
+async def test_all_threads_work_at_once(pool: WorkPool) -> None:
+    both, seen = threading.Barrier(2), set()
+
+    def work() -> None:
+        both.wait(PATIENCE_S)
+        seen.add(threading.get_ident())
+
+    await pool.run_at_once(work)
+    assert len(seen) == 2
+
+
 async def test_iterate_yields_everything_and_closes(pool: WorkPool) -> None:
     closed: list[bool] = []
 

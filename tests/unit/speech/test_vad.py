@@ -302,7 +302,7 @@ def test_one_session_serves_all_threads() -> None:
 
     def work() -> None:
         barrier.wait()
-        sessions.append(silero._session())
+        sessions.append(silero.load_network())
         results.append([(s.start_s, len(s.samples)) for s in spans([samples])])
 
     threads = [threading.Thread(target=work) for _ in range(4)]

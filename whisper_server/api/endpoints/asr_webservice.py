@@ -162,7 +162,9 @@ async def _read(admitted: Admitted, body: ArrivingBody, part: StreamedPart) -> b
             yield chunk
 
     async with contextlib.aclosing(counted()) as chunks:
-        return b"".join([piece async for piece in part.chunks(chunks)])
+        data = b"".join([piece async for piece in part.chunks(chunks)])
+    admitted.slot.keep(len(data))
+    return data
 
 
 async def _of_file(

@@ -16,6 +16,8 @@ from whisper_server.core.errors import (
     UploadStalled,
     WhisperServerError,
 )
+from whisper_server.core.system.allocator import trim_heap
+from whisper_server.core.system.process import start_thread
 
 # What is said of a body of which nothing was read.
 _SAID_UNREAD = (PayloadTooLarge, Overloaded, UploadStalled, OutOfMemory)
@@ -86,6 +88,7 @@ async def _in_memory(answer: Awaitable[None]) -> None:
         await answer
     except MemoryError as error:
         error.__traceback__ = None  # its frames have the upload
+        start_thread(trim_heap)  # what is kept for later is wanted now
         raise out_of_memory() from None
 
 

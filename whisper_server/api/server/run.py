@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -221,8 +221,25 @@ def serve(
         finally:
             watch.stop()
 
-    asyncio.run(live())
+    _run(live())
     return CANNOT_START if startup.has_failed else 0
+
+
+def _run(main: Coroutine[None, None, None]) -> None:
+    """Do what `asyncio.run` does, also where the thread that closing its loop takes cannot be started."""
+    has_ended = False
+
+    async def run() -> None:
+        nonlocal has_ended
+        await main
+        has_ended = True
+
+    try:
+        asyncio.run(run())
+    except RuntimeError:
+        if not has_ended:
+            raise
+        log.warning("The event loop is left as it is: no thread can be started to close it.")
 
 
 def _config(

@@ -25,7 +25,7 @@ from whisper_server.api.health import PROBES, health_body
 from whisper_server.api.middleware.request_log import RequestLogMiddleware
 from whisper_server.api.middleware.silent_errors import SilentErrorsMiddleware
 from whisper_server.api.middleware.websocket_refusals import WebSocketRefusalMiddleware
-from whisper_server.core.errors import ConfigError, ShuttingDown, Unavailable
+from whisper_server.core.errors import ConfigError, ShuttingDown, Unavailable, WhisperServerError
 from whisper_server.core.shutdown import SHUTTING_DOWN, Shutdown
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class StartupApp(Generic[A]):
         except Exception as error:
             if self._app is not None:
                 log.exception("The server failed while shutting down.")
-            elif isinstance(error, ConfigError):
+            elif isinstance(error, ConfigError | WhisperServerError):
                 log.critical("%s", error)
             else:
                 log.critical("The server cannot start.", exc_info=error)

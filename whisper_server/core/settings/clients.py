@@ -66,7 +66,8 @@ class ClientSettings(BaseModel):
         alias="WHISPER_QUEUE_MB",
         ge=1,
         le=1024 * 1024,
-        description="Uploads held in memory at once, in MiB; more gets a 429. One largest file always fits.",
+        description="Uploads held in memory at once, in MiB; more gets a 429. One largest file always fits."
+        " Where the machine, the container or the process has less memory left, so do fewer.",
     )
     web: bool = Field(True, alias="WHISPER_WEB", description="Show the web page at `/` to browsers.")
     realtime_idle_s: float = Field(

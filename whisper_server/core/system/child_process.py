@@ -76,6 +76,7 @@ def run_in_child(module: str, word: str, request: Request, limits: Limits) -> An
 
     Raises:
         OSError: the process cannot be started.
+        RuntimeError: no thread can be started.
         ChildFailed: it ended without an answer.
     """
     child = subprocess.Popen(  # noqa: S603  (our own interpreter, our own words)
@@ -108,7 +109,8 @@ def run_in_child(module: str, word: str, request: Request, limits: Limits) -> An
         deadline.cancel()
         child.kill()
         code = child.wait()
-        printed.join()
+        if printed.ident is not None:  # it has begun
+            printed.join()
         for pipe in (child.stdin, child.stdout, child.stderr):
             with suppress(OSError):  # what is in its buffer has no reader any more
                 pipe.close()

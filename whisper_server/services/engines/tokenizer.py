@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import InvalidRequest, ModelUnavailable
 from whisper_server.core.languages import NAMES
+from whisper_server.core.system.memory import check_room
 from whisper_server.core.types import SECONDS_PER_TIMESTAMP, Task
 from whisper_server.services.engines import characters, words
 from whisper_server.services.engines.model_shape import PROMPT_POSITIONS
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_PROMPT_TOKENS = PROMPT_POSITIONS - 1  # 223: openai/whisper keeps the last ones
 _KEPT_PROMPTS = 512  # more than requests at once, of at most 2 x 223 tokens each
+# What it takes to read a tokenizer.json, with room to spare: base's 2.2 MB take 30 MB, library and all.
+_LIBRARY_BYTES, _BYTES_PER_BYTE = 16 << 20, 20
 _SPECIAL = re.compile(r"<\|[^|]*\|>")
 
 
@@ -217,18 +220,28 @@ class Tokenizer:
 
 def _from_document(document: bytes, is_multilingual: bool) -> Tokenizer:
     def encoder() -> RawTokenizer:
-        from tokenizers import Tokenizer as RawTokenizer  # noqa: PLC0415  (only for prompts)
-
-        return RawTokenizer.from_str(document.decode())
+        return _library(len(document)).from_str(document.decode())
 
     vocabulary = Vocabulary.of(json.loads(document))
     return Tokenizer(vocabulary, encoder, lambda: document, is_multilingual=is_multilingual)
 
 
 def _encoder(path: Path) -> RawTokenizer:
-    from tokenizers import Tokenizer as RawTokenizer  # noqa: PLC0415  (only for prompts)
-
     try:
-        return RawTokenizer.from_file(str(path))
+        return _library(path.stat().st_size).from_file(str(path))
+    except MemoryError:
+        raise
     except Exception as error:  # the library raises bare Exception
         raise ModelUnavailable(f"The {path.name} of {path.parent.name!r} cannot be read.") from error
+
+
+def _library(n_bytes: int) -> type[RawTokenizer]:
+    """Return the library's class for a document of so many bytes.
+
+    Raises:
+        MemoryError: there is no memory to read it, without which Rust's allocator ends the process.
+    """
+    check_room(_LIBRARY_BYTES + _BYTES_PER_BYTE * n_bytes)
+    from tokenizers import Tokenizer as RawTokenizer  # noqa: PLC0415  (only for prompts)
+
+    return RawTokenizer

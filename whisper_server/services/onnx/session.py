@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from whisper_server.core.system.memory import is_want_of_memory
 from whisper_server.services.onnx.runtime import onnxruntime
 
 
@@ -24,8 +27,27 @@ def session_options(threads: int = 1) -> Any:
 def open_session(model: str | bytes, options: Any = None) -> Any:
     """Return the session of a network, a path or the file's bytes; by default with one thread.
 
-    onnxruntime raises errors of kinds of its own where it cannot read it.
+    Raises:
+        MemoryError: there is no memory for it; its `run` raises it too.
+        Exception: of kinds of onnxruntime's own, where it cannot read the network.
     """
-    return onnxruntime.InferenceSession(
-        model, sess_options=options or session_options(), providers=["CPUExecutionProvider"]
-    )
+    with _memory_errors():
+        return _Session(model, sess_options=options or session_options(), providers=["CPUExecutionProvider"])
+
+
+class _Session(onnxruntime.InferenceSession):  # type: ignore[misc]
+    def run(self, *args: Any, **named: Any) -> list[Any]:
+        with _memory_errors():
+            found: list[Any] = super().run(*args, **named)
+        return found
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raise Python's own error where the library's says that there was no memory."""
+    try:
+        yield
+    except Exception as error:
+        if is_want_of_memory(error):
+            raise MemoryError from error
+        raise

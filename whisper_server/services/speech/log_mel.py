@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from whisper_server.core.types import Mel, Samples
 
+N_BINS = FFT_SAMPLES // 2 + 1
 EDGE_SAMPLES = FFT_SAMPLES // 2  # a frame is centred on its time: 12.5 ms before and after
 STEP_FRAMES = 250  # transformed at once: all 3000 would take 17 MB for a moment, on each thread
 FLOOR_POWER = 1e-10  # what digital silence counts as
@@ -82,6 +83,16 @@ def _keep_to_one_thread() -> None:
             library.set_num_threads(1)
 
 
+def keep_work_space() -> None:
+    """Let NumPy's BLAS take the memory that it works in, which it keeps: 32 MiB, of which little is touched.
+
+    It has one such buffer for each product at the same time. Where it finds no memory for another one, it
+    ends the process (OpenBLAS's memory.c).
+    """
+    _keep_to_one_thread()
+    np.ones((WINDOW_FRAMES, N_BINS), dtype=np.float32) @ mel_filters(80).T
+
+
 def _power(samples: Samples, n_frames: int) -> NDArray[np.float32]:
     """Return the power spectrum [n_frames, 201] of the first frames, edges reflected as torch.stft does."""
     padded = np.zeros(WINDOW_SAMPLES + 2 * EDGE_SAMPLES, dtype=np.float32)
@@ -90,7 +101,7 @@ def _power(samples: Samples, n_frames: int) -> NDArray[np.float32]:
     padded[:EDGE_SAMPLES] = body[EDGE_SAMPLES:0:-1]
     padded[-EDGE_SAMPLES:] = body[-2 : -EDGE_SAMPLES - 2 : -1]
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES)[::HOP_SAMPLES][:n_frames]
-    power = np.empty((n_frames, FFT_SAMPLES // 2 + 1), dtype=np.float32)
+    power = np.empty((n_frames, N_BINS), dtype=np.float32)
     for first in range(0, n_frames, STEP_FRAMES):
         spectrum = np.fft.rfft(frames[first : first + STEP_FRAMES] * _hann(), axis=1)
         # re^2 + im^2 needs no square root; NumPy 1 transforms in float64 and is cast here.

@@ -33,7 +33,7 @@ class Silero:
     """Speech probabilities of one file, one per 32 ms; carries the model's state from block to block."""
 
     def __init__(self) -> None:
-        self._session = _session()
+        self._session = load_network()
         self._h = self._c = np.zeros(STATE, dtype=np.float32)
         # The context of the next frame, then the samples that do not fill a frame yet.
         self._rest: Samples = np.zeros(CONTEXT_SAMPLES, dtype=np.float32)
@@ -70,8 +70,13 @@ def frames(samples: Samples) -> NDArray[np.float32]:
 _session_lock = threading.Lock()  # lru_cache alone would let two threads load the model
 
 
-def _session() -> Any:
-    """Return the process's one onnxruntime session; it may run in several threads at once."""
+def load_network() -> Any:
+    """Return the process's one onnxruntime session, which several threads may run at once; blocks.
+
+    Raises:
+        EngineFailure: the network's file is missing.
+        Unavailable: the library cannot be loaded.
+    """
     with _session_lock:
         return _load_session()
 

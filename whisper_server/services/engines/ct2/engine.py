@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
+from whisper_server.core.system.memory import check_room, is_want_of_memory
 from whisper_server.core.types import SECONDS_PER_TIMESTAMP, WINDOW_S
 from whisper_server.services.engines.base import (
     Alignment,
@@ -34,6 +35,8 @@ T = TypeVar("T")
 # Positions of text that one call aligns: it holds the scores of the whole vocabulary for each of them, 0.5 MB
 # in 8 bits. The longest text of a window fits.
 ALIGNED_POSITIONS = 256
+SOME_POSITIONS = 8  # of encoder output: what products are compiled does not depend on it
+COMPILER_BYTES = 32 << 20  # more than compiling takes
 
 
 class _EncodedBatch:
@@ -128,6 +131,21 @@ class CTranslate2Engine:
                 else "short audio context: off, not measured for this model, not on a CPU, or not wanted",
             ),
         )
+
+    def compile_products(self, d_model: int) -> None:
+        """Have the library compile its products of 8-bit numbers, as it would at the first decoded token.
+
+        Later there may be no memory for that, and oneDNN, which does it, then ends the process: its
+        `gemm_info_t::jit_init` writes to the memory that it did not get. Takes the time of three tokens.
+
+        Raises:
+            DeviceOutOfMemory, MemoryError: there is none now.
+            EngineFailure: the model does not work.
+        """
+        check_room(COMPILER_BYTES)
+        nothing = _HostBatch(np.zeros((1, SOME_POSITIONS, d_model), dtype=np.float32))
+        prompt = self.tokenizer.start_sequence("en", "transcribe")
+        self._generate([prompt], nothing, Sampling(beam_size=1, temperature=0.0, max_tokens=1))
 
     def encode(self, mels: NDArray[np.float32]) -> Encoded:
         """Run the encoder over mels [batch, n_mels, frames]."""
@@ -260,7 +278,7 @@ def _translated(call: Callable[[], T]) -> T:
     try:
         return call()
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        if is_want_of_memory(error):
             raise DeviceOutOfMemory("The device has no memory for this batch; try again later.") from error
         raise EngineFailure(f"The engine failed: {error}") from error
     except ValueError as error:

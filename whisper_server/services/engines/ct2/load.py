@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +72,11 @@ def load(folder: Path, spec: EngineSpec, cache_dir: Path) -> CTranslate2Engine:
         ModelUnavailable: the folder is no model, or the device or compute type is not to be had.
     """
     converted, encoder = _prepared(folder, spec, cache_dir)
-    return _open(converted, spec, encoder)
+    engine = _open(converted, spec, encoder)
+    if engine.info.device == "cpu":
+        with _trying(folder):
+            engine.compile_products(shape_of(converted).d_model)
+    return engine
 
 
 def prepare(folder: Path, spec: EngineSpec, cache_dir: Path) -> Path:
@@ -96,13 +102,19 @@ def convert_and_try(
 
     def try_out(made: Path) -> None:
         engine = _open(made, spec, encoder)
-        try:
+        with _trying(folder):
             _use_once(engine)
-        except EngineFailure as error:
-            raise broken(folder, f"using it once failed ({error.message})") from error
 
     if ensure_converted(folder, cache_dir, quantization, encoder, try_out) == folder:
         try_out(folder)
+
+
+@contextmanager
+def _trying(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except EngineFailure as error:
+        raise broken(folder, f"using it once failed ({error.message})") from error
 
 
 def _use_once(engine: CTranslate2Engine) -> None:

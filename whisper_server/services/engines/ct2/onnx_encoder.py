@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whisper_server.core.errors import EngineFailure, ModelUnavailable
+from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure, ModelUnavailable
 from whisper_server.core.paths import without_paths
 from whisper_server.services.engines.ct2.folder import ENCODER_FILE
 from whisper_server.services.onnx.session import open_session, session_options
@@ -59,12 +59,15 @@ class OnnxEncoder:
         `is_alone`: no other call runs on these cores now; the numbers are the same either way.
 
         Raises:
+            DeviceOutOfMemory: there is no memory for it now.
             EngineFailure: onnxruntime failed.
         """
         mels = np.ascontiguousarray(mels, dtype=np.float32)
         try:
             session = self._alone if is_alone else self._for_sharing()
             rows = [session.run(None, {"mel": mel[None]})[0] for mel in mels]
+        except MemoryError as error:
+            raise DeviceOutOfMemory("There is no memory for the encoder now; try again later.") from error
         except Exception as error:  # the library raises kinds of its own
             raise EngineFailure(f"The encoder failed: {error}") from error
         return rows[0] if len(rows) == 1 else np.concatenate(rows)

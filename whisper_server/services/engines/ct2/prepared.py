@@ -136,7 +136,7 @@ def _in_child(request: _Request) -> None:
     }
     try:
         answer = run_in_child(CHILD_MODULE, CHILD_WORD, asked, _limits(folder, spec))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         log.exception("the process that tries models cannot be started")
         raise Unavailable("The process that tries models cannot be started; see the server's log.") from error
     except ChildFailed as failed:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
+from whisper_server.core.system.memory import is_want_of_memory
 from whisper_server.services.engines.base import (
     Alignment,
     Encoded,
@@ -244,8 +245,7 @@ class TorchEngine:
             with torch.inference_mode():
                 yield
         except (RuntimeError, MemoryError) as error:
-            text = str(error).lower()
-            if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
+            if is_want_of_memory(error):
                 free_cached(self.info.device)
                 message = "The device has no memory for this batch; try again later."
                 raise DeviceOutOfMemory(message) from error
