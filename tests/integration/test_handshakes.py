@@ -74,4 +74,5 @@ def test_a_refusal_is_no_fault_of_the_application(started: Server) -> None:
         assert answered(started, handshake(GOOD, path)).startswith(b"HTTP/1.1 404 ")
     assert answered(started, handshake((*GOOD, "Origin: http://elsewhere"))).startswith(b"HTTP/1.1 403 ")
     assert started.stop() == 0
+    assert [sum(f"status={code}" in line for line in started.lines) for code in (404, 403)] == [2, 1]
     assert not [line for line in started.lines if " ERROR " in line]

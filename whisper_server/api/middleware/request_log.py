@@ -20,6 +20,7 @@ from whisper_server.api.asgi import (
     reply_headers,
 )
 from whisper_server.api.health import PROBES
+from whisper_server.core.errors import RouteNotFound
 from whisper_server.core.events import Events, Stage
 
 log = logging.getLogger("whisper_server.requests")
@@ -66,6 +67,8 @@ class RequestRecord:
             added = {"x-request-id": self.request_id, **headers}
             pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in added.items()]
             message["headers"] = [*message.get("headers", ()), *pairs]
+        elif message["type"] == "websocket.close" and not self.status:
+            self.status = RouteNotFound.status  # so it is answered: see `WebSocketRefusalMiddleware`
 
 
 def record_of(scope: Scope) -> RequestRecord:
