@@ -19,9 +19,10 @@ from tests.support.in_process import OpenClient
 from whisper_server.services.audio.decoder_process import handle, watch
 
 POISON = encode(tone(1.0), container="caf")
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32", reason="looks for processes as Linux and macOS have them"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform == "win32", reason="looks for processes as Linux and macOS have them"),
+]
 
 
 def decoders_of(pid: int) -> list[psutil.Process]:

@@ -23,6 +23,8 @@ from tests.support.in_process import OpenClient
 from whisper_server.core.errors import DeviceOutOfMemory
 from whisper_server.services.engines import fake
 
+pytestmark = pytest.mark.long
+
 STAGES = ("encode", "detect_language", "generate", "align")
 N_REQUESTS = 8
 MAX_BATCH = 4  # of the fake engine
@@ -135,7 +137,6 @@ def sent_away(replies: list[httpx.Response]) -> list[httpx.Response]:
     return errors
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
     ("kind", "times", "codes"),

@@ -21,6 +21,8 @@ from whisper_server.cli import remote
 from whisper_server.cli.remote import RemoteServer
 from whisper_server.cli.transcribe import main
 
+pytestmark = pytest.mark.long
+
 CLIP = SAMPLES / "en-plain-000.flac"
 
 
@@ -74,7 +76,6 @@ def test_a_job_that_was_left_is_fetched_later(server: Server, capfd: pytest.Capt
     assert "There is no such job" in capfd.readouterr().err
 
 
-@pytest.mark.long
 def test_a_server_that_is_restarted_is_waited_for(
     start_server: StartServer, capfd: pytest.CaptureFixture[str]
 ) -> None:

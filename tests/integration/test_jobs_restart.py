@@ -16,6 +16,8 @@ from tests.support.http_requests import URL, form
 from tests.support.job_requests import JOBS
 from tests.support.long_audio import speak_for
 
+pytestmark = pytest.mark.long
+
 TIMEOUT_S = 300.0  # only ever reached where the code under test hangs
 
 
@@ -82,7 +84,6 @@ def test_a_kill_in_the_middle_costs_no_window_that_was_stored(
     assert got["text"] == whole.json()["text"]
 
 
-@pytest.mark.long
 def test_two_servers_on_one_folder_do_each_job_once(start_server: StartServer, speech: Sample) -> None:
     one = start_server("--jobs-at-once", "1", module="tests.support.gated_server", pipe=subprocess.PIPE)
     other = start_server("--jobs-at-once", "1", module="tests.support.gated_server", pipe=subprocess.PIPE)
@@ -102,7 +103,6 @@ def test_two_servers_on_one_folder_do_each_job_once(start_server: StartServer, s
     assert (windows_decoded(one), windows_decoded(other)) == (1.0, 1.0)
 
 
-@pytest.mark.long
 def test_a_job_of_a_server_that_ends_is_taken_up_by_another_one(
     start_server: StartServer, speech: Sample
 ) -> None:
@@ -116,7 +116,6 @@ def test_a_job_of_a_server_that_ends_is_taken_up_by_another_one(
     until_end(other, job_id)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("fields", [{}, {"prompt": "cat", "keywords": "table"}], ids=["plain", "prompt"])
 def test_the_result_after_a_kill_with_a_model(start_server: StartServer, fields: dict[str, str]) -> None:
     data = speak_for(180)

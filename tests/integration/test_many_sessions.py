@@ -19,6 +19,8 @@ from tests.support.http_requests import URL, form
 from tests.support.long_audio import speak_for
 from tests.support.realtime_client import RealtimeClient, pcm16, session
 
+pytestmark = pytest.mark.long
+
 N_SESSIONS = 16
 FILE_S = 900  # more windows than the sessions have turns
 TIMEOUT_S = 60

@@ -21,6 +21,8 @@ from tests.conftest import NANO, ROOT, SAMPLES, Sample, StartServer, server_envi
 from tests.support.stand_in_hub import SOURCE, Hub
 from whisper_server.services.model_files.hub.fetch import download_repository
 
+pytestmark = pytest.mark.long
+
 LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 HOOK = """
 import os, sys
@@ -183,7 +185,6 @@ def is_installed(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("auto", ["", "true"])
 def test_traces_go_nowhere(
     canary: socket.socket, start_server: StartServer, seen: Path, speech: Sample, tmp_path: Path, auto: str
@@ -222,7 +223,6 @@ def test_traces_go_nowhere(
     assert bool(found) == is_installed("fastapi.telemetry")
 
 
-@pytest.mark.long
 def test_no_library_begins_to_report(tmp_path: Path, speech: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     """Native code passes the hook by; onnxruntime's telemetry begins with a file that names the machine."""
     home = tmp_path / "home"

@@ -19,7 +19,10 @@ from tests.conftest import NANO, ROOT, SAMPLES, Sample, server_environment
 from tests.support.stand_in_hub import SOURCE, Hub
 from whisper_server.services.model_files.hub.fetch import download_repository
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux"),
+]
 
 CLIP = SAMPLES / "en-plain-000.flac"
 HEARD = "house left tree\n"
@@ -141,7 +144,6 @@ def test_a_server_with_a_read_only_cache(filled: Path, cell: Path, speech: Sampl
     assert "Traceback" not in rest
 
 
-@pytest.mark.long
 def test_the_command_line_with_a_read_only_cache(filled: Path, cell: Path) -> None:
     models = {"WHISPER_MODELS": f"theirs=someone/nano,mine={NANO}"}
     done = run(CLI, "--model", "theirs", str(CLIP), cwd=cell, cache=filled, **models)

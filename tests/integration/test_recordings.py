@@ -15,6 +15,8 @@ from tests.support.audio_files import Sound, encode, film, samples_of, tone
 from tests.support.http_requests import URL, b64, error_of, form
 from whisper_server.cli.transcribe import main
 
+pytestmark = pytest.mark.long
+
 ENGLISH = "en-plain-003.flac"
 FRENCH = "fr-plain-010.flac"
 

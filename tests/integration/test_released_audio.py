@@ -20,6 +20,8 @@ from whisper_server.core.errors import DeviceOutOfMemory, EngineFailure
 from whisper_server.core.types import Window
 from whisper_server.services.engines import fake
 
+pytestmark = pytest.mark.long
+
 LARGE_BYTES = 100_000  # of an array or of bytes: less is no audio
 Kept = Callable[..., list[str]]  # given the bytes that may be left
 collect = gc.collect
@@ -92,7 +94,6 @@ async def test_a_client_that_left(open_client: OpenClient, kept: Kept) -> None:
     assert kept(data, asked.content) == []
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("status", "limits", "fields"),
     [
@@ -133,7 +134,6 @@ async def test_what_is_no_audio(open_client: OpenClient, kept: Kept, fields: dic
     assert kept(data, asked.content) == []
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("error", [EngineFailure("broken"), ValueError("bug"), DeviceOutOfMemory("full")])
 @pytest.mark.parametrize("fields", [{}, {"stream": "true"}], ids=str)
 async def test_a_device_that_fails(

@@ -21,6 +21,8 @@ from tests.support.gated_server import LIMIT_S, let_through, open_gate, wait_for
 from tests.support.http_requests import PARTS_OF_AN_ERROR, URL, b64, error_in, form, upload_begun
 from tests.support.long_audio import speak_for
 
+pytestmark = pytest.mark.long
+
 StartGated = Callable[..., Server]
 
 

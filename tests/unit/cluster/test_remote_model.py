@@ -24,6 +24,8 @@ from whisper_server.core.shutdown import Shutdown
 from whisper_server.core.types import Decoded, DecodeOptions, ModelSource, TranscribeParams, WindowJob
 from whisper_server.services.container import RemoteModels, Services, open_services
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 async def services(nano_settings: Settings, replicas: HostReplicas) -> AsyncIterator[Services]:
