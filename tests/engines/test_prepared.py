@@ -15,7 +15,7 @@ from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.base import Engine, EngineSpec
 from whisper_server.services.engines.ct2 import prepared
 from whisper_server.services.engines.ct2.convert import ensure_converted
-from whisper_server.services.engines.ct2.folder import MARKER, is_whole
+from whisper_server.services.engines.ct2.folder import MARKER, conversions_of, fingerprint_of, is_whole
 from whisper_server.services.engines.ct2.seal import damaged_file
 from whisper_server.services.engines.ct2.unfinished import remove_leftovers, unfinished_folder
 from whisper_server.services.engines.registry import load_engine, prepare_engine
@@ -96,6 +96,21 @@ def test_a_marker_that_names_nothing_is_no_proof(converted: Path) -> None:
     (converted / MARKER).write_text('{"files": {}}')
     assert not is_whole(converted)
     assert damaged_file(converted) == MARKER
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such devices")
+def test_a_marker_without_end_is_no_marker(converted: Path) -> None:
+    """One that is a device that never ends would fill the memory, and a pipe would be waited for."""
+    sparse = converted / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(1 << 40)
+    for target in (Path("/dev/zero"), sparse):
+        (converted / MARKER).unlink()
+        (converted / MARKER).symlink_to(target)
+        assert not is_whole(converted)
+        assert damaged_file(converted) == MARKER
+        assert fingerprint_of(converted) == ""
+        assert conversions_of(NANO, converted.parents[1]) == ()
 
 
 def test_a_folder_that_was_tried_is_not_tried_again(

@@ -20,6 +20,7 @@ import pytest
 
 from tests.support.audio_files import NOT_MEDIA, encode, tone, video, wav_bytes
 from tests.support.crashing_decoder import decoders_that
+from tests.support.hostile_media import script_tags
 from whisper_server.core.errors import AudioTooLong, InvalidAudio, ShuttingDown, Unavailable
 from whisper_server.services.audio.bounded_file import BoundedFile
 from whisper_server.services.audio.decoder import LibavDecoder
@@ -261,6 +262,29 @@ def test_a_file_that_takes_too_much_memory_is_refused(monkeypatch: pytest.Monkey
         assert processes.pids() == pids
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what a process may allocate")
+@pytest.mark.parametrize("fault", ["starve", "lack"])
+def test_a_process_without_any_memory_left_still_says_so(
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with decoders_that(fault, monkeypatch) as processes:
+        remote = AudioProcessor(1 << 20, 60, processes.open)
+        with pytest.raises(InvalidAudio, match="memory"):
+            samples_of(remote, encode(tone(1.0), container="caf"))
+        assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
+    assert lines_of_decoders(caplog) == []
+
+
+def test_a_bug_while_a_file_is_opened_keeps_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was set aside for the file would be missed by the next files that need their own."""
+    with decoders_that("err", monkeypatch) as processes:
+        remote = AudioProcessor(1 << 20, 60, processes.open)
+        assert len(samples_of(remote, encode(tone(1.0)))) == 16_000
+        for _ in range(pool.MIN_ASIDE + 1):
+            with pytest.raises(RuntimeError, match="a bug"):
+                remote.open(encode(tone(1.0), container="caf"))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has in memory")
 def test_memory_that_a_file_took_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with decoders_that("grow", monkeypatch) as processes:
@@ -391,6 +415,22 @@ def test_the_process_imports_neither_numpy_nor_pydantic() -> None:
 
 
 # Ends.
+
+
+def test_nothing_is_imported_in_the_middle_of_a_file() -> None:
+    """Here of one with a subtitle track: where it has taken all memory, an import fails."""
+    program = (
+        "import io, sys; from whisper_server.services.audio.bounded_file import BoundedFile;"
+        "from whisper_server.services.audio.decoder import LibavDecoder;"
+        "from whisper_server.services.audio.decoder_process.child import load_libav; load_libav();"
+        "data = sys.stdin.buffer.read(); before = set(sys.modules);"
+        "decoder = LibavDecoder(BoundedFile(io.BytesIO(data), len(data), is_ours=True), 600);"
+        "assert decoder._container.streams.subtitles; list(decoder.pieces('mix'));"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    data = script_tags(1000)
+    done = subprocess.run([sys.executable, "-c", program], input=data, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.strip() == b"[]"
 
 
 def test_closing_ends_the_processes_and_what_they_do(

@@ -7,14 +7,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from whisper_server.api.asgi import Arriving, Message
 from whisper_server.api.min_rate import TransferTimeout
 from whisper_server.api.server.refusal import refusal_of
 from whisper_server.api.server.reply_watch import ReplyWatch
+from whisper_server.api.server.turns import Turns
 from whisper_server.core.errors import InvalidRequest, Overloaded
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def live_protocol_of(settings: Settings) -> type[LiveProtocol]:
     """Return the protocol with the operator's limits, as uvicorn wants it: a class."""
 
     class Limited(LiveProtocol):
+        turns = Turns()
         reply_timeout = TransferTimeout(settings.stall_timeout_s, settings.min_bytes_per_s)
 
     return Limited
@@ -44,8 +47,12 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     What is held of events that the application has not done with is counted, from their first byte on. The
     fragments of one are joined as they come: a client may send any number of empty ones.
+
+    A frame of seven bytes takes the parser as long as one of kilobytes, so what comes in has its turn at the
+    event loop (`turns`), and the connection is not read from meanwhile.
     """
 
+    turns: ClassVar[Turns]
     reply_timeout: TransferTimeout
     _reply_watch: ReplyWatch | None = None
     _arriving: Arriving | None = None
@@ -54,6 +61,8 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
+        self._unparsed = bytearray()  # waits for its turn
+        self._has_turn = False
         self._event = bytearray()  # what is there of one in fragments
         self._sizes: deque[int] = deque()  # of events that are complete and not taken, bytes
 
@@ -63,16 +72,28 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         transport.set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came in; refuse a handshake that cannot be read."""
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self._refuse(self.conn.handshake_exc.__cause__ or self.conn.handshake_exc)
-        try:
-            self._count()
-        except Overloaded:
-            self._forget()
-            self.conn.fail(TRY_AGAIN_LATER, "overloaded")
-            self.handle_parser_exception()
+        """Take what came in: a handshake at once, and what comes behind it in turn."""
+        if self._arriving is None:
+            self._parse(data)
+            return
+        self._unparsed += data
+        self.transport.pause_reading()
+        if not self._has_turn:
+            self._has_turn = True
+            self.turns.add(self, self.loop)
+
+    def take_turn(self, n_bytes: int) -> bool:
+        """Parse so many bytes; return whether there are more."""
+        piece = bytes(self._unparsed[:n_bytes])
+        del self._unparsed[:n_bytes]
+        if piece:
+            self._parse(piece)
+        if self._unparsed and not self.transport.is_closing():
+            return True
+        self._has_turn = False
+        if not self.read_paused:  # by events that the application has not taken
+            self.transport.resume_reading()
+        return False
 
     def handle_connect(self, event: Request) -> None:
         """Begin a session, or say what speaks against it."""
@@ -108,7 +129,14 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         return message
 
     async def send(self, message: Message) -> None:  # type: ignore[override]  # uvicorn's are of one type each
-        """Send what the application says; a refusal ends the handshake as well as an acceptance does."""
+        """Send what the application says; a refusal ends the handshake as well as an acceptance does.
+
+        Raises:
+            ClientDisconnected: the connection was ended here, and not by the application: its client has not
+                answered for long, or has sent what is no frame. To uvicorn that is a bug of the application.
+        """
+        if self.close_sent and self.transport.is_closing():
+            raise ClientDisconnected
         await super().send(message)  # type: ignore[arg-type]
         if message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True  # else the log has it for an application that said nothing
@@ -132,6 +160,18 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self._forget()
         super().connection_lost(exc)
 
+    def _parse(self, data: bytes) -> None:
+        """Parse what came in; refuse a handshake that cannot be read."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse(self.conn.handshake_exc.__cause__ or self.conn.handshake_exc)
+        try:
+            self._count()
+        except Overloaded:
+            self._forget()
+            self.conn.fail(TRY_AGAIN_LATER, "overloaded")
+            self.handle_parser_exception()
+
     def _begin(self, frame: Frame, kind: Literal["text", "bytes"]) -> None:
         self.curr_msg_data_type = kind
         if frame.fin:
@@ -149,12 +189,12 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self.frames, self.bytes = [], b""
 
     def _forget(self) -> None:
-        self._event = bytearray()
+        self._event, self._unparsed = bytearray(), bytearray()
         del self.conn.reader.buffer[:]
 
     def _count(self) -> None:
         if self._arriving is not None:
-            begun = len(self.conn.reader.buffer) + len(self._event)
+            begun = len(self._unparsed) + len(self.conn.reader.buffer) + len(self._event)
             self._arriving.tell(begun + self._waiting_bytes)
 
     def _refuse(self, reason: BaseException | None) -> None:

@@ -7,6 +7,7 @@ ends it where a single call into libav spins beyond the file's budget, which is 
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import io
 import math
@@ -43,6 +44,7 @@ STEP_LIMIT_S = 30.0  # a step takes milliseconds; what takes this long is a hang
 # process of its own.
 MEMORY_BYTES = 256 << 20
 MOST_MEMORY_BYTES = 448 << 20
+ANSWER_BYTES = 8 << 20  # beside them, to say that nothing is left
 PACKET_BYTES = 80  # of an index, for a moment; 77 were seen
 PACKETS_PER_S = 107  # 60 of pictures, 47 of AAC at 48 kHz
 SLACK_S = 2.0  # of the processor, beyond the budget, before the system ends the process; it counts in seconds
@@ -93,6 +95,7 @@ class _Child:
         self._decoders: dict[int, LibavDecoder] = {}
         self._others: dict[int, Spent] = {}  # what other decoders of its request have spent
         self._pieces: dict[int, Iterator[Piece]] = {}
+        self._limit_bytes = MEMORY_BYTES
 
     def run(self) -> None:
         Thread(target=self._listen, daemon=True).start()
@@ -101,15 +104,26 @@ class _Child:
             message = self._inbox.get()
             faulthandler.dump_traceback_later(STEP_LIMIT_S, exit=True)  # not stopped by a native call
             _limit_time(self._left_s(message.decoder))
-            try:
-                self._handle(message)
-            except InvalidAudio as error:
-                self._fail(message.decoder, type(error).__name__, error.message)
-            except MemoryError:
-                self._fail(message.decoder, InvalidAudio.__name__, TOO_HUNGRY)
-            except Exception as error:  # noqa: BLE001  (a bug of ours, which the server has to report)
-                self._fail(message.decoder, "", f"{type(error).__name__}: {error}")
+            _limit_memory(self._limit_bytes)
+            failure = self._failure_of(message)
+            if failure is not None:
+                _limit_memory(self._limit_bytes + ANSWER_BYTES)
+                self._answer(Kind.FAILED, message.decoder, error=failure[0], message=failure[1])
             faulthandler.cancel_dump_traceback_later()
+
+    def _failure_of(self, message: Message) -> tuple[str, str] | None:
+        """Handle a message; return the name and text of what went wrong, without what its frames hold."""
+        try:
+            self._handle(message)
+        except InvalidAudio as error:
+            return type(error).__name__, error.message
+        except MemoryError:
+            return InvalidAudio.__name__, TOO_HUNGRY
+        except Exception as error:  # noqa: BLE001  (a bug of ours, which the server has to report)
+            if isinstance(error, OSError) and error.errno == errno.ENOMEM:  # an import, say
+                return InvalidAudio.__name__, TOO_HUNGRY
+            return "", f"{type(error).__name__}: {error}"
+        return None
 
     def _left_s(self, number: int) -> float:
         """Return the processor seconds that a request of this decoder may take."""
@@ -123,10 +137,11 @@ class _Child:
 
     def _listen(self) -> None:
         """Take messages in as they come; end the process when no more can."""
-        with suppress(OSError):
+        try:
             while (message := receive(self._commands)) is not None:
                 self._inbox.put(message)
-        os._exit(0)
+        finally:  # also without memory: the other thread would wait for this one
+            os._exit(0)
 
     def _handle(self, message: Message) -> None:
         if message.kind is Kind.OPEN:
@@ -151,9 +166,9 @@ class _Child:
     ) -> None:
         upload = io.BufferedReader(_Upload(self, number, size_bytes), READ_BYTES)
         file = BoundedFile(upload, size_bytes, is_ours=True)
-        limit_bytes = memory_limit(max_seconds)
-        _limit_memory(limit_bytes)
-        room_bytes = limit_bytes - _data_bytes()
+        self._limit_bytes = memory_limit(max_seconds)
+        _limit_memory(self._limit_bytes)
+        room_bytes = self._limit_bytes - _data_bytes()
         budget = Budget()
         budget.has_checked_tables = has_checked_tables
         self._others[number] = budget.share()
@@ -180,9 +195,6 @@ class _Child:
             n_bytes += len(piece.data)
         self._answer(Kind.MORE, number)
 
-    def _fail(self, number: int, error: str, message: str) -> None:
-        self._answer(Kind.FAILED, number, error=error, message=message)
-
     def _answer(self, kind: Kind, number: int, **fields: Any) -> None:
         """Send what came of a request, with the state."""
         decoder = self._decoders.get(number)
@@ -200,8 +212,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), 1)  # what a library prints must not get between the messages
-    import av.filter  # noqa: F401, PLC0415  (all of it, before the limit)
-
+    load_libav()
     _go_first()
     _limit_memory(MEMORY_BYTES)
     if hasattr(signal, "SIGXCPU"):
@@ -209,6 +220,13 @@ def main() -> None:
     with suppress(BrokenPipeError):
         _Child(sys.stdin.buffer, answers).run()
     os._exit(0)
+
+
+def load_libav() -> None:
+    """Import all of PyAV that a file may need; in the middle of one there may be no memory for it."""
+    import av.filter  # noqa: PLC0415  (not when this module is)
+    import av.subtitles.codeccontext  # noqa: PLC0415
+    import av.subtitles.stream  # noqa: F401, PLC0415
 
 
 def memory_limit(max_seconds: float) -> int:

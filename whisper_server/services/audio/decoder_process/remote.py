@@ -174,8 +174,8 @@ class RemoteDecoder:
             self.info = _info(opened.fields()["info"])
             for _ in range(self._n_steps):
                 self._step(process, channel)
-        except (InvalidAudio, Unavailable):
-            self.close()
+        except BaseException:
+            self.close()  # or the process, where it is this decoder's own, would be missed by others for good
             raise
 
     def _step(self, process: DecoderProcess, channel: Channel) -> list[Message]:

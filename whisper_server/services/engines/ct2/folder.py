@@ -7,7 +7,6 @@ variables, and for each of them name, shape, type and bytes.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import struct
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from whisper_server.core.errors import ModelUnavailable
 from whisper_server.services.engines.checkpoint import broken, read_config, read_json
 from whisper_server.services.engines.model_bounds import check_shape, check_tokens
 from whisper_server.services.engines.model_shape import ModelShape
@@ -38,10 +38,7 @@ def conversions_of(folder: Path, cache_dir: Path) -> tuple[Path, ...]:
     """Return what was converted from `folder`, in any number format, also from files that it had before."""
     found = []
     for marker in sorted((cache_dir / CONVERTED).glob(f"*/{MARKER}")):
-        try:
-            source = json.loads(marker.read_text(encoding="utf-8"))["source"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        source = _marker_of(marker.parent).get("source")
         if source == str(folder.resolve()) and is_whole(marker.parent):
             found.append(marker.parent)
     return tuple(found)
@@ -58,9 +55,9 @@ class RecordedFile:
 def recorded_files(folder: Path) -> dict[str, RecordedFile]:
     """Return the files of a conversion by name, as its marker has them; none where it says nothing."""
     try:
-        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+        files = _marker_of(folder)["files"]
         found = {str(name): RecordedFile(each["size"], each["sha256"]) for name, each in files.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (LookupError, TypeError, AttributeError):
         return {}
     is_inside = all(Path(name).name == name for name in found)
     return found if MODEL_FILE in found and is_inside else {}
@@ -79,10 +76,15 @@ def is_whole(folder: Path) -> bool:
 
 def fingerprint_of(folder: Path) -> str:
     """Return the fingerprint of the checkpoint that a folder was converted from, "" where nothing says so."""
+    return str(_marker_of(folder).get("fingerprint", ""))
+
+
+def _marker_of(folder: Path) -> dict[str, Any]:
+    """Return what the marker of a conversion says, {} where it says nothing; it may be anything by now."""
     try:
-        return str(json.loads((folder / MARKER).read_text(encoding="utf-8"))["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return read_json(folder, MARKER)
+    except ModelUnavailable:
+        return {}
 
 
 def is_ctranslate2(folder: Path) -> bool:
