@@ -43,7 +43,7 @@ LOOK_AHEAD_BYTES = 4 << 20
 # What reading a body takes beside it, for a moment, at most: JSON with escapes and base64
 # (tests/attack/test_memory.py has 2.5 of two bodies at once).
 READING_FACTOR = 3
-# For decoders, windows and the models' calls, beside uploads of others, and beside one that is alone or small.
+# For decoders, windows and the models' calls, beside uploads of others; beside one that is alone or small.
 SPARE_BYTES, SPARE_ALONE_BYTES = 128 << 20, 48 << 20
 OWN_BYTES = 4 << 20  # of one upload or live session, up to which it is small
 SMALL_BYTES = 16 << 20  # of all uploads inside, up to which memory is asked for no more than this:
