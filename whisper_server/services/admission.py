@@ -41,13 +41,14 @@ MAX_RETRY_S = 60  # official clients wait no longer than that: told more, some c
 # limit.
 LOOK_AHEAD_BYTES = 4 << 20
 # What reading a body takes beside it, for a moment, at most: JSON with escapes and base64
-# (tests/attack/test_memory.py has 2.5 of two bodies at once).
-READING_FACTOR = 3
+# (tests/attack/test_memory.py has 2.5 of two bodies at once); and a form, whose file is copied once.
+READING_FACTOR, FORM_READING_FACTOR = 3, 1
 # For decoders, windows and the models' calls, beside uploads of others; beside one that is alone or small.
 SPARE_BYTES, SPARE_ALONE_BYTES = 128 << 20, 48 << 20
 OWN_BYTES = 4 << 20  # of one upload or live session, up to which it is small
 SMALL_BYTES = 16 << 20  # of all uploads inside, up to which memory is asked for no more than this:
-LEAST_BYTES = 16 << 20  # below which nobody is let in beside others
+LEAST_BYTES = 96 << 20  # below which nobody is let in beside others: base, a second call and decoder process
+NEW_BYTES, NEW_FOR_S = 4 << 20, 1.0  # that each one takes soon beside its upload; until it is measured
 REFILL_BYTES = (
     256 << 20
 )  # below which freed memory goes back: the largest upload of the defaults needs 190 MB
@@ -92,12 +93,14 @@ class Slot:
     After an `Overloaded` all is as it was before the call; the slot still has to be left.
     """
 
-    def __init__(self, admission: Admission, upload_bytes: int) -> None:
+    def __init__(self, admission: Admission, upload_bytes: int, reading_factor: int) -> None:
         self._admission = admission
+        self.reading_factor = reading_factor
         self.declared_bytes = upload_bytes  # 0: it does not say
         self._received_bytes = 0
         self._kept_bytes: int | None = None  # None: the body is still coming in
         self._arriving_bytes = 0  # of a live session's events
+        self.entered_s = 0.0
         self.expected_s = 0.0  # of audio; what the header claims, or what was read where that is more
         self._claimed_s = 0.0
         self.done_s = 0.0
@@ -125,7 +128,7 @@ class Slot:
         if self._kept_bytes is not None:
             return 0
         held = held_bytes(self._received_bytes, self.declared_bytes)
-        return held - self._received_bytes + READING_FACTOR * held
+        return held - self._received_bytes + self.reading_factor * held
 
     def receive(self, n_bytes: int) -> None:
         """Count bytes of the body; some of those that were declared have their room.
@@ -241,8 +244,10 @@ class Admission:
         mean = sum(slot.left_steps for slot in self._slots) / max(1, len(self._slots))
         return self._throughput.retry_after_s(mean * (self._refused + 1))
 
-    def enter(self, upload_bytes: int = 0) -> Slot:
+    def enter(self, upload_bytes: int = 0, reading_factor: int = READING_FACTOR) -> Slot:
         """Return a slot, with room for a body of this size, or for its beginning.
+
+        Reading it takes `reading_factor` times as much beside it, for a moment.
 
         Raises:
             Overloaded: every slot is taken, or enough audio or too many bytes are inside.
@@ -253,10 +258,12 @@ class Admission:
             raise self._full(f"{self._limits.requests} requests at once")
         if state.audio_s >= self._limits.audio_s:
             raise self._full(f"{self._limits.audio_s:.0f} seconds of waiting audio")
-        slot = Slot(self, upload_bytes)
+        slot = Slot(self, upload_bytes, reading_factor)
         self.check_bytes(max(1, slot.upload_bytes), slot)  # one that does not say brings some, too
-        if self._slots and self._lacks_memory(LEAST_BYTES):
+        n_new = sum(self._seen_s - each.entered_s < NEW_FOR_S for each in self._slots)
+        if self._slots and self._lacks_memory(LEAST_BYTES + n_new * NEW_BYTES):
             raise self._full("there is memory for")
+        slot.entered_s = self._seen_s
         self._slots.add(slot)
         return slot
 
@@ -274,7 +281,8 @@ class Admission:
         is_alone = inside_bytes == own_bytes
         is_small = max(own_bytes + more_bytes, slot.declared_bytes) <= OWN_BYTES
         spare_bytes = SPARE_ALONE_BYTES if is_alone or is_small else SPARE_BYTES
-        coming_bytes = sum(each.coming_bytes for each in self._slots) + (1 + READING_FACTOR) * more_bytes
+        coming_bytes = sum(each.coming_bytes for each in self._slots)
+        coming_bytes += (1 + slot.reading_factor) * more_bytes
         if inside_bytes + more_bytes > SMALL_BYTES and self._lacks_memory(coming_bytes + spare_bytes):
             raise self._full("there is memory for")
 

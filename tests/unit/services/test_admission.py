@@ -11,10 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from whisper_server.core.errors import Overloaded
 from whisper_server.services.admission import (
+    FORM_READING_FACTOR,
     LEAST_BYTES,
     LOOK_AHEAD_BYTES,
     MAX_RETRY_S,
     MEASURED_FOR_S,
+    NEW_BYTES,
+    NEW_FOR_S,
     OWN_BYTES,
     READING_FACTOR,
     REFILL_BYTES,
@@ -332,6 +335,15 @@ def test_uploads_beside_others_need_memory_for_what_is_coming() -> None:
         receive(second, 10 * MIB)
 
 
+def test_reading_a_form_takes_less_than_reading_json() -> None:
+    memory = Memory(SPARE_ALONE_BYTES + (1 + FORM_READING_FACTOR) * 30 * MIB)
+    admission, _ = admission_with(memory)
+    with admission.enter(30 * MIB, FORM_READING_FACTOR) as slot:
+        receive(slot, 30 * MIB)
+    with pytest.raises(Overloaded, match="memory"), admission.enter(30 * MIB) as slot:
+        receive(slot, 30 * MIB)
+
+
 def test_an_upload_beside_no_other_needs_less_to_spare() -> None:
     admission, _ = admission_with(Memory(SPARE_ALONE_BYTES + (1 + READING_FACTOR) * 50 * MIB))
     admission.enter()  # brings nothing yet
@@ -403,12 +415,23 @@ def test_what_is_kept_is_handed_back_where_memory_is_short_and_not_all_the_time(
 
 
 def test_small_uploads_are_let_in_with_little_free() -> None:
-    admission, _ = admission_with(Memory(LEAST_BYTES))
-    slots = [admission.enter(2 * MIB) for _ in range(8)]
-    for slot in slots:
-        receive(slot, 2 * MIB)
+    admission, clock = admission_with(Memory(LEAST_BYTES))
+    for _ in range(8):
+        receive(admission.enter(2 * MIB), 2 * MIB)
+        clock.now_s += 2 * NEW_FOR_S
     with pytest.raises(Overloaded, match="memory"):
         admission.enter(1)
+
+
+def test_a_burst_is_let_in_as_far_as_it_will_find_memory() -> None:
+    """All of it comes before the first has taken anything."""
+    admission, clock = admission_with(Memory(LEAST_BYTES + 2 * NEW_BYTES))
+    for _ in range(3):
+        admission.enter()
+    with pytest.raises(Overloaded, match="memory"):
+        admission.enter()
+    clock.now_s += 2 * NEW_FOR_S
+    admission.enter()  # what those inside have taken is measured
 
 
 def test_where_nobody_knows_what_is_free_the_limit_holds_alone() -> None:
