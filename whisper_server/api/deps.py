@@ -13,7 +13,7 @@ from whisper_server.api.asgi import log_fields, reply_headers
 from whisper_server.api.compat.addresses import address_of
 from whisper_server.api.models import ErrorBody
 from whisper_server.core.types import ModelSource
-from whisper_server.services.admission import Slot
+from whisper_server.services.admission import FORM_READING_FACTOR, READING_FACTOR, Slot
 from whisper_server.services.container import Services
 
 MODEL_HEADER = "x-whisper-model"  # of a reply: the model that answers
@@ -62,8 +62,14 @@ async def admit(request: Request) -> AsyncIterator[Admitted]:
         Overloaded: the server has enough to do.
     """
     services = await get_services(request)
-    with services.admission.enter(declared_bytes(request)) as slot:
+    with services.admission.enter(declared_bytes(request), reading_factor(request)) as slot:
         yield Admitted(request, services, slot)
+
+
+def reading_factor(request: Request) -> int:
+    """Return how much more than the body reading it takes for a moment, by its kind."""
+    is_form = request.headers.get("content-type", "").strip().lower().startswith("multipart/form-data")
+    return FORM_READING_FACTOR if is_form else READING_FACTOR
 
 
 def declared_bytes(request: Request) -> int:

@@ -8,8 +8,10 @@ Leaving returns everything.
 
 Where memory runs short before the limit on uploads is reached, fewer of them are let in: what is left has to
 be enough for reading those that are coming in, and for the work beside them. Bytes that are let in are taken
-a moment later, so those that are on their way count too. Small uploads are always let in: what is measured
-may be wrong, and a server that serves nobody is of no use.
+a moment later, so those that are on their way count too. Large uploads leave some memory, in which small
+ones and live sessions find room beside them. One that is small and alone is always let in: what is measured
+may be wrong, and a server that serves nobody is of no use. When a request leaves and memory is short, what
+the allocator keeps of it goes back, so that the next one finds it.
 
 How long a refused client should wait follows from the measured throughput. Limits are in seconds of audio,
 which operators know; time is computed in steps. A step is 30 s of a file, the last of a file however short:
@@ -39,11 +41,17 @@ MAX_RETRY_S = 60  # official clients wait no longer than that: told more, some c
 # limit.
 LOOK_AHEAD_BYTES = 4 << 20
 # What reading a body takes beside it, for a moment, at most: JSON with escapes and base64
-# (tests/attack/test_memory.py has 2.5 of two bodies at once).
-READING_FACTOR = 3
-# For decoders, windows and the models' calls, beside uploads of others and beside one alone.
+# (tests/attack/test_memory.py has 2.5 of two bodies at once); and a form, whose file is copied once.
+READING_FACTOR, FORM_READING_FACTOR = 3, 1
+# For decoders, windows and the models' calls, beside uploads of others; beside one that is alone or small.
 SPARE_BYTES, SPARE_ALONE_BYTES = 128 << 20, 48 << 20
-SMALL_BYTES = 16 << 20  # of all uploads inside, up to which memory is not asked for
+OWN_BYTES = 4 << 20  # of one upload or live session, up to which it is small
+SMALL_BYTES = 16 << 20  # of all uploads inside, up to which memory is asked for no more than this:
+LEAST_BYTES = 96 << 20  # below which nobody is let in beside others: base, a second call and decoder process
+NEW_BYTES, NEW_FOR_S = 4 << 20, 1.0  # that each one takes soon beside its upload; until it is measured
+REFILL_BYTES = (
+    256 << 20
+)  # below which freed memory goes back: the largest upload of the defaults needs 190 MB
 MEASURED_FOR_S = 0.01  # free memory, which costs some ten microseconds
 RECLAIMED_FOR_S = 1.0  # what was freed and kept: that blocks allocations for some milliseconds
 UNTOLD_S = 300.0  # by which a file may be longer than its header says, without being asked for once more
@@ -85,12 +93,14 @@ class Slot:
     After an `Overloaded` all is as it was before the call; the slot still has to be left.
     """
 
-    def __init__(self, admission: Admission, upload_bytes: int) -> None:
+    def __init__(self, admission: Admission, upload_bytes: int, reading_factor: int) -> None:
         self._admission = admission
-        self._declared_bytes = upload_bytes
+        self.reading_factor = reading_factor
+        self.declared_bytes = upload_bytes  # 0: it does not say
         self._received_bytes = 0
         self._kept_bytes: int | None = None  # None: the body is still coming in
         self._arriving_bytes = 0  # of a live session's events
+        self.entered_s = 0.0
         self.expected_s = 0.0  # of audio; what the header claims, or what was read where that is more
         self._claimed_s = 0.0
         self.done_s = 0.0
@@ -110,15 +120,15 @@ class Slot:
         """What is held of the body, and what has its room: what is declared, but not much further ahead."""
         if self._kept_bytes is not None:
             return self._kept_bytes + self._arriving_bytes
-        return held_bytes(self._received_bytes, self._declared_bytes) + self._arriving_bytes
+        return held_bytes(self._received_bytes, self.declared_bytes) + self._arriving_bytes
 
     @property
     def coming_bytes(self) -> int:
         """What will be taken yet for the body: its room that is empty, and what reading it takes."""
         if self._kept_bytes is not None:
             return 0
-        held = held_bytes(self._received_bytes, self._declared_bytes)
-        return held - self._received_bytes + READING_FACTOR * held
+        held = held_bytes(self._received_bytes, self.declared_bytes)
+        return held - self._received_bytes + self.reading_factor * held
 
     def receive(self, n_bytes: int) -> None:
         """Count bytes of the body; some of those that were declared have their room.
@@ -127,7 +137,7 @@ class Slot:
             Overloaded: with them, too many bytes would be inside.
         """
         received_bytes = self._received_bytes + n_bytes
-        more_bytes = held_bytes(received_bytes, self._declared_bytes) - self.upload_bytes
+        more_bytes = held_bytes(received_bytes, self.declared_bytes) - self.upload_bytes
         if more_bytes > 0:
             self._admission.check_bytes(more_bytes, self)
         self._received_bytes = received_bytes
@@ -234,8 +244,10 @@ class Admission:
         mean = sum(slot.left_steps for slot in self._slots) / max(1, len(self._slots))
         return self._throughput.retry_after_s(mean * (self._refused + 1))
 
-    def enter(self, upload_bytes: int = 0) -> Slot:
+    def enter(self, upload_bytes: int = 0, reading_factor: int = READING_FACTOR) -> Slot:
         """Return a slot, with room for a body of this size, or for its beginning.
+
+        Reading it takes `reading_factor` times as much beside it, for a moment.
 
         Raises:
             Overloaded: every slot is taken, or enough audio or too many bytes are inside.
@@ -246,13 +258,17 @@ class Admission:
             raise self._full(f"{self._limits.requests} requests at once")
         if state.audio_s >= self._limits.audio_s:
             raise self._full(f"{self._limits.audio_s:.0f} seconds of waiting audio")
-        self.check_bytes(max(1, held_bytes(0, upload_bytes)))  # one that does not say brings some, too
-        slot = Slot(self, upload_bytes)
+        slot = Slot(self, upload_bytes, reading_factor)
+        self.check_bytes(max(1, slot.upload_bytes), slot)  # one that does not say brings some, too
+        n_new = sum(self._seen_s - each.entered_s < NEW_FOR_S for each in self._slots)
+        if self._slots and self._lacks_memory(LEAST_BYTES + n_new * NEW_BYTES):
+            raise self._full("there is memory for")
+        slot.entered_s = self._seen_s
         self._slots.add(slot)
         return slot
 
-    def check_bytes(self, more_bytes: int, slot: Slot | None = None) -> None:
-        """Check that so many more bytes of uploads may come in, for a slot or for one to be.
+    def check_bytes(self, more_bytes: int, slot: Slot) -> None:
+        """Check that so many more bytes of uploads may come in for a slot, which may be one that is to be.
 
         Raises:
             Overloaded: with them, too many would be inside, or there is no memory for them.
@@ -261,18 +277,22 @@ class Admission:
         inside_bytes = self.state().upload_bytes
         if inside_bytes + more_bytes > self._limits.upload_bytes:
             raise self._full(f"{self._limits.upload_bytes // (1 << 20)} MiB of uploads")
-        is_alone = inside_bytes == (slot.upload_bytes if slot else 0)
-        spare_bytes = SPARE_ALONE_BYTES if is_alone else SPARE_BYTES
-        if inside_bytes + more_bytes > SMALL_BYTES and self._lacks_memory(more_bytes, spare_bytes):
+        own_bytes = slot.upload_bytes if slot in self._slots else 0
+        is_alone = inside_bytes == own_bytes
+        is_small = max(own_bytes + more_bytes, slot.declared_bytes) <= OWN_BYTES
+        spare_bytes = SPARE_ALONE_BYTES if is_alone or is_small else SPARE_BYTES
+        coming_bytes = sum(each.coming_bytes for each in self._slots)
+        coming_bytes += (1 + slot.reading_factor) * more_bytes
+        if inside_bytes + more_bytes > SMALL_BYTES and self._lacks_memory(coming_bytes + spare_bytes):
             raise self._full("there is memory for")
 
-    def _lacks_memory(self, more_bytes: int, spare_bytes: int) -> bool:
+    def _lacks_memory(self, wanted_bytes: int) -> bool:
+        """Tell whether less is free; what is kept then goes back soon."""
         now_s = self._clock()
         if now_s - self._measured[0] > MEASURED_FOR_S:
             self._measured = now_s, self._free_bytes()
         free_bytes = self._measured[1]
-        coming_bytes = sum(slot.coming_bytes for slot in self._slots) + (1 + READING_FACTOR) * more_bytes
-        if free_bytes is None or free_bytes >= coming_bytes + spare_bytes:
+        if free_bytes is None or free_bytes >= wanted_bytes:
             return False
         if now_s - self._reclaimed_s > RECLAIMED_FOR_S:
             self._reclaimed_s = now_s
@@ -307,6 +327,7 @@ class Admission:
         self._slots.remove(slot)
         # Not all refused clients come back; and when the last slot is free, none of them is waiting outside.
         self._refused = max(0, self._refused - 1) if self._slots else 0
+        self._lacks_memory(REFILL_BYTES)
 
     def _advance(self) -> None:
         """Count the time since the last call as busy, if there was audio to decode."""

@@ -96,7 +96,8 @@ async def open_services(
     Without `metrics` nothing is counted; without `shutdown` they have a state of their own; without `remote`
     models are loaded in this process.
     """
-    tune_allocator()  # before any of the threads below
+    free_memory = FreeMemory()
+    tune_allocator(free_memory())  # before any of the threads below
     metrics, shutdown = metrics or Events(), shutdown or Shutdown()
     catalog = Catalog(settings)
     remove_unfinished(settings.cache_dir)
@@ -106,7 +107,7 @@ async def open_services(
     networks = _networks(settings, shutdown)
     speakers = SpeakerTurns(audio, networks, pool)
     transcriber = _transcriber(settings, audio, models, pool, speakers)
-    admission, live = _admission(settings, remote), LiveSessions()
+    admission, live = _admission(settings, remote, free_memory), LiveSessions()
     jobs = Jobs(settings, transcriber, catalog, metrics, shutdown)
     _watch(metrics, admission, models, live, jobs)
     downloads = Downloads(lambda source, on_progress: prepare_model(source, settings, on_progress), shutdown)
@@ -135,11 +136,11 @@ async def open_services(
         shutdown.close()
 
 
-def _admission(settings: Settings, remote: RemoteModels | None) -> Admission:
+def _admission(settings: Settings, remote: RemoteModels | None, free_memory: FreeMemory) -> Admission:
     return Admission(
         Limits(settings.queue_requests, float(settings.queue_seconds), settings.queue_bytes),
         throughput=remote.throughput if remote else None,
-        free_bytes=FreeMemory(),
+        free_bytes=free_memory,
         reclaim=partial(start_thread, trim_heap),
     )
 

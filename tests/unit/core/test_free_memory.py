@@ -28,17 +28,24 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def write_group(folder: Path, limit: str, used: int, inactive: int = 0) -> None:
+def write_group(
+    folder: Path, limit: str, used: int, *, inactive: int = 0, active: int = 0, mapped: int = 0
+) -> None:
     write(folder / "memory.max", f"{limit}\n")
     write(folder / "memory.current", f"{used}\n")
-    write(folder / "memory.stat", f"anon 5\ninactive_file {inactive}\nactive_file 7\n")
+    stat = f"anon 5\nfile_mapped {mapped}\ninactive_file {inactive}\nactive_file {active}\n"
+    write(folder / "memory.stat", stat)
 
 
-def write_old_group(folder: Path, limit: int, used: int, inactive: int = 0) -> None:
+def write_old_group(
+    folder: Path, limit: int, used: int, *, inactive: int = 0, active: int = 0, mapped: int = 0
+) -> None:
     """Write that of version 1, whose names without `total_` leave out the groups within."""
     write(folder / "memory.limit_in_bytes", f"{limit}\n")
     write(folder / "memory.usage_in_bytes", f"{used}\n")
-    write(folder / "memory.stat", f"inactive_file 3\ntotal_inactive_file {inactive}\n")
+    own = "mapped_file 1\ninactive_file 3\nactive_file 5\n"
+    total = f"total_mapped_file {mapped}\ntotal_inactive_file {inactive}\ntotal_active_file {active}\n"
+    write(folder / "memory.stat", own + total)
 
 
 def test_the_machine(root: Path) -> None:
@@ -47,7 +54,7 @@ def test_the_machine(root: Path) -> None:
 
 def test_a_group_of_version_2(root: Path) -> None:
     write(root / "proc/self/cgroup", "0::/pod/box\n")
-    write_group(root / "sys/fs/cgroup/pod/box", f"{500 * MIB}", 400 * MIB, 50 * MIB)
+    write_group(root / "sys/fs/cgroup/pod/box", f"{500 * MIB}", 400 * MIB, inactive=50 * MIB)
     assert FreeMemory(root)() == 150 * MIB
 
 
@@ -60,7 +67,7 @@ def test_a_group_around_it_may_leave_less(root: Path) -> None:
 
 def test_a_group_of_version_1(root: Path) -> None:
     write(root / "proc/self/cgroup", "9:name=systemd:/\n4:cpu,memory:/docker/1\n0::/\n")
-    write_old_group(root / "sys/fs/cgroup/memory/docker/1", 500 * MIB, 400 * MIB, 50 * MIB)
+    write_old_group(root / "sys/fs/cgroup/memory/docker/1", 500 * MIB, 400 * MIB, inactive=50 * MIB)
     assert FreeMemory(root)() == 150 * MIB
 
 
@@ -69,6 +76,18 @@ def test_in_a_container_its_group_is_the_mount(root: Path) -> None:
     write(root / "proc/self/cgroup", "4:memory:/docker/1\n")
     write_old_group(root / "sys/fs/cgroup/memory", 500 * MIB, 450 * MIB)
     assert FreeMemory(root)() == 50 * MIB
+
+
+@pytest.mark.parametrize(("mapped_mb", "free_mb"), [(0, 150), (20, 130), (90, 100)])
+def test_files_that_were_read_twice_are_no_less_free(root: Path, mapped_mb: int, free_mb: int) -> None:
+    """A model that is checked and then loaded: its pages are active, and go where others are wanted."""
+    files = {"active": 50 * MIB, "mapped": mapped_mb * MIB}
+    write(root / "proc/self/cgroup", "0::/box\n")
+    write_group(root / "sys/fs/cgroup/box", f"{500 * MIB}", 400 * MIB, **files)
+    assert FreeMemory(root)() == free_mb * MIB
+    write(root / "proc/self/cgroup", "4:memory:/box\n")
+    write_old_group(root / "sys/fs/cgroup/memory/box", 500 * MIB, 400 * MIB, **files)
+    assert FreeMemory(root)() == free_mb * MIB
 
 
 def test_what_cannot_be_read_does_not_count(root: Path) -> None:

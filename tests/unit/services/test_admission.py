@@ -11,10 +11,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from whisper_server.core.errors import Overloaded
 from whisper_server.services.admission import (
+    FORM_READING_FACTOR,
+    LEAST_BYTES,
     LOOK_AHEAD_BYTES,
     MAX_RETRY_S,
     MEASURED_FOR_S,
+    NEW_BYTES,
+    NEW_FOR_S,
+    OWN_BYTES,
     READING_FACTOR,
+    REFILL_BYTES,
     SPARE_ALONE_BYTES,
     SPARE_BYTES,
     Admission,
@@ -320,13 +326,22 @@ def test_uploads_beside_others_need_memory_for_what_is_coming() -> None:
     first = admission.enter(30 * MIB)
     receive(first, 30 * MIB)
     with pytest.raises(Overloaded, match="no more than there is memory for"):
-        admission.enter(MIB)
+        admission.enter(30 * MIB)
     first.keep(20 * MIB)  # it is read: what it takes is taken
     clock.now_s += 1.0
     second = admission.enter(30 * MIB)
     receive(second, 20 * MIB)
     with pytest.raises(Overloaded, match="memory"):
         receive(second, 10 * MIB)
+
+
+def test_reading_a_form_takes_less_than_reading_json() -> None:
+    memory = Memory(SPARE_ALONE_BYTES + (1 + FORM_READING_FACTOR) * 30 * MIB)
+    admission, _ = admission_with(memory)
+    with admission.enter(30 * MIB, FORM_READING_FACTOR) as slot:
+        receive(slot, 30 * MIB)
+    with pytest.raises(Overloaded, match="memory"), admission.enter(30 * MIB) as slot:
+        receive(slot, 30 * MIB)
 
 
 def test_an_upload_beside_no_other_needs_less_to_spare() -> None:
@@ -336,6 +351,51 @@ def test_an_upload_beside_no_other_needs_less_to_spare() -> None:
     alone, _ = admission_with(Memory(SPARE_ALONE_BYTES))
     with pytest.raises(Overloaded, match="memory"):
         receive(alone.enter(50 * MIB), 50 * MIB)
+
+
+def test_small_uploads_and_live_sessions_find_room_beside_large_ones() -> None:
+    """These leave some; who is small may have it, also who does not say so."""
+    memory = Memory(SPARE_BYTES + (1 + READING_FACTOR) * 30 * MIB)
+    admission, clock = admission_with(memory)
+    receive(admission.enter(30 * MIB), 30 * MIB)
+    memory.free_bytes = SPARE_BYTES + READING_FACTOR * 30 * MIB
+    clock.now_s += 1.0
+    with pytest.raises(Overloaded, match="memory"):
+        admission.enter(30 * MIB)
+    receive(admission.enter(2 * MIB), 2 * MIB)
+    live, untold = admission.enter(), admission.enter()
+    live.arrive(MIB)
+    live.hold(2 * MIB)
+    receive(untold, OWN_BYTES)
+    with pytest.raises(Overloaded, match="memory"):
+        receive(untold, 2 * MIB)
+
+
+def test_what_is_kept_is_handed_back_when_work_is_done_and_memory_is_short() -> None:
+    """So that the next one finds room; where there is enough, what is kept saves time."""
+    calls: list[int] = []
+    memory, clock = Memory(REFILL_BYTES), Clock()
+    admission = Admission(
+        Limits(9, 1000.0, 1000 * MIB), clock, free_bytes=memory, reclaim=lambda: calls.append(1)
+    )
+    admission.enter(20 * MIB).leave()
+    assert not calls
+    memory.free_bytes = REFILL_BYTES - 1
+    for _ in range(30):
+        clock.now_s += 0.1
+        admission.enter(1).leave()
+    assert 2 <= len(calls) <= 3
+
+
+def test_beside_others_even_small_uploads_are_refused_where_nothing_is_left() -> None:
+    """One alone is let in: what is measured may be wrong."""
+    admission, _ = admission_with(Memory(LEAST_BYTES - 1))
+    first = admission.enter(MIB)
+    receive(first, MIB)
+    with pytest.raises(Overloaded, match="memory"):
+        admission.enter(MIB)
+    first.leave()
+    admission.enter(MIB)
 
 
 def test_what_is_kept_is_handed_back_where_memory_is_short_and_not_all_the_time() -> None:
@@ -354,13 +414,24 @@ def test_what_is_kept_is_handed_back_where_memory_is_short_and_not_all_the_time(
     assert 3 <= len(calls) <= 4
 
 
-def test_small_uploads_are_let_in_whatever_is_free() -> None:
-    admission, _ = admission_with(Memory(0))
-    slots = [admission.enter(2 * MIB) for _ in range(8)]
-    for slot in slots:
-        receive(slot, 2 * MIB)
+def test_small_uploads_are_let_in_with_little_free() -> None:
+    admission, clock = admission_with(Memory(LEAST_BYTES))
+    for _ in range(8):
+        receive(admission.enter(2 * MIB), 2 * MIB)
+        clock.now_s += 2 * NEW_FOR_S
     with pytest.raises(Overloaded, match="memory"):
         admission.enter(1)
+
+
+def test_a_burst_is_let_in_as_far_as_it_will_find_memory() -> None:
+    """All of it comes before the first has taken anything."""
+    admission, clock = admission_with(Memory(LEAST_BYTES + 2 * NEW_BYTES))
+    for _ in range(3):
+        admission.enter()
+    with pytest.raises(Overloaded, match="memory"):
+        admission.enter()
+    clock.now_s += 2 * NEW_FOR_S
+    admission.enter()  # what those inside have taken is measured
 
 
 def test_where_nobody_knows_what_is_free_the_limit_holds_alone() -> None:

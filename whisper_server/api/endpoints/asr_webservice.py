@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from whisper_server import __version__
-from whisper_server.api.deps import OVERLOADED, Admitted, declared_bytes, get_services
+from whisper_server.api.deps import OVERLOADED, Admitted, declared_bytes, get_services, reading_factor
 from whisper_server.api.disconnect import until_disconnect
 from whisper_server.api.endpoints.transcribe import Transcribing, named_as, observed
 from whisper_server.api.replies.asr import DetectedLanguage, StatusReply
@@ -69,7 +69,7 @@ async def admit_recording(request: Request) -> AsyncIterator[Admitted]:
     """
     services = await get_services(request)
     is_held = not is_raw(request.url.path, request.query_params)
-    with services.admission.enter(declared_bytes(request) if is_held else 0) as slot:
+    with services.admission.enter(declared_bytes(request) if is_held else 0, reading_factor(request)) as slot:
         yield Admitted(request, services, slot)
 
 

@@ -16,14 +16,18 @@ _ARENA_MAX = -8
 
 _ARENAS = 2
 _MAPPED_BYTES = 10 << 20
-_KEPT_BYTES = 64 << 20
+# What each arena keeps of what was freed at its end: this part of what is free at the start, within bounds.
+_KEPT_PART = 32
+_LEAST_KEPT_BYTES, _MOST_KEPT_BYTES = 4 << 20, 64 << 20
 _CUT_BYTES = 128 << 10  # glibc's own trim threshold
 
-_tuned = threading.Event()  # whether this process keeps freed memory
+_kept_bytes: list[int] = []  # by each arena of this process, once that was set
 
 
-def tune_allocator() -> None:
+def tune_allocator(free_bytes: int | None = None) -> None:
     """Bound the freed memory that glibc keeps, and keep working memory mapped; call it before threads start.
+
+    `free_bytes` is how much memory the process may take, None where nobody knows.
 
     glibc gives every thread an arena of its own, up to eight per core. Here a dozen threads hold megabytes
     for milliseconds each: one could use what another has freed, but each arena keeps its own peak.
@@ -32,14 +36,18 @@ def tune_allocator() -> None:
     pieces beyond 10 MiB are mapped and handed back. Smaller ones must not be, since the system clears every
     page that it gives: a model of width 768 takes hundreds of pieces of 4.4 MiB for a window, and is slower
     where they are mapped (bench/experiments/allocator.py has by how much). With that limit set, glibc would
-    hand back the end of its arena with every piece that is freed there, so how much of it stays is set too.
+    hand back the end of its arena with every piece that is freed there, so how much of it stays is set too:
+    less in a small container, whose system would end the process for want of what is kept.
     """
     tune = _libc("mallopt")
     if tune is not None:
         tune(_ARENA_MAX, _ARENAS)
         tune(_MMAP_THRESHOLD, _MAPPED_BYTES)
-        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
-        _tuned.set()
+        kept_bytes = _MOST_KEPT_BYTES
+        if free_bytes is not None:
+            kept_bytes = max(_LEAST_KEPT_BYTES, min(free_bytes // _KEPT_PART, _MOST_KEPT_BYTES))
+        tune(_TRIM_THRESHOLD, kept_bytes)
+        _kept_bytes[:] = [kept_bytes]
 
 
 def return_memory() -> None:
@@ -57,11 +65,11 @@ def trim_heap() -> None:
     trim, tune = _libc("malloc_trim"), _libc("mallopt")
     if trim is not None:
         trim(0)  # first: it joins what small pieces kept apart, and some of it becomes the end of an arena
-        if tune is not None and _tuned.is_set():
-            _cut_ends(tune)
+        if tune is not None and _kept_bytes:
+            _cut_ends(tune, *_kept_bytes)
 
 
-def _cut_ends(tune: Callable[..., int]) -> None:
+def _cut_ends(tune: Callable[..., int], kept_bytes: int) -> None:
     """Hand back the free end of every arena, where malloc_trim cuts only the first one's.
 
     An arena looks at its end when a piece of more than 64 KiB is freed in it (glibc's `heap_trim`), and new
@@ -76,7 +84,7 @@ def _cut_ends(tune: Callable[..., int]) -> None:
     except RuntimeError:  # no more threads: the ends stay until the next idle trim
         pass
     finally:
-        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
+        tune(_TRIM_THRESHOLD, kept_bytes)
 
 
 @functools.cache

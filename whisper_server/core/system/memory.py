@@ -15,6 +15,12 @@ from pathlib import Path
 _KIB = 1 << 10
 # What C++ libraries write into errors that reach Python as something else than a MemoryError.
 _SAYINGS = ("out of memory", "bad_alloc", "failed to allocate", "can't allocate", "cannot allocate memory")
+# Files of a control group, version 2 and 1, and names in its memory.stat.
+_NAMES = ("memory.max", "memory.current", "inactive_file ", "active_file ", "file_mapped ")
+_OLD_NAMES = (
+    *("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    *("total_inactive_file ", "total_active_file ", "total_mapped_file "),
+)
 
 
 def is_want_of_memory(error: BaseException) -> bool:
@@ -33,20 +39,28 @@ def check_room(n_bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The files of a control group that tell its memory, and the name of what can be reclaimed at once."""
+    """The files of a control group that tell its memory, and what its pages of files are called in one."""
 
     limit: Path
     usage: Path
     stat: Path
-    reclaimable: str
+    inactive: str
+    active: str
+    mapped: str
 
     def free_bytes(self) -> int | None:
-        """Return what its processes may take; None where it has no limit."""
+        """Return what its processes may take; None where it has no limit.
+
+        Pages of files go where others are wanted: those that were read once, and those that were read again,
+        as weights are that are checked and then loaded. What is mapped are libraries, which are in use.
+        """
         limit = self.limit.read_text()
         if limit.startswith("max"):
             return None
-        reclaimable = _number_after(self.stat.read_text(), self.reclaimable)
-        return int(limit) - int(self.usage.read_text()) + reclaimable
+        stat = self.stat.read_text()
+        active_bytes = _number_after(stat, self.active) - _number_after(stat, self.mapped)
+        files_bytes = _number_after(stat, self.inactive) + max(0, active_bytes)
+        return int(limit) - int(self.usage.read_text()) + files_bytes
 
 
 class FreeMemory:
@@ -92,17 +106,17 @@ def _groups_of(proc: Path, mount: Path) -> Iterator[_Group]:
     for line in (proc / "self" / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            home, names = mount, ("memory.max", "memory.current", "inactive_file ")
+            home, names = mount, _NAMES
         elif "memory" in controllers.split(","):
             home = mount / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+            names = _OLD_NAMES
         else:
             continue
         # In a container the path may be the host's, which is not to be seen here; its own is the mount then.
         own = home / path.lstrip("/")
         for folder in (own, *own.parents):
             if folder.is_relative_to(home) and (folder / names[0]).is_file():
-                yield _Group(folder / names[0], folder / names[1], folder / "memory.stat", names[2])
+                yield _Group(folder / names[0], folder / names[1], folder / "memory.stat", *names[2:])
 
 
 def _number_after(text: str, name: str) -> int:
