@@ -49,9 +49,7 @@ OWN_BYTES = 4 << 20  # of one upload or live session, up to which it is small
 SMALL_BYTES = 16 << 20  # of all uploads inside, up to which memory is asked for no more than this:
 LEAST_BYTES = 96 << 20  # below which nobody is let in beside others: base, a second call and decoder process
 NEW_BYTES, NEW_FOR_S = 4 << 20, 1.0  # that each one takes soon beside its upload; until it is measured
-REFILL_BYTES = (
-    256 << 20
-)  # below which freed memory goes back: the largest upload of the defaults needs 190 MB
+REFILL_BYTES = 256 << 20  # below which freed memory goes back: the largest upload by default needs 190 MB
 MEASURED_FOR_S = 0.01  # free memory, which costs some ten microseconds
 RECLAIMED_FOR_S = 1.0  # what was freed and kept: that blocks allocations for some milliseconds
 UNTOLD_S = 300.0  # by which a file may be longer than its header says, without being asked for once more

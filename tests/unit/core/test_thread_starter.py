@@ -44,3 +44,22 @@ def test_a_thread_that_cannot_start_is_told_and_the_next_one_starts() -> None:
     starter.start(threading.Thread(target=ran.set), pytest.fail)
     assert failed.wait(LIMIT_S)
     assert ran.wait(LIMIT_S)
+
+
+def test_who_waits_for_a_thread_to_begin_does_not_wait_for_ever() -> None:
+    starter = ThreadStarter(timeout_s=0.05)
+    ran = threading.Event()
+    starter.begin(threading.Thread(target=ran.set))
+    assert ran.wait(LIMIT_S)
+    stuck = Stuck()
+    for thread in (stuck, threading.Thread(target=pytest.fail)):  # the next one is refused at once
+        with pytest.raises(RuntimeError, match="no thread"):
+            starter.begin(thread)
+    stuck.gate.set()
+
+
+def test_who_waits_for_a_thread_hears_that_it_cannot_start() -> None:
+    started = threading.Thread(target=lambda: None)
+    started.start()  # a second start is a RuntimeError
+    with pytest.raises(RuntimeError, match="no thread"):
+        ThreadStarter().begin(started)

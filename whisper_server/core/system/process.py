@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
@@ -31,14 +31,30 @@ class ThreadStarter:
     def __init__(self, timeout_s: float = 5.0) -> None:
         """Take how long a start may last before further ones are refused."""
         self._timeout_s = timeout_s
-        self._wanted: SimpleQueue[tuple[threading.Thread, Callable[[Exception], None]]] = SimpleQueue()
+        self._wanted: SimpleQueue[tuple[threading.Thread, Callable[[Exception | None], None]]] = SimpleQueue()
         self._since_s: float | None = None  # on the monotonic clock: when the start that lasts was begun
         # Not one of those that `leave` has to wait for: it is never inside native code.
         threading.Thread(target=self._run, name="thread-starter", daemon=True).start()
 
     def start(self, thread: threading.Thread, failed: Callable[[Exception], None]) -> None:
         """Start a thread soon; `failed` is told, on the starter's thread, why it cannot."""
-        self._wanted.put((thread, failed))
+        self._wanted.put((thread, lambda error: failed(error) if error else None))
+
+    def begin(self, thread: threading.Thread) -> None:
+        """Start a thread and wait until it has begun, but not for ever.
+
+        Raises:
+            RuntimeError: it cannot be started, or has not begun in time.
+        """
+        self.check()
+        ended: SimpleQueue[Exception | None] = SimpleQueue()
+        self._wanted.put((thread, ended.put))
+        try:
+            error = ended.get(timeout=self._timeout_s)
+        except Empty:
+            raise RuntimeError("no thread can be started") from None
+        if error is not None:
+            raise RuntimeError("no thread can be started") from error
 
     def check(self) -> None:
         """Check that threads are started; raises `RuntimeError` where an earlier start does not end."""
@@ -50,14 +66,16 @@ class ThreadStarter:
         while True:
             self._start(*self._wanted.get())
 
-    def _start(self, thread: threading.Thread, failed: Callable[[Exception], None]) -> None:
+    def _start(self, thread: threading.Thread, ended: Callable[[Exception | None], None]) -> None:
+        failure: Exception | None = None
         self._since_s = time.monotonic()
         try:
             thread.start()
         except Exception as error:  # noqa: BLE001  (RuntimeError, MemoryError)
-            failed(error)
+            failure = error
         finally:
             self._since_s = None
+        ended(failure)
 
 
 _starter = cache(ThreadStarter)
@@ -66,6 +84,11 @@ _starter = cache(ThreadStarter)
 def check_threads() -> None:
     """Check that threads are started, and prepare for it at first; raises as `ThreadStarter.check`."""
     _starter().check()
+
+
+def begin_thread(thread: threading.Thread) -> None:
+    """Start a thread of any name and wait until it has begun; raises as `ThreadStarter.begin`."""
+    _starter().begin(thread)
 
 
 def start_thread(

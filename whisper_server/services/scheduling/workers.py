@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from whisper_server.core.errors import EngineFailure, ModelUnavailable, WhisperServerError
 from whisper_server.core.events import Events
 from whisper_server.core.system.allocator import trim_heap
-from whisper_server.core.system.process import THREAD_PREFIX
+from whisper_server.core.system.process import THREAD_PREFIX, begin_thread
 from whisper_server.services.scheduling.batch import DecodeBatch, Job, run_batch
 from whisper_server.services.scheduling.fair_queue import BatchLimit
 
@@ -128,7 +128,7 @@ class WorkerPool:
     def _start(self, target: Callable[..., None], *args: object) -> threading.Thread:
         name = f"{THREAD_PREFIX}scheduler-{self._name}"
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        thread.start()
+        begin_thread(thread)
         self._threads = {each for each in self._threads if each.is_alive()} | {thread}
         return thread
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from whisper_server.core.errors import Unavailable
+from whisper_server.core.system.process import begin_thread
 from whisper_server.services.audio.decoder_process.messages import (
     CHILD_WORD,
     Kind,
@@ -318,7 +319,7 @@ def _start() -> tuple[subprocess.Popen[bytes], threading.Thread]:
         target=_log_stderr, args=(child.pid, child.stderr), name="decoder-stderr", daemon=True
     )
     try:
-        stderr_logger.start()
+        begin_thread(stderr_logger)
     except RuntimeError as error:  # no more threads
         child.kill()
         child.wait()

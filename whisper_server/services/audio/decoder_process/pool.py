@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from whisper_server.core.errors import ShuttingDown, Unavailable
 from whisper_server.core.shutdown import SHUTTING_DOWN
-from whisper_server.core.system.process import is_stopped
+from whisper_server.core.system.process import begin_thread, is_stopped
 from whisper_server.core.types import TrackChoice
 from whisper_server.services.audio.budget import Budget
 from whisper_server.services.audio.decoder import Decoder, LibavDecoder
@@ -207,7 +207,7 @@ class DecoderProcesses:
             if self._watch_thread is None and not self._is_closed:
                 thread = threading.Thread(target=self._watch, name="decoder-watch", daemon=True)
                 try:
-                    thread.start()
+                    begin_thread(thread)
                 except RuntimeError as error:  # no more threads
                     log.exception("decoder processes cannot be watched")
                     raise unavailable() from error
