@@ -100,6 +100,22 @@ def memory_group(limit_bytes: int) -> Iterator[Path]:
         group.rmdir()
 
 
+@contextmanager
+def nano_server_in_group(folder: Path, cache: Path, limit_bytes: int) -> Iterator[Server]:
+    """Start a server with the nano model in a group that may have so much memory."""
+    with (
+        memory_group(limit_bytes) as group,
+        limited_server(
+            folder,
+            f"echo $$ > {shlex.quote(str(group / 'cgroup.procs'))}",
+            *("--model", str(NANO), "--threads", "1"),
+            WHISPER_ENGINE="ctranslate2",
+            WHISPER_CACHE_DIR=str(cache),
+        ) as server,
+    ):
+        yield server
+
+
 @pytest.mark.parametrize("limit_mb", [150, 200, 250, 300, 350])
 def test_it_serves_or_refuses_or_ends(tmp_path: Path, speech: Sample, limit_mb: int) -> None:
     """Never a hang, nor a fault of ours: a 503, a process that has ended, or one that ends when asked."""
@@ -119,17 +135,7 @@ def test_the_system_ends_decoders_and_not_the_server(
 ) -> None:
     """In a container whose memory does not hold two hungry files, these are a 503 and others go on."""
     hungry = script_tags(1_200_000)
-    with ExitStack() as stack:
-        group = stack.enter_context(memory_group(300_000_000))
-        server = stack.enter_context(
-            limited_server(
-                tmp_path,
-                f"echo $$ > {shlex.quote(str(group / 'cgroup.procs'))}",
-                *("--model", str(NANO), "--threads", "1"),
-                WHISPER_ENGINE="ctranslate2",
-                WHISPER_CACHE_DIR=str(nano_cache),
-            )
-        )
+    with nano_server_in_group(tmp_path, nano_cache, 300_000_000) as server:
         with ThreadPoolExecutor(2) as pool:
             replies = list(pool.map(lambda _: post(server, hungry), range(2)))
         for reply in replies:
@@ -179,17 +185,7 @@ def test_uploads_are_fitted_to_the_memory_of_the_container(
     tmp_path: Path, nano_cache: Path, speech: Sample
 ) -> None:
     """WHISPER_QUEUE_MB allows more than twice what there is, and the system would end the server."""
-    with ExitStack() as stack:
-        group = stack.enter_context(memory_group(400_000_000))
-        server = stack.enter_context(
-            limited_server(
-                tmp_path,
-                f"echo $$ > {shlex.quote(str(group / 'cgroup.procs'))}",
-                *("--model", str(NANO), "--threads", "1"),
-                WHISPER_ENGINE="ctranslate2",
-                WHISPER_CACHE_DIR=str(nano_cache),
-            )
-        )
+    with nano_server_in_group(tmp_path, nano_cache, 400_000_000) as server:
         for _ in range(2):
             statuses = upload_at_once(server, 16)
             assert set(statuses) == {b"200", b"429"}, statuses

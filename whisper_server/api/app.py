@@ -60,7 +60,7 @@ def create_app(
 
     Raises:
         ConfigError: when its lifespan starts, a setting names something that is not there.
-        WhisperServerError: also then, voice detection cannot be loaded.
+        WhisperServerError: also then, there is too little memory, or voice detection cannot be loaded.
     """
     events = services.metrics if services else (remote and remote.metrics) or Metrics()
 

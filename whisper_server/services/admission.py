@@ -91,14 +91,16 @@ class Slot:
     After an `Overloaded` all is as it was before the call; the slot still has to be left.
     """
 
-    def __init__(self, admission: Admission, upload_bytes: int, reading_factor: int) -> None:
+    def __init__(
+        self, admission: Admission, upload_bytes: int, reading_factor: int, entered_s: float
+    ) -> None:
         self._admission = admission
         self.reading_factor = reading_factor
         self.declared_bytes = upload_bytes  # 0: it does not say
         self._received_bytes = 0
         self._kept_bytes: int | None = None  # None: the body is still coming in
         self._arriving_bytes = 0  # of a live session's events
-        self.entered_s = 0.0
+        self.entered_s = entered_s
         self.expected_s = 0.0  # of audio; what the header claims, or what was read where that is more
         self._claimed_s = 0.0
         self.done_s = 0.0
@@ -256,12 +258,11 @@ class Admission:
             raise self._full(f"{self._limits.requests} requests at once")
         if state.audio_s >= self._limits.audio_s:
             raise self._full(f"{self._limits.audio_s:.0f} seconds of waiting audio")
-        slot = Slot(self, upload_bytes, reading_factor)
+        slot = Slot(self, upload_bytes, reading_factor, self._seen_s)
         self.check_bytes(max(1, slot.upload_bytes), slot)  # one that does not say brings some, too
         n_new = sum(self._seen_s - each.entered_s < NEW_FOR_S for each in self._slots)
         if self._slots and self._lacks_memory(LEAST_BYTES + n_new * NEW_BYTES):
             raise self._full("there is memory for")
-        slot.entered_s = self._seen_s
         self._slots.add(slot)
         return slot
 

@@ -438,6 +438,7 @@ def test_where_nobody_knows_what_is_free_the_limit_holds_alone() -> None:
     admission, _ = admission_with(Memory(None))
     for _ in range(9):
         receive(admission.enter(100 * MIB), 100 * MIB)
+    assert admission.state().upload_bytes == 900 * MIB
 
 
 def test_memory_is_measured_again_soon() -> None:
